@@ -1,0 +1,1 @@
+"""Small face networks of the edge world on any CPU, without PyTorch."""

@@ -1,0 +1,55 @@
+"""Every error refnet raises on purpose, as one tree under `RefnetError`.
+
+    RefnetError
+    ├── ShapeError              an array has the wrong shape, dtype or values
+    ├── OptionError             a network cannot be built with these options
+    │   └── UnknownNetworkError no network has this name
+    ├── WeightsError            tensors are missing, extra or misshapen
+    │   └── CheckpointError     a file of weights cannot be read
+    │       └── UnsafeCheckpointError   a pickle asks for more than tensors; nothing was executed
+    ├── ImageError              an image cannot be read or is not an image
+    ├── BackendError            a backend cannot run here
+    └── DependencyError         an optional package is needed and absent
+
+A message says what was given, what was expected and what to do.
+"""
+
+
+class RefnetError(Exception):
+    """The root of the tree: `except refnet.RefnetError` catches all that refnet raises on purpose."""
+
+
+class ShapeError(RefnetError, ValueError):
+    """An array has the wrong shape, dtype or values."""
+
+
+class OptionError(RefnetError, ValueError):
+    """A network cannot be built with these options."""
+
+
+class UnknownNetworkError(OptionError):
+    """No network has this name."""
+
+
+class WeightsError(RefnetError, ValueError):
+    """Tensors are missing, extra or misshapen for the network they were meant for."""
+
+
+class CheckpointError(WeightsError):
+    """A file of weights cannot be read: truncated, corrupt or of an unknown format."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A pickle asks for something other than tensors. It was refused; nothing was executed."""
+
+
+class ImageError(RefnetError, ValueError):
+    """An image cannot be read, or an array is not an image."""
+
+
+class BackendError(RefnetError, RuntimeError):
+    """A backend was asked for that cannot run here."""
+
+
+class DependencyError(RefnetError, ImportError):
+    """An optional package is needed and absent; the message names the extra that brings it."""
