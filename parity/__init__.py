@@ -1,0 +1,1 @@
+"""Torch twins of every network and the comparisons of refnet with them. Never installed."""
