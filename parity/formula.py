@@ -1,7 +1,7 @@
-"""Weights and inputs that are formulas, so that two programs can agree on them without sharing a file.
+"""Weights and inputs that are formulas, so that two programs agree without sharing a file.
 
 Every weight is a hash of its state-dict name and its flat index; every input is a function of its
-pixel coordinates. The golden outputs of the original PFLD code were made from exactly these numbers.
+pixel coordinates. The golden outputs of the original PFLD code were made from these numbers.
 Free of torch: NumPy is all that is needed.
 """
 
@@ -21,7 +21,7 @@ _HALF = np.uint64(16)
 
 
 def hash_uniform(name: str, count: int) -> Float64:
-    """The first `count` numbers of the stream named `name`, float64 (count,), uniform in [-1, 1)."""
+    """The first `count` numbers of the stream called `name`: float64 (count,) in [-1, 1)."""
     z = (np.arange(count, dtype=np.uint64) * _KNUTH + np.uint64(zlib.crc32(name.encode()))) & _MASK
     for _ in range(2):
         z ^= z >> _HALF
