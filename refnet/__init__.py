@@ -1,1 +1,49 @@
-"""Small face networks of the edge world on any CPU, without PyTorch."""
+"""Small face networks of the edge world on any CPU, without PyTorch.
+
+    refnet.networks()                      the networks
+    refnet.build(name, **options)          a network as a graph
+    refnet.load(name_or_file, weights)     a network with weights: model(x), model.run, model.vjp
+    refnet.receptive_field(graph)          what its units can see
+
+Importing refnet loads NumPy and nothing else.
+"""
+
+from refnet.errors import (
+    BackendError,
+    CheckpointError,
+    DependencyError,
+    ImageError,
+    OptionError,
+    RefnetError,
+    ShapeError,
+    UnknownNetworkError,
+    UnsafeCheckpointError,
+    WeightsError,
+)
+from refnet.graph import Graph, Node
+from refnet.model import Model, load
+from refnet.networks import build, network_options, networks
+from refnet.receptive_field import receptive_field
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "CheckpointError",
+    "DependencyError",
+    "Graph",
+    "ImageError",
+    "Model",
+    "Node",
+    "OptionError",
+    "RefnetError",
+    "ShapeError",
+    "UnknownNetworkError",
+    "UnsafeCheckpointError",
+    "WeightsError",
+    "build",
+    "load",
+    "network_options",
+    "networks",
+    "receptive_field",
+]

@@ -1,0 +1,228 @@
+"""A network with its weights, ready to run: `refnet.load` and `Model`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refnet import reference
+from refnet.errors import BackendError, OptionError, ShapeError, WeightsError
+from refnet.graph import Graph
+from refnet.networks import NETWORKS, build
+from refnet.ops import Array
+
+BACKENDS = ("auto", "numba", "numpy")
+
+
+class Model:
+    """A graph with its weights.
+
+    `model(x)` runs it. `x` is (N, C, H, W), float32 or float64, any N; the values that the network
+    expects are in its builder's documentation. One output gives an array, several a tuple in the order
+    of `model.graph.outputs`.
+
+    Attributes:
+        graph: the network.
+        weights: {state-dict name: read-only float array}.
+        backend: "numpy", the reference.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Any],
+        *,
+        backend: str = "auto",
+        threads: int = 1,
+    ) -> None:
+        self.graph = graph
+        self.weights = checked_weights(graph, weights)
+        self.backend = _resolve(backend)
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise OptionError(f"threads is a whole number of at least 1, not {threads!r}")
+        self.threads = threads
+        self._cast: dict[np.dtype[Any], dict[str, Array]] = {}
+
+    def __call__(self, x: Array) -> Array | tuple[Array, ...]:
+        """The network's outputs for `x`; see `run`."""
+        return self.run(x)
+
+    def __repr__(self) -> str:
+        c, h, w = self.graph.input_shape
+        return f"<refnet.Model {self.graph.name}, input (N, {c}, {h}, {w}), backend {self.backend}>"
+
+    def run(
+        self, x: Array, *, backend: str | None = None, dtype: Any = None
+    ) -> Array | tuple[Array, ...]:
+        """The network's outputs for `x` (N, C, H, W).
+
+        Args:
+            backend: "numpy" for the reference; the model's own by default.
+            dtype: float32 or float64, to compute in; that of `x` by default.
+
+        Raises:
+            ShapeError: `x` has a shape, dtype or value that the network cannot take.
+            BackendError: the backend cannot run here, or not in this dtype.
+        """
+        chosen = self.backend if backend is None else _resolve(backend)
+        x = self._checked(x, dtype)
+        assert chosen == "numpy"
+        outputs = reference.run(self.graph, self._weights(x.dtype), x)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def vjp(self, x: Array, cotangents: Array | Sequence[Array | None]) -> Array:
+        """The gradient of Σ ⟨cotangent, output⟩ by `x`: a vector-Jacobian product, by the reference.
+
+        Args:
+            x: (N, C, H, W), float32 or float64.
+            cotangents: one array per output, of its shape, None for zeros; the array itself where
+                the network has one output.
+
+        Returns:
+            An array of the shape and dtype of `x`.
+
+        Raises:
+            ShapeError: `x` or a cotangent has a shape, dtype or value that does not fit.
+        """
+        x = self._checked(x, None)
+        if isinstance(cotangents, np.ndarray):
+            cotangents = (cotangents,)
+        return reference.vjp(self.graph, self._weights(x.dtype), x, cotangents)
+
+    def _weights(self, dtype: np.dtype[Any]) -> dict[str, Array]:
+        """The weights in `dtype`, cast once."""
+        if dtype not in self._cast:
+            self._cast[dtype] = {n: w.astype(dtype, copy=False) for n, w in self.weights.items()}
+        return self._cast[dtype]
+
+    def _checked(self, x: Array, dtype: Any) -> Array:
+        """`x` in the dtype to compute in, or the error that says why not."""
+        name = self.graph.name
+        if not isinstance(x, np.ndarray):
+            raise ShapeError(f"{name} takes a NumPy array (N, C, H, W), not {type(x).__name__}")
+        if x.dtype not in (np.float32, np.float64):
+            raise ShapeError(
+                f"{name} takes float32 or float64 and got {x.dtype}; convert it with "
+                "x.astype('float32'), and scale it as the network expects"
+            )
+        if x.ndim != 4:
+            hint = "; for one image, pass x[None]" if x.ndim == 3 else ""
+            raise ShapeError(f"{name} takes (N, C, H, W) and got shape {x.shape}{hint}")
+        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
+            raise OptionError(f"{name} computes in float32 or float64, not in {np.dtype(dtype)}")
+        # One pass at memory speed: a sum of squares is finite unless a value is not, or is huge.
+        flat = x.reshape(-1)
+        if not np.isfinite(flat @ flat) and not np.isfinite(flat).all():
+            raise ShapeError(
+                f"{name} got {np.count_nonzero(~np.isfinite(flat))} values that are NaN or infinite"
+            )
+        return x.astype(x.dtype if dtype is None else dtype, copy=False)
+
+
+def load(
+    name_or_file: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    backend: str = "auto",
+    threads: int = 1,
+    **options: Any,
+) -> Model:
+    """A network with weights, ready to run.
+
+    Args:
+        name_or_file: a name from `refnet.networks()`, or a checkpoint whose network can be told from
+            it, such as a file made by `refnet convert`.
+        weights: a checkpoint's path, or {state-dict name: array}. A checkpoint may be a PyTorch file
+            (never executed), safetensors, npz, ONNX, MXNet or ncnn.
+        backend: "numpy" for the reference; "auto" for the fastest that runs here.
+        threads: number of threads that one run may use.
+        options: the network's options, such as width, input_size, landmarks, form. Those that the
+            checkpoint tells need not be given.
+
+    Raises:
+        UnknownNetworkError, OptionError: no such network, or not with these options.
+        WeightsError: tensors are missing, extra or misshapen; CheckpointError: a file cannot be read.
+    """
+    name = os.fspath(name_or_file)
+    network = name if name in NETWORKS else None
+    if network is None and not Path(name).exists():
+        if Path(name).suffix:
+            raise WeightsError(f"there is no file {name}, and no network of that name")
+        build(name)  # raises the error that names the networks
+    if weights is None:
+        if network is not None:
+            raise WeightsError(
+                f"refnet has no released weights for {network}; pass weights=, a checkpoint's path or "
+                "{state-dict name: array}"
+            )
+        weights = name
+    if isinstance(weights, Mapping):
+        if network is None:
+            raise OptionError("with weights as a mapping, the first argument is a network's name")
+        tensors: Mapping[str, Any] = weights
+    else:
+        from refnet.checkpoints import identify, read
+
+        network, options, tensors = identify(read(weights), network, **options)
+    return Model(build(network, **options), tensors, backend=backend, threads=threads)
+
+
+def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array]:
+    """The tensors that `graph` reads, as read-only float arrays of their own dtype.
+
+    Tensors in `graph.ignored` are dropped. float32 and float64 stay; smaller floats become float32.
+
+    Raises:
+        WeightsError: tensors are missing, extra, misshapen or not finite numbers; all are listed.
+    """
+    problems = []
+    if missing := [n for n in graph.parameters if n not in weights]:
+        problems.append(f"missing {_listed(missing)}")
+    if extra := [n for n in weights if n not in graph.state_dict]:
+        problems.append(f"not known to the network {_listed(extra)}")
+    checked: dict[str, Array] = {}
+    for name, shape in graph.parameters.items():
+        if name not in weights:
+            continue
+        array = np.asarray(weights[name])
+        if array.shape != shape:
+            problems.append(f"{name} has shape {array.shape}, expected {shape}")
+        elif array.dtype.kind != "f":
+            problems.append(f"{name} has dtype {array.dtype}, expected a float")
+        elif not np.isfinite(array).all():
+            problems.append(f"{name} holds NaN or infinite values")
+        else:
+            kept = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+            checked[name] = _read_only(kept)
+    if problems:
+        shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
+        options = ", ".join(f"{key}={value}" for key, value in graph.options.items())
+        raise WeightsError(
+            f"these weights do not fit {graph.name} ({options}): " + "; ".join(shown)
+        )
+    return checked
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def _resolve(backend: str) -> str:
+    if backend not in BACKENDS:
+        raise OptionError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+    if backend == "numba":
+        raise BackendError(
+            "the compiled backend is not part of this version; use 'numpy' or 'auto'"
+        )
+    return "numpy"

@@ -1,0 +1,62 @@
+"""The checks that several builders share: each turns an impossible option into an error that names the possible ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from refnet.errors import OptionError
+
+
+def check_choice(network: str, option: str, value: Any, choices: Sequence[str]) -> str:
+    """`value`, if it is one of `choices`."""
+    if value not in choices:
+        raise OptionError(f"{network}: {option} is one of {', '.join(choices)}, not {value!r}")
+    return str(value)
+
+
+def check_count(network: str, option: str, value: Any) -> int:
+    """`value` as an int, if it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"{network}: {option} is a whole number of at least 1, not {value!r}")
+    return value
+
+
+def check_size(network: str, value: Any) -> tuple[int, int]:
+    """`value` as (height, width): an int means a square, a pair of ints is taken as it is."""
+    pair = (value, value) if isinstance(value, int) else value
+    whole = isinstance(pair, Sequence) and all(
+        isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair
+    )
+    if not whole or len(pair) != 2:
+        raise OptionError(
+            f"{network}: input_size is a side in pixels or a pair (height, width), not {value!r}"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def check_square(network: str, value: Any, step: int) -> int:
+    """`value` as the side of a square input, a multiple of `step`."""
+    height, width = check_size(network, value)
+    if height != width or height % step:
+        near = max(step, round(height / step) * step)
+        raise OptionError(
+            f"{network}: input_size is a square whose side is a multiple of {step} (its last pooling "
+            f"windows are fixed fractions of it), such as {near}; not {value!r}"
+        )
+    return height
+
+
+def check_width(network: str, value: Any, fits: Callable[[float], bool]) -> float:
+    """`value` as a width factor, if the scaled channel counts still fit together."""
+    try:
+        width = float(value)
+    except (TypeError, ValueError):
+        raise OptionError(f"{network}: width is a positive number, not {value!r}") from None
+    if not 0 < width <= 4 or not fits(width):
+        possible = [f"{n / 8:g}" for n in range(1, 17) if fits(n / 8)]
+        raise OptionError(
+            f"{network} cannot be built at width {value!r}: its scaled channel counts, rounded down, "
+            f"do not add up; widths that do include {', '.join(possible)}"
+        )
+    return width
