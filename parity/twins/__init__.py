@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from parity.formula import formula_weights
 from parity.twins.basketnet import BasketNet
 from parity.twins.ghost import PFLDGhostOne, PFLDUltralight, PFLDUltralightSlim
 from parity.twins.lffd import LFFD, TRUNKS, NaiveNet
@@ -18,7 +19,7 @@ from parity.twins.pfld import PFLD, PFLDMSFC
 from parity.twins.polaris import AuxiliaryNet, PFLDInference
 from parity.twins.tinynet import TinyNet
 
-__all__ = ["NaiveNet", "shapes", "twin"]
+__all__ = ["NaiveNet", "load", "load_formula", "shapes", "twin"]
 
 LANDMARK_NETS: dict[str, Callable[..., nn.Module]] = {
     "pfld": PFLD,
@@ -70,3 +71,8 @@ def load(module: nn.Module, weights: dict[str, np.ndarray[Any, Any]]) -> nn.Modu
     """Copies arrays into the module, names and shapes strictly equal, and returns it."""
     module.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
     return module
+
+
+def load_formula(module: nn.Module) -> nn.Module:
+    """Fills the module with the weights of `parity.formula`, and returns it."""
+    return load(module, formula_weights(shapes(module)))

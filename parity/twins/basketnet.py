@@ -90,7 +90,7 @@ class BasketNet(nn.Module):
             self.add_module(f"lossbranch{i}", LossBranch(width, classes))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """BGR 0..1 (N, 3, H, W) -> logits (N, cells, classes), locations (N, cells, 4).
+        """RGB 0..1 (N, 3, H, W) -> logits (N, cells, classes), locations (N, cells, 4).
 
         Cells run over branch 1 row by row, then over branch 2, and so on.
         """
