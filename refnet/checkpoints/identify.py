@@ -1,0 +1,335 @@
+"""Find out which network a checkpoint is of, with which options, and give its tensors our names.
+
+A file that `save` wrote says it. Any other is compared with every network: the options are worked
+out from the shapes (width from the first layers, input size from the kernel of conv8, landmarks from
+the last layer), the graph is built, and its names and shapes must all be there. Files whose names say
+nothing, as exporters number folded tensors, are compared layer by layer in execution order.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from refnet.checkpoints.layers import Layer
+from refnet.checkpoints.names import from_lffd_pytorch, from_mxnet, without_wrapper
+from refnet.checkpoints.reader import Checkpoint
+from refnet.checkpoints.torch_tensors import Array
+from refnet.errors import OptionError, WeightsError
+from refnet.graph import Graph
+from refnet.networks import build, networks
+
+Options = dict[str, Any]
+Tensors = Mapping[str, Array]
+_LISTED_AT_MOST = 4
+
+
+def identify(
+    checkpoint: Checkpoint, network: str | None = None, **options: Any
+) -> tuple[str, Options, dict[str, Array]]:
+    """The network, the options to build it with, and the tensors by their names in its graph.
+
+    network, options: what the caller knows; they override what the file says. With a network given,
+    every part of the file is tried, else only the chosen one.
+
+    Of `pfld-polaris` two options leave no trace in tensors' shapes. bn8 is "applied" if its running
+    statistics were ever updated; activation is "relu", the published code's, but for an ONNX file,
+    whose operators say it. Pass activation="relu6" where a file needs it.
+
+    Tensors come in the graph's order, in the file's dtype; those that no node reads (counters of
+    batches, an unused bn8) are left out.
+
+    Raises WeightsError where the tensors fit no network, or not the given one, or more than one: it
+    says what was found and which networks there are. OptionError where the given options are not
+    possible.
+    """
+    recorded = _recorded(checkpoint)
+    if recorded is not None:
+        return _from_record(checkpoint, recorded, network, options)
+    if network is not None:
+        build(network)  # an unknown name is an error of its own
+    misfits: list[str] = []
+    parts = {checkpoint.part: checkpoint.tensors}
+    if network is not None:
+        parts |= checkpoint.parts
+    for tensors in parts.values():
+        fits = list(_fits(checkpoint, tensors, network, options, misfits))
+        if len(fits) > 1:
+            names = ", ".join(name for name, _, _ in fits)
+            raise WeightsError(
+                f"{checkpoint.path}: these tensors fit more than one network ({names}). Name the one "
+                f"that is meant."
+            )
+        if fits:
+            return fits[0]
+    if network is not None and not misfits:  # not even its first tensors are there
+        named, _ = _renamed(checkpoint, checkpoint.tensors)
+        misfits.append(_misfit(build(network, **options), named))
+    raise WeightsError(_unidentified(checkpoint, network, misfits))
+
+
+# --- files that say what they are
+
+
+def _recorded(checkpoint: Checkpoint) -> tuple[str, Options] | None:
+    """The network and options that `save` wrote into the file, if it did."""
+    network = checkpoint.metadata.get("network")
+    if "refnet" not in checkpoint.metadata or network is None:
+        return None
+    try:
+        options = json.loads(checkpoint.metadata.get("options", "{}"))
+    except ValueError as error:
+        raise WeightsError(f"{checkpoint.path}: its record of options is damaged") from error
+    if not isinstance(options, dict):
+        raise WeightsError(f"{checkpoint.path}: its record of options is not a JSON object")
+    return network, options
+
+
+def _from_record(
+    checkpoint: Checkpoint, recorded: tuple[str, Options], network: str | None, options: Options
+) -> tuple[str, Options, dict[str, Array]]:
+    name, saved = recorded
+    if network is not None and network != name:
+        raise WeightsError(f"{checkpoint.path}: this file is of {name}, not of {network}")
+    chosen = {**saved, **options}
+    graph = build(name, **chosen)
+    if misfit := _misfit(graph, checkpoint.tensors):
+        raise WeightsError(f"{checkpoint.path}: {misfit}")
+    return name, chosen, _used(graph, checkpoint.tensors)
+
+
+# --- files that do not
+
+
+def _fits(
+    checkpoint: Checkpoint,
+    tensors: Tensors,
+    network: str | None,
+    given: Options,
+    misfits: list[str],
+) -> Iterator[tuple[str, Options, dict[str, Array]]]:
+    """Each network that `tensors` fit; why the others do not is appended to `misfits`."""
+    named, residual = _renamed(checkpoint, tensors)
+    for name in networks() if network is None else (network,):
+        found = None
+        for derived in _options_by_name(name, named, residual):
+            graph = _graph(name, derived, given, network is not None, misfits)
+            if graph is None:
+                continue
+            misfit = _misfit(graph, named)
+            if not misfit:
+                found = name, {**derived, **given}, _used(graph, named)
+                break
+            misfits.append(misfit)
+        if found is None:
+            found = _by_order(checkpoint, tensors, name, given)
+        if found is not None:
+            yield found
+
+
+def _renamed(checkpoint: Checkpoint, tensors: Tensors) -> tuple[dict[str, Array], str | None]:
+    """`tensors` by the names that our graphs would use, and the residual if the names tell it."""
+    if checkpoint.layers:  # constants of reshapes and clips are no weights
+        read = {name for layer in checkpoint.layers for name in (layer.weight, layer.bias)}
+        roles = (".weight", ".bias", ".running_mean", ".running_var")
+        tensors = {n: t for n, t in tensors.items() if n in read or n.endswith(roles)}
+    named = from_mxnet(without_wrapper(tensors))
+    naivenet = from_lffd_pytorch(named)
+    return naivenet if naivenet is not None else (named, None)
+
+
+def _options_by_name(name: str, tensors: Tensors, residual: str | None) -> Iterator[Options]:
+    """Options of the network `name` that the shapes of `tensors` suggest, likeliest first.
+
+    Nothing where a tensor is missing that every checkpoint of the network holds.
+    """
+    form = "training" if any(n.endswith(".running_mean") for n in tensors) else "inference"
+    if name == "tinynet":
+        if "block1.conv1.weight" in tensors:
+            yield {}
+    elif name == "basketnet":
+        if (score := tensors.get("lossbranch1.score.2.weight")) is not None:
+            yield {"classes": _size(score, 0)}
+    elif name.startswith("lffd-"):
+        first = tensors.get("conv1.weight")
+        if first is not None and any(n.endswith("_3_score.weight") for n in tensors):
+            options: Options = {"width": _size(first, 0) / (32 if name.endswith("-small") else 64)}
+            yield options | ({"residual": residual} if residual else {})
+    elif name == "pfld-polaris-auxiliary":
+        first = tensors.get("conv1.0.weight")
+        if first is not None and "fc2.weight" in tensors:
+            yield {"width": _size(first, 1) / 64, "form": form}
+    else:
+        yield from _pfld_options(name, tensors, form)
+
+
+def _pfld_options(name: str, tensors: Tensors, form: str) -> Iterator[Options]:
+    """The PFLD family: width from conv1 (conv8 where rounding hides it), size from conv8, points from fc."""
+    polaris = name == "pfld-polaris"
+    first = {
+        "pfld-polaris": "conv1.weight",
+        "pfld-ghostone": "conv1.rbr_conv.0.conv.weight"
+        if form == "training"
+        else "conv1.reparam_conv.weight",
+    }.get(name, "conv1.0.weight")
+    eighth = "conv8.weight" if polaris else "conv8.0.weight"
+    if not all(n in tensors for n in (first, eighth, "fc.weight")):
+        return
+    options: Options = {
+        "input_size": 16 * _size(tensors[eighth], 2),
+        "landmarks": _size(tensors["fc.weight"], 0) // 2,
+        "form": form,
+    }
+    if polaris:
+        options["conv2"] = _conv2(tensors.get("conv2.weight"))
+        if form == "training":
+            options["bn8"] = "applied" if _is_trained(tensors, "bn8") else "ignored"
+    widths = [_size(tensors[first], 0) / 64, _size(tensors[eighth], 0) / 128]
+    for width in dict.fromkeys(widths[:1] if polaris else widths):
+        yield {"width": width, **options}
+
+
+def _conv2(weight: Array | None) -> str:
+    return "depthwise" if weight is not None and _size(weight, 1) == 1 else "dense"
+
+
+def _is_trained(tensors: Tensors, norm: str) -> bool:
+    """Whether the running statistics of a batch norm have left their initial 0 and 1."""
+    mean, variance = tensors.get(f"{norm}.running_mean"), tensors.get(f"{norm}.running_var")
+    return bool(
+        mean is not None and variance is not None and (np.any(mean != 0) or np.any(variance != 1))
+    )
+
+
+def _size(array: Array, axis: int) -> int:
+    """The size along `axis`, 1 where there is no such axis: a misfit that the comparison reports."""
+    return int(array.shape[axis]) if axis < array.ndim else 1
+
+
+def _graph(
+    name: str, derived: Options, given: Options, chosen: bool, misfits: list[str]
+) -> Graph | None:
+    """The graph, or None where these options are impossible; with `chosen` the caller's are to blame."""
+    try:
+        return build(name, **{**derived, **given})
+    except OptionError as error:
+        if chosen and given:
+            raise
+        misfits.append(f"as {name}: {error}")
+        return None
+
+
+# --- names that say nothing
+
+
+def _by_order(
+    checkpoint: Checkpoint, tensors: Tensors, name: str, given: Options
+) -> tuple[str, Options, dict[str, Array]] | None:
+    """The network `name` in its inference form, if the file's layers are its layers, in order.
+
+    Only for the PFLD family: each of its graphs is one chain, so that order leaves no doubt.
+    """
+    layers = checkpoint.layers
+    if not name.startswith("pfld") or not layers or tensors is not checkpoint.tensors:
+        return None
+    options = _options_by_order(name, checkpoint)
+    if options is None:
+        return None
+    try:
+        graph = build(name, **{**options, **given})
+    except OptionError:
+        return None
+    ours = [
+        Layer(node.op, node.parameters["weight"], node.parameters.get("bias"))  # type: ignore[arg-type]
+        for node in graph.nodes
+        if node.op in ("conv", "linear")
+    ]
+    renamed: dict[str, Array] = {}
+    for our, their in zip(ours, layers, strict=False):
+        renamed[our.weight] = tensors[their.weight]
+        if (our.bias is None) != (their.bias is None) or our.op != their.op:
+            return None
+        if our.bias is not None and their.bias is not None:
+            renamed[our.bias] = tensors[their.bias]
+        if their.weight in graph.parameters and their.weight != our.weight:
+            return None  # a name that does say something contradicts the order
+    if len(ours) != len(layers) or _misfit(graph, renamed):
+        return None
+    return name, {**options, **given}, _used(graph, renamed)
+
+
+def _options_by_order(name: str, checkpoint: Checkpoint) -> Options | None:
+    weights = [checkpoint.tensors[layer.weight] for layer in checkpoint.layers]
+    convolutions = [
+        w for w, layer in zip(weights, checkpoint.layers, strict=True) if layer.op == "conv"
+    ]
+    if len(convolutions) < 2:
+        return None
+    if name == "pfld-polaris-auxiliary":
+        return {"width": _size(weights[0], 1) / 64, "form": "inference"}
+    options: Options = {
+        "width": _size(weights[0], 0) / 64,
+        "input_size": 16 * _size(convolutions[-1], 2),
+        "landmarks": _size(weights[-1], 0) // 2,
+        "form": "inference",
+    }
+    if name == "pfld-polaris":
+        clips = "Clip=" in checkpoint.metadata.get("operators", "")
+        options |= {
+            "activation": "relu6" if clips else "relu",
+            "conv2": _conv2(convolutions[1]),
+        }
+    return options
+
+
+# --- comparing and telling
+
+
+def _used(graph: Graph, tensors: Tensors) -> dict[str, Array]:
+    return {name: tensors[name] for name in graph.parameters}
+
+
+def _misfit(graph: Graph, tensors: Tensors) -> str:
+    """Why `tensors` are not those of `graph`; empty if they are."""
+    missing = [name for name in graph.parameters if name not in tensors]
+    extra = [name for name in tensors if name not in graph.state_dict]
+    misshapen = [
+        f"{name} {tensors[name].shape} instead of {shape}"
+        for name, shape in graph.state_dict.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    whole = [
+        name for name in graph.parameters if name in tensors and tensors[name].dtype.kind != "f"
+    ]
+    troubles = {"missing": missing, "extra": extra, "misshapen": misshapen, "not float": whole}
+    told = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in troubles.items() if names]
+    options = ", ".join(f"{key}={value}" for key, value in graph.options.items())
+    return f"as {graph.name} ({options}): {'; '.join(told)}" if told else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(str(name)[:100] for name in names[:_LISTED_AT_MOST])
+    more = len(names) - _LISTED_AT_MOST
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _unidentified(checkpoint: Checkpoint, network: str | None, misfits: Sequence[str]) -> str:
+    tensors = checkpoint.tensors
+    place = f" in {checkpoint.part!r}" if checkpoint.part else ""
+    found = _listed([f"{name} {array.shape}" for name, array in tensors.items()])
+    lines = [
+        f"{checkpoint.path}: the {len(tensors)} tensors{place} are not those of "
+        f"{network or 'a network known here'}. Found: {found}."
+    ]
+    lines += [f"Read {misfit}." for misfit in misfits[:3]]
+    for part in checkpoint.parts:
+        others: list[str] = []
+        if part != checkpoint.part and network is None:
+            others = [fit[0] for fit in _fits(checkpoint, checkpoint.parts[part], None, {}, [])]
+        lines += [
+            f"Its part {part!r} is of {name}; name that network to read it." for name in others
+        ]
+    if network is None:
+        lines.append(f"Networks: {', '.join(networks())}.")
+    return " ".join(lines)

@@ -1,0 +1,187 @@
+"""Read any file of weights: its format is found by its content, never by its name."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from refnet.checkpoints import mxnet, ncnn, npz_file, onnx_file, safetensors_file, torch_file
+from refnet.checkpoints.allowance import Allowance
+from refnet.checkpoints.layers import Layer
+from refnet.checkpoints.state_dicts import preferred
+from refnet.checkpoints.torch_tensors import Array
+from refnet.checkpoints.zip_archive import Archive
+from refnet.errors import CheckpointError, WeightsError
+
+FORMATS = (
+    "PyTorch (zip and legacy format)",
+    "safetensors",
+    "NumPy .npz",
+    "MXNet .params",
+    "ONNX",
+    "ncnn (.param and .bin)",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of weights holds.
+
+    Attributes:
+        path: the file; of ncnn's pair, the one with the weights.
+        format: "torch zip", "torch legacy", "safetensors", "npz", "mxnet", "onnx" or "ncnn".
+        sha256: of the file's bytes, in hexadecimal.
+        tensors: the chosen state dict, {name in the file: read-only array}, in the file's order.
+            bfloat16 is widened to float32; every other dtype is the file's.
+        part: where in the file the chosen one is: "" where it stands alone, else such as
+            "pfld_backbone".
+        parts: every state dict in the file, by place.
+        metadata: what the file says of itself, text by text.
+        layers: of ONNX and ncnn, the layers in execution order; empty for other formats.
+    """
+
+    path: Path
+    format: str
+    sha256: str
+    tensors: Mapping[str, Array]
+    part: str = ""
+    parts: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Content:
+    format: str
+    parts: Mapping[str, Mapping[str, Array]]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[Layer, ...] = ()
+
+
+def read(
+    path: str | os.PathLike[str], *, part: str | None = None, inert: bool = False
+) -> Checkpoint:
+    """Read a file of weights in any of `FORMATS`. Nothing in it is ever executed.
+
+    part: which state dict to choose where the file holds several ("auxiliarynet"); None takes the
+    one that is most likely the network (`state_dicts.preferred`).
+    inert: read the tensors of a PyTorch file that also holds objects of other classes (a whole
+    pickled module, settings): the classes are not imported, the objects become placeholders.
+
+    Raises CheckpointError where the file is missing, unreadable, of an unknown format, cut off or
+    damaged; UnsafeCheckpointError where a pickle asks for more than tensors; DependencyError where
+    the format needs a package that is absent; WeightsError where there is no such part.
+    """
+    path = Path(path)
+    try:
+        path, content, digest = _read(path, inert)
+        if part is None:
+            part = preferred(content.parts)
+        if part not in content.parts:
+            raise WeightsError(
+                f"it holds no part {part!r}; its parts are {', '.join(map(repr, content.parts))}"
+            )
+    except WeightsError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path}: too large for this machine's memory") from error
+    return Checkpoint(
+        path=path,
+        format=content.format,
+        sha256=digest,
+        tensors=content.parts[part],
+        part=part,
+        parts=content.parts,
+        metadata=content.metadata,
+        layers=content.layers,
+    )
+
+
+def _read(path: Path, inert: bool) -> tuple[Path, _Content, str]:
+    head, size = _head(path)
+    if head.startswith(ncnn.MAGIC):
+        return _read_ncnn(path, ncnn.partner(path))
+    parse = _parser(head, size, inert)
+    if parse is None:
+        sibling = ncnn.partner(path)
+        if path.suffix == ".bin" and sibling.is_file() and _head(sibling)[0].startswith(ncnn.MAGIC):
+            return _read_ncnn(sibling, path)
+        raise CheckpointError(
+            f"its content ({size:,} bytes, starting {head[:8].hex(' ') or 'with nothing'}) is of no "
+            f"known format. Read are: {', '.join(FORMATS)}."
+        )
+    data = _bytes(path)
+    return path, parse(data), hashlib.sha256(data).hexdigest()
+
+
+def _head(path: Path) -> tuple[bytes, int]:
+    """The first bytes of a regular file, and its size."""
+    try:
+        if path.is_dir():
+            raise CheckpointError("it is a folder; the path of a file of weights was expected")
+        if not path.is_file():
+            raise CheckpointError(
+                "it is not a regular file" if path.exists() else "there is no such file"
+            )
+        with path.open("rb") as file:
+            return file.read(64), path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"it cannot be opened ({error})") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"it cannot be read ({error.strerror})") from error
+
+
+def _parser(head: bytes, size: int, inert: bool) -> Callable[[bytes], _Content] | None:
+    """The function that parses files that start with `head`."""
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return lambda data: _parse_zip(data, inert)
+    if head.startswith(b"\x80"):
+        return lambda data: _Content(
+            "torch legacy", torch_file.read_legacy(data, Allowance(len(data)), inert=inert)
+        )
+    if head.startswith(mxnet.MAGIC.to_bytes(8, "little")):
+        return lambda data: _Content("mxnet", {"": mxnet.read_params(data)})
+    if safetensors_file.is_safetensors(head, size):
+        return _parse_safetensors
+    if onnx_file.is_onnx(head):
+        return _parse_onnx
+    return None
+
+
+def _parse_zip(data: bytes, inert: bool) -> _Content:
+    allowance = Allowance(len(data))
+    archive = Archive(data, allowance)
+    if any(name.endswith("/data.pkl") for name in archive.names):
+        return _Content("torch zip", torch_file.read_zip(archive, allowance, inert=inert))
+    if archive.names and all(name.endswith(".npy") for name in archive.names):
+        return _Content("npz", {"": npz_file.read_npz(archive, allowance)})
+    raise CheckpointError(
+        "it is a zip archive, but neither PyTorch's (with a data.pkl) nor NumPy's (.npy members)"
+    )
+
+
+def _parse_safetensors(data: bytes) -> _Content:
+    tensors, metadata = safetensors_file.read_safetensors(data)
+    return _Content("safetensors", {"": tensors}, metadata)
+
+
+def _parse_onnx(data: bytes) -> _Content:
+    tensors, layers, metadata = onnx_file.read_onnx(data)
+    return _Content("onnx", {"": tensors}, metadata, layers)
+
+
+def _read_ncnn(param: Path, weights: Path) -> tuple[Path, _Content, str]:
+    if not weights.is_file():
+        raise CheckpointError(
+            f"it is the list of layers of an ncnn network; its weights, {weights.name}, are not "
+            f"beside it"
+        )
+    raw = _bytes(weights)
+    tensors, layers = ncnn.read_ncnn(_bytes(param), raw)
+    return weights, _Content("ncnn", {"": tensors}, {}, layers), hashlib.sha256(raw).hexdigest()
