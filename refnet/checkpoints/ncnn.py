@@ -24,44 +24,15 @@ from refnet.errors import CheckpointError
 MAGIC = b"7767517"
 _TAGS = {0: "f4", 0x01306B47: "f2"}
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
-_WITHOUT_WEIGHTS = frozenset(  # fmt: skip
-    [
-        "BinaryOp",
-        "Cast",
-        "Clip",
-        "Concat",
-        "Crop",
-        "Dropout",
-        "ELU",
-        "Eltwise",
-        "Exp",
-        "ExpandDims",
-        "Flatten",
-        "HardSigmoid",
-        "HardSwish",
-        "Input",
-        "Interp",
-        "Log",
-        "Noop",
-        "Packing",
-        "Padding",
-        "Permute",
-        "Pooling",
-        "Power",
-        "ReLU",
-        "Reduction",
-        "Reshape",
-        "Sigmoid",
-        "Slice",
-        "Softmax",
-        "Split",
-        "Squeeze",
-        "Swish",
-        "TanH",
-        "Threshold",
-        "UnaryOp",
-    ]
-)
+# fmt: off
+_WITHOUT_WEIGHTS = frozenset([
+    "BinaryOp", "Cast", "Clip", "Concat", "Crop", "Dropout", "ELU", "Eltwise", "Exp",
+    "ExpandDims", "Flatten", "HardSigmoid", "HardSwish", "Input", "Interp", "Log", "Noop",
+    "Packing", "Padding", "Permute", "Pooling", "Power", "ReLU", "Reduction", "Reshape",
+    "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Swish", "TanH", "Threshold",
+    "UnaryOp",
+])
+# fmt: on
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,32 @@
-"""`refnet convert IN OUT.safetensors`: any checkpoint to a safetensors file that says what it is."""
+"""`refnet convert`: any checkpoint to a safetensors file that says what it is."""
+
+from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refnet.checkpoints import FORMATS, identify, read, save
-from refnet.errors import OptionError, WeightsError
+from refnet.checkpoints import FORMATS, Checkpoint, identify, read, save
+from refnet.cli.arguments import add_options, parse_options
+from refnet.errors import WeightsError
 from refnet.networks import build, networks
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb `convert`."""
-    parser = subparsers.add_parser(
+def add_parser(subparsers: Any) -> None:
+    """Add the verb."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
         "convert",
         help="turn a checkpoint of any format into safetensors",
         description=f"Read {', '.join(FORMATS)}; find out which network it is of; write safetensors "
-        f"with a record of network, options and origin, which refnet.load needs nothing beside. "
-        f"Pickles are never executed.",
+        "with a record of network, options and origin, beside which refnet.load needs nothing. "
+        "Pickles are never executed.",
     )
     parser.add_argument("input", metavar="IN", help="the checkpoint")
     parser.add_argument("output", metavar="OUT.safetensors", help="the file to write")
     parser.add_argument("--network", choices=networks(), help="what it is, if it cannot be told")
-    parser.add_argument(
-        "--option",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="an option of the network that cannot be told, such as activation=relu6; repeatable",
-    )
+    add_options(parser)
     parser.add_argument("--part", help="which of several state dicts in the file to take")
     parser.add_argument(
         "--inert",
@@ -36,6 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="take the tensors out of a pickled module; its classes are neither imported nor run",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
@@ -43,55 +42,57 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, print what was recognised, and return 0. Raises RefnetError where it cannot."""
     output = Path(arguments.output)
     if output.suffix != ".safetensors":
-        raise WeightsError(
-            f"{output}: the file to write is safetensors; name it {output.stem}.safetensors"
-        )
+        raise WeightsError(f"{output}: safetensors is what is written; let its name end so")
     if output.exists() and not arguments.force:
         raise WeightsError(f"{output} exists; pass --force to replace it")
     checkpoint = read(arguments.input, part=arguments.part, inert=arguments.inert)
-    network, options, tensors = identify(
-        checkpoint, arguments.network, **_options(arguments.option)
-    )
+    given = parse_options(arguments.option)
+    network, options, tensors = identify(checkpoint, arguments.network, **given)
     options = dict(build(network, **options).options)
     save(output, network, options, tensors, checkpoint)
-    # The part that was read holds what no node of the graph does: counters, an unused batch norm.
-    source = max(
-        checkpoint.parts.values(),
-        key=lambda part: sum(any(t is own for own in part.values()) for t in tensors.values()),
-    )
-    left_out = [
-        name for name, array in source.items() if all(array is not t for t in tensors.values())
-    ]
-    print(
-        f"format   {checkpoint.format}" + (f", part {checkpoint.part}" if checkpoint.part else "")
-    )
-    print(f"network  {network}")
-    print(f"options  {' '.join(f'{key}={_text(value)}' for key, value in options.items())}")
-    print(f"tensors  {len(tensors)}")
-    print(f"ignored  {_summary(left_out)}")
-    print(f"wrote    {output} ({output.stat().st_size:,} bytes)")
+
+    part, ignored = _origin(checkpoint, list(tensors.values()))
+    report = {
+        "format": checkpoint.format,
+        "part": part,
+        "network": network,
+        "options": options,
+        "tensors": len(tensors),
+        "ignored": ignored,
+        "output": str(output),
+        "bytes": output.stat().st_size,
+    }
+    print(json.dumps(report, indent=2) if arguments.json else _told(report))
     return 0
 
 
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """{"activation": "relu6", "width": 0.5} of ["activation=relu6", "width=0.5"]."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not key or not equals:
-            raise OptionError(f"--option {pair!r}: KEY=VALUE was expected, such as width=0.5")
-        try:
-            options[key] = json.loads(text)
-        except ValueError:
-            options[key] = text
-    return options
+def _origin(checkpoint: Checkpoint, taken: Sequence[object]) -> tuple[str, list[str]]:
+    """The part of the file that was taken, and the names in it that were not."""
+    used = {id(array) for array in taken}
+    left = {
+        part: [name for name, array in tensors.items() if id(array) not in used]
+        for part, tensors in checkpoint.parts.items()
+    }
+    part = max(left, key=lambda part: len(checkpoint.parts[part]) - len(left[part]))
+    return part, left[part]
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+def _told(report: dict[str, Any]) -> str:
+    options = " ".join(f"{key}={value}" for key, value in report["options"].items())
+    part = f", part {report['part']}" if report["part"] else ""
+    return "\n".join(
+        [
+            f"format   {report['format']}{part}",
+            f"network  {report['network']}",
+            f"options  {options}",
+            f"tensors  {report['tensors']}",
+            f"ignored  {_summary(report['ignored'])}",
+            f"wrote    {report['output']} ({report['bytes']:,} bytes)",
+        ]
+    )
 
 
-def _summary(names: list[str]) -> str:
+def _summary(names: Sequence[str]) -> str:
     counters = sum(name.endswith("num_batches_tracked") for name in names)
     others = [name for name in names if not name.endswith("num_batches_tracked")]
     told = [f"{counters} num_batches_tracked"] if counters else []
