@@ -3,6 +3,7 @@
     refnet.networks()                      the networks
     refnet.build(name, **options)          a network as a graph
     refnet.load(name_or_file, weights)     a network with weights: model(x), model.run, model.vjp
+    refnet.FaceLandmarker(...).predict     landmarks of faces in an image
     refnet.receptive_field(graph)          what its units can see
 
 Importing refnet loads NumPy and nothing else.
@@ -21,6 +22,8 @@ from refnet.errors import (
     WeightsError,
 )
 from refnet.graph import Graph, Node
+from refnet.landmarks import FaceLandmarker, Landmarks
+from refnet.media import read_image, write_image
 from refnet.model import Model, load
 from refnet.networks import build, network_options, networks
 from refnet.receptive_field import receptive_field
@@ -31,8 +34,10 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "DependencyError",
+    "FaceLandmarker",
     "Graph",
     "ImageError",
+    "Landmarks",
     "Model",
     "Node",
     "OptionError",
@@ -45,5 +50,7 @@ __all__ = [
     "load",
     "network_options",
     "networks",
+    "read_image",
     "receptive_field",
+    "write_image",
 ]

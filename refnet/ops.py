@@ -176,7 +176,9 @@ def batch_norm(
 ) -> Array:
     """Inference form (Ioffe & Szegedy 2015, §3.1): weight · (x - mean) / √(var + ε) + bias, by channel."""
     scale = weight / np.sqrt(running_var + x.dtype.type(epsilon))
-    return x * scale[:, None, None] + (bias - running_mean * scale)[:, None, None]
+    shift = bias - running_mean * scale
+    y: Array = x * scale[:, None, None] + shift[:, None, None]
+    return y
 
 
 def batch_norm_vjp(
@@ -238,7 +240,8 @@ def relu6_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), without overflow on either side."""
     small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, small) / (1 + small)
+    y: Array = np.where(x >= 0, 1, small) / (1 + small)
+    return y
 
 
 def sigmoid_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
@@ -258,7 +261,8 @@ def softmax_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, axis: int) -> t
 
 def normalize(x: Array, *, mean: float, std: float) -> Array:
     """(x - mean) / std with one mean and one scale for all channels."""
-    return (x - x.dtype.type(mean)) / x.dtype.type(std)
+    y: Array = (x - x.dtype.type(mean)) / x.dtype.type(std)
+    return y
 
 
 def normalize_vjp(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from refnet.graph import Graph, Node
 from refnet.ops import Shape
@@ -37,15 +37,15 @@ def summarize(graph: Graph, input_shape: Shape | None = None) -> str:
         f"MACs         {sum(macs.values()):,}"
     )
     title = f"{graph.name} ({options})" if options else graph.name
-    return "\n".join([title, "", *align([HEADINGS, *rows]), "", footer])
+    return "\n".join([title, "", *align([HEADINGS, *rows], right=range(3, 7)), "", footer])
 
 
-def align(rows: Sequence[Sequence[str]], left: int = 3) -> list[str]:
-    """Lines of a table under a rule: the first `left` columns flush left, the others flush right."""
+def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Lines of a table, its first row over a rule; columns flush left, those in `right` flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
+            cell.rjust(width) if i in right else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

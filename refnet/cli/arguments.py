@@ -1,0 +1,59 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from refnet.errors import OptionError
+from refnet.model import BACKENDS
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """`--option KEY=VALUE`, the network's options."""
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the network, such as width=0.25, input_size=96, input_size=480x640, "
+        "form=inference; may be repeated (`refnet info NETWORK` shows them)",
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """`--backend`."""
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what computes; auto takes the fastest that runs here (default: %(default)s)",
+    )
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """{option: value} from "key=value" words; numbers and HEIGHTxWIDTH sizes are recognised.
+
+    Raises:
+        OptionError: a word has no "=".
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise OptionError(f"--option takes KEY=VALUE, such as width=0.25; got {pair!r}")
+        options[key.strip().replace("-", "_")] = _value(text.strip())
+    return options
+
+
+def _value(text: str) -> Any:
+    if size := re.fullmatch(r"(\d+)[x×](\d+)", text):
+        return int(size[1]), int(size[2])
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,61 @@
+"""`refnet info`: one network, layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from refnet.cli.arguments import add_options, parse_options
+from refnet.graph import Graph
+from refnet.networks import build
+from refnet.receptive_field import receptive_field
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "info",
+        help="show a network layer by layer",
+        description="Show a network layer by layer: output shape, parameters, multiply-accumulates, "
+        "receptive field and jump (pixels between neighbouring units).",
+    )
+    parser.add_argument("network", help="a name that `refnet models` lists")
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    graph = build(arguments.network, **parse_options(arguments.option))
+    print(json.dumps(_as_data(graph), indent=2) if arguments.json else graph.summary())
+    return 0
+
+
+def _as_data(graph: Graph) -> dict[str, Any]:
+    shapes, macs, fields = graph.shapes(), graph.macs(), receptive_field(graph)
+    layers = []
+    for node in graph.nodes:
+        field = fields[node.name]
+        layers.append(
+            {
+                "name": node.name,
+                "op": node.op,
+                "inputs": node.inputs,
+                "attributes": dict(node.attributes),
+                "parameters": {role: graph.state_dict[n] for role, n in node.parameters.items()},
+                "output_shape": shapes[node.name],
+                "macs": macs.get(node.name, 0),
+                "receptive_field": field and field.size,
+                "jump": field and field.jump,
+            }
+        )
+    return {
+        "network": graph.name,
+        "options": dict(graph.options),
+        "input_shape": graph.input_shape,
+        "outputs": graph.outputs,
+        "parameters": graph.parameter_count,
+        "buffers": graph.buffer_count,
+        "macs": sum(macs.values()),
+        "layers": layers,
+    }

@@ -1,0 +1,108 @@
+"""`refnet landmarks`: the points of the faces in a photo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from refnet.cli.arguments import add_backend, add_options, parse_options
+from refnet.drawing import draw_landmarks
+from refnet.errors import OptionError, ShapeError
+from refnet.landmarks import FaceLandmarker
+from refnet.media import read_image, write_bytes, write_image
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "landmarks",
+        help="find the landmarks of the faces in a photo",
+        description="Find the landmarks of faces whose boxes are known, draw them over the photo, and "
+        "write them as JSON: for each face its box, its crop, and its points in image pixels.",
+    )
+    parser.add_argument("photo", help="an image file")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="a checkpoint of a PFLD-family network (PyTorch, ONNX, safetensors, ...)",
+    )
+    parser.add_argument(
+        "--network", help="its network, where the file does not tell (`refnet models` lists them)"
+    )
+    parser.add_argument(
+        "--boxes",
+        nargs="+",
+        metavar="X1,Y1,X2,Y2",
+        help="a box for each face, in pixels; without it the whole image is one face",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=1.0,
+        help="side of the crop over the longer side of the box: 1 for boxes from forehead to chin, "
+        "1.2 for boxes that hug the points (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--channel-order",
+        choices=("bgr", "rgb"),
+        default="bgr",
+        help="the order that the network was trained on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output", metavar="IMAGE", help="the drawing (default: PHOTO-landmarks.png, here)"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="the points; - prints them (default: OUTPUT's name, .json)"
+    )
+    add_options(parser)
+    add_backend(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    photo = Path(arguments.photo)
+    output = Path(arguments.output or f"{photo.stem}-landmarks.png")
+    if output.resolve() == photo.resolve():
+        raise OptionError(f"--output {output} is the photo itself; name another file")
+    image = read_image(photo)
+    boxes = [_box(text) for text in arguments.boxes] if arguments.boxes else None
+    landmarker = FaceLandmarker(
+        arguments.network or arguments.weights,
+        arguments.weights if arguments.network else None,
+        margin=arguments.margin,
+        channel_order=arguments.channel_order,
+        backend=arguments.backend,
+        **parse_options(arguments.option),
+    )
+    landmarks = landmarker.predict(image, boxes)
+    height, width = image.shape[:2]
+    found = {
+        "image": str(photo),
+        "width": width,
+        "height": height,
+        "network": landmarker.model.graph.name,
+        "faces": landmarks.to_dict(),
+    }
+    text = json.dumps(found) + "\n"
+    write_image(output, draw_landmarks(image, landmarks))
+    if arguments.json == "-":
+        print(text, end="")
+        return 0
+    target = Path(arguments.json) if arguments.json else output.with_suffix(".json")
+    write_bytes(target, text.encode())
+    faces = len(landmarks)
+    points = landmarks.points.shape[1]
+    print(f"{faces} face{'s' * (faces != 1)}, {points} points each: {output}, {target}")
+    return 0
+
+
+def _box(text: str) -> list[float]:
+    try:
+        x1, y1, x2, y2 = map(float, text.split(","))
+    except ValueError:
+        raise ShapeError(
+            f"a box is X1,Y1,X2,Y2 in pixels, such as 363,134,473,272; got {text!r}"
+        ) from None
+    return [x1, y1, x2, y2]

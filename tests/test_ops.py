@@ -1,0 +1,240 @@
+"""Every operation against PyTorch's, forward and gradient, over drawn shapes and windows."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refnet.errors import ShapeError
+from refnet.ops import OPS, Array, window_size
+
+torch = pytest.importorskip("torch")
+functional = torch.nn.functional
+
+
+def draw_array(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def check(
+    op: str,
+    inputs: list[Array],
+    expected: Any,
+    parameters: dict[str, Array] | None = None,
+    **attributes: Any,
+) -> None:
+    """Forward, shape rule and VJP of `op` equal those of `expected`, a function of torch tensors."""
+    parameters = parameters or {}
+    leaves = [torch.tensor(x, requires_grad=True) for x in inputs]
+    want = expected(*leaves, **{k: torch.tensor(p) for k, p in parameters.items()})
+    y = OPS[op].forward(*inputs, **parameters, **attributes)
+    np.testing.assert_allclose(y, want.detach().numpy(), rtol=1e-12, atol=1e-12)
+
+    shapes = {role: p.shape for role, p in parameters.items()}
+    assert OPS[op].shape([x.shape[1:] for x in inputs], shapes, **attributes) == y.shape[1:]
+
+    dy = draw_array(99, *y.shape)
+    want.backward(torch.tensor(dy))
+    products = OPS[op].vjp(dy, inputs, y, **parameters, **attributes)
+    assert len(products) == len(inputs)
+    for product, leaf in zip(products, leaves, strict=True):
+        np.testing.assert_allclose(product, leaf.grad.numpy(), rtol=1e-12, atol=1e-12)
+
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@given(
+    data=st.data(),
+    kernel=pairs,
+    stride=pairs,
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=pairs,
+    groups=st.integers(1, 3),
+    per_group=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    batch=st.integers(0, 2),
+    bias=st.booleans(),
+)
+def test_conv(
+    data: st.DataObject,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    per_group: tuple[int, int],
+    batch: int,
+    bias: bool,
+) -> None:
+    least = [
+        max(1, d * (k - 1) + 1 - 2 * p) for d, k, p in zip(dilation, kernel, padding, strict=True)
+    ]
+    rows, columns = (data.draw(st.integers(n, n + 5)) for n in least)
+    x = draw_array(0, batch, groups * per_group[0], rows, columns)
+    parameters = {"weight": draw_array(1, groups * per_group[1], per_group[0], *kernel)}
+    if bias:
+        parameters["bias"] = draw_array(2, groups * per_group[1])
+    window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    check(
+        "conv",
+        [x],
+        lambda x, weight, bias=None: functional.conv2d(x, weight, bias, **window),
+        parameters,
+        kernel=kernel,
+        **window,
+    )
+
+
+@given(batch=st.integers(0, 3), channels=st.integers(1, 4), side=st.integers(1, 4))
+def test_batch_norm(batch: int, channels: int, side: int) -> None:
+    parameters = {
+        role: draw_array(i, channels) for i, role in enumerate(("weight", "bias", "running_mean"))
+    }
+    parameters["running_var"] = np.abs(draw_array(5, channels)) + 0.1
+    check(
+        "batch_norm",
+        [draw_array(6, batch, channels, side, side + 1)],
+        lambda x, running_mean, running_var, weight, bias: functional.batch_norm(
+            x, running_mean, running_var, weight, bias, eps=1e-5
+        ),
+        parameters,
+        epsilon=1e-5,
+    )
+
+
+@given(batch=st.integers(0, 3), features=st.integers(1, 6), out=st.integers(1, 6))
+def test_linear(batch: int, features: int, out: int) -> None:
+    parameters = {"weight": draw_array(0, out, features), "bias": draw_array(1, out)}
+    check("linear", [draw_array(2, batch, features)], functional.linear, parameters)
+
+
+@pytest.mark.parametrize("op", ["relu", "relu6", "sigmoid"])
+def test_activation(op: str) -> None:
+    x = 5 * draw_array(0, 2, 3, 4, 5)
+    x.flat[:4] = [0.0, 6.0, -0.0, 1000.0]  # the kinks, and what overflows a naive exp
+    expected = {"relu": functional.relu, "relu6": functional.relu6, "sigmoid": torch.sigmoid}
+    check(op, [x], expected[op])
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_softmax(axis: int) -> None:
+    x = 300 * draw_array(0, 2, 3, 4, 5)
+    check("softmax", [x], lambda x: functional.softmax(x, axis), axis=axis)
+
+
+def test_normalize() -> None:
+    x = 255 * draw_array(0, 2, 3, 4, 5)
+    check("normalize", [x], lambda x: (x - 127.5) / 127.5, mean=127.5, std=127.5)
+
+
+@given(
+    data=st.data(),
+    kernel=pairs,
+    stride=pairs,
+    op=st.sampled_from(["average_pool", "max_pool"]),
+    integers=st.booleans(),
+)
+def test_pool(
+    data: st.DataObject, kernel: tuple[int, int], stride: tuple[int, int], op: str, integers: bool
+) -> None:
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    rows, columns = (data.draw(st.integers(k, k + 5)) for k in kernel)
+    x = draw_array(0, 2, 3, rows, columns)
+    if integers:  # ties: the gradient of a maximum goes to the first
+        x = np.round(x)
+    expected = {"average_pool": functional.avg_pool2d, "max_pool": functional.max_pool2d}[op]
+    check(
+        op,
+        [x],
+        lambda x: expected(x, kernel, stride, padding),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+    )
+
+
+@given(count=st.integers(2, 5))
+def test_add(count: int) -> None:
+    check("add", [draw_array(i, 2, 3, 4, 5) for i in range(count)], lambda *xs: sum(xs))
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_concat(axis: int) -> None:
+    shapes = [[2, 3, 4, 5] for _ in range(3)]
+    for i, shape in enumerate(shapes):
+        shape[axis] = i + 1
+    inputs = [draw_array(i, *shape) for i, shape in enumerate(shapes)]
+    check("concat", inputs, lambda *xs: torch.cat(xs, axis), axis=axis)
+
+
+def test_slice() -> None:
+    check("slice", [draw_array(0, 2, 5, 3, 4)], lambda x: x[:, 1:4], start=1, stop=4)
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_flatten_and_cells(batch: int) -> None:
+    x = draw_array(0, batch, 3, 4, 5)
+    check("flatten", [x], lambda x: x.flatten(1))
+    check("cells", [x], lambda x: x.flatten(2).transpose(1, 2))
+
+
+@given(
+    size=st.integers(1, 20),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 4),
+    padding=st.integers(0, 3),
+    dilation=st.integers(1, 3),
+)
+def test_window_size_counts_positions(
+    size: int, kernel: int, stride: int, padding: int, dilation: int
+) -> None:
+    reach = dilation * (kernel - 1)
+    positions = [
+        start for start in range(-padding, size + padding, stride) if start + reach < size + padding
+    ]
+    assert max(window_size(size, kernel, stride, padding, dilation), 0) == len(positions)
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "parameters", "attributes", "says"),
+    [
+        (
+            "conv",
+            [(4, 8, 8)],
+            {"weight": (6, 3, 3, 3)},
+            {
+                "kernel": (3, 3),
+                "stride": (1, 1),
+                "padding": (0, 0),
+                "dilation": (1, 1),
+                "groups": 1,
+            },
+            r"takes a weight of shape \(6, 4, 3, 3\), not \(6, 3, 3, 3\)",
+        ),
+        (
+            "conv",
+            [(3, 2, 9)],
+            {"weight": (6, 3, 3, 3)},
+            {
+                "kernel": (3, 3),
+                "stride": (1, 1),
+                "padding": (0, 0),
+                "dilation": (1, 1),
+                "groups": 1,
+            },
+            "3×3 window does not fit a 2×9 map",
+        ),
+        ("linear", [(5,)], {"weight": (2, 4)}, {}, r"takes \(4,\) features, not \(5,\)"),
+        ("add", [(3, 2, 2), (3, 2, 3)], {}, {}, "equal shapes"),
+        ("concat", [(3, 2, 2), (3, 2, 3)], {}, {"axis": 1}, "equal elsewhere"),
+        ("slice", [(3, 2, 2)], {}, {"start": 1, "stop": 4}, "not within 3 channels"),
+        ("batch_norm", [(3, 2, 2)], {"weight": (4,)}, {"epsilon": 0.0}, "for 3 channels"),
+    ],
+)
+def test_shape_rules_refuse(
+    op: str, shapes: list[Any], parameters: Any, attributes: Any, says: str
+) -> None:
+    with pytest.raises(ShapeError, match=says):
+        OPS[op].shape(shapes, parameters, **attributes)
