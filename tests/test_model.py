@@ -1,0 +1,220 @@
+"""Loading and running a model: what it returns, and what it refuses and how."""
+
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refnet
+from refnet import reference
+from refnet.errors import BackendError, OptionError, ShapeError, UnknownNetworkError, WeightsError
+from refnet.random_weights import random_weights
+
+
+@pytest.fixture(scope="module")
+def tinynet() -> refnet.Model:
+    return refnet.load("tinynet", random_weights(refnet.build("tinynet")), backend="numpy")
+
+
+@pytest.fixture(scope="module")
+def polaris() -> refnet.Model:
+    graph = refnet.build("pfld-polaris", width=0.25)
+    return refnet.load("pfld-polaris", random_weights(graph), width=0.25, backend="numpy")
+
+
+def image(*shape: int, dtype: Any = np.float32) -> Any:
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def test_one_output_is_an_array(tinynet: refnet.Model) -> None:
+    y = tinynet(image(2, 3, 31, 47))
+    assert isinstance(y, np.ndarray)
+    assert y.shape == (2, 64, 7, 11)
+    assert y.dtype == np.float32
+
+
+def test_several_outputs_are_a_tuple_in_the_order_of_the_graph(polaris: refnet.Model) -> None:
+    features, landmarks = polaris(image(3, 3, 112, 112))
+    assert polaris.graph.outputs == ("block3_5", "landmarks")
+    assert features.shape == (3, 16, 28, 28)
+    assert landmarks.shape == (3, 196)
+
+
+def test_batch_is_the_images_one_by_one(polaris: refnet.Model) -> None:
+    x = image(3, 3, 112, 112, dtype=np.float64)
+    for whole, single in zip(
+        polaris(x), zip(*(polaris(x[i : i + 1]) for i in range(3)), strict=True), strict=True
+    ):
+        np.testing.assert_allclose(whole, np.concatenate(single), rtol=1e-12, atol=1e-12)
+
+
+def test_empty_batch(polaris: refnet.Model) -> None:
+    features, landmarks = polaris(image(0, 3, 112, 112))
+    assert features.shape == (0, 16, 28, 28)
+    assert landmarks.shape == (0, 196)
+    dx = polaris.vjp(image(0, 3, 112, 112), (features, landmarks))
+    assert dx.shape == (0, 3, 112, 112)
+
+
+def test_dtype(tinynet: refnet.Model) -> None:
+    x = image(1, 3, 15, 15)
+    assert tinynet.run(x, dtype=np.float64).dtype == np.float64  # type: ignore[union-attr]
+    assert tinynet.run(x.astype(np.float64)).dtype == np.float64  # type: ignore[union-attr]
+    assert tinynet.run(x.astype(np.float64), dtype="float32").dtype == np.float32  # type: ignore[union-attr]
+
+
+def test_input_is_not_written_to(tinynet: refnet.Model) -> None:
+    x = image(1, 3, 15, 15)
+    x.flags.writeable = False
+    before = x.copy()
+    tinynet(x)
+    tinynet.vjp(x, np.ones((1, 64, 3, 3), np.float32))
+    np.testing.assert_array_equal(x, before)
+
+
+def test_non_contiguous_input(tinynet: refnet.Model) -> None:
+    x = image(1, 15, 15, 3).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(tinynet(x), tinynet(np.ascontiguousarray(x)))
+
+
+def test_vjp_of_some_outputs(polaris: refnet.Model) -> None:
+    """The gradient is linear in the cotangents, and None stands for zeros."""
+    x = image(1, 3, 112, 112, dtype=np.float64)
+    a, b = (np.ones_like(y) for y in polaris(x))
+    both = polaris.vjp(x, (a, b))
+    np.testing.assert_allclose(
+        polaris.vjp(x, (a, None)) + polaris.vjp(x, (None, b)), both, rtol=1e-9, atol=1e-12
+    )
+    np.testing.assert_array_equal(polaris.vjp(x, (None, None)), np.zeros_like(x))
+
+
+def test_activations_name_every_node(polaris: refnet.Model) -> None:
+    x = image(1, 3, 112, 112)
+    tensors = reference.activations(polaris.graph, polaris.weights, x)
+    assert {n: a.shape[1:] for n, a in tensors.items()} == polaris.graph.shapes()
+    np.testing.assert_array_equal(tensors["landmarks"], polaris(x)[1])
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        ([[1.0]], "NumPy array"),
+        (np.zeros((1, 3, 15, 15), np.uint8), "got uint8; convert it with"),
+        (np.zeros((1, 3, 15, 15), np.float16), "got float16"),
+        (np.zeros((3, 15, 15), np.float32), r"x\[None\]"),
+        (np.zeros((1, 15, 15, 3), np.float32), "3 channels"),
+        (np.zeros((1, 3, 5, 5), np.float32), "too small"),
+        (np.full((1, 3, 15, 15), np.nan, np.float32), "675 values that are NaN"),
+        (np.full((1, 3, 15, 15), np.inf), "NaN or infinite"),
+    ],
+)
+def test_wrong_inputs(tinynet: refnet.Model, x: Any, says: str) -> None:
+    with pytest.raises(ShapeError, match=says):
+        tinynet(x)
+    with pytest.raises(ShapeError, match=says):
+        tinynet.vjp(x, np.zeros((1, 64, 3, 3), np.float32))
+
+
+def test_huge_finite_values_are_values(tinynet: refnet.Model) -> None:
+    x = np.full((1, 3, 7, 7), 1e30, np.float32)
+    assert np.isfinite(tinynet(x)).all()
+
+
+def test_wrong_cotangents(polaris: refnet.Model) -> None:
+    x = image(1, 3, 112, 112)
+    features, landmarks = polaris(x)
+    with pytest.raises(ShapeError, match="2 outputs"):
+        polaris.vjp(x, landmarks)
+    with pytest.raises(ShapeError, match=r"cotangent of output 'landmarks' has shape \(1, 195\)"):
+        polaris.vjp(x, (features, landmarks[:, 1:]))
+
+
+def test_wrong_dtype_and_backend(tinynet: refnet.Model) -> None:
+    x = image(1, 3, 15, 15)
+    with pytest.raises(OptionError, match="float32 or float64"):
+        tinynet.run(x, dtype="float16")
+    with pytest.raises(OptionError, match="auto, numba, numpy"):
+        tinynet.run(x, backend="cuda")
+    with pytest.raises(OptionError, match="threads"):
+        refnet.load("tinynet", tinynet.weights, threads=0)
+
+
+def test_weights_that_do_not_fit() -> None:
+    graph = refnet.build("tinynet")
+    good = random_weights(graph)
+    broken: dict[str, Any] = dict(good)
+    del broken["block2.conv1.bias"]
+    broken["conv1.weight"] = broken["conv1.weight"][:, :2]
+    broken["conv2.bias"] = broken["conv2.bias"].astype(np.int64)
+    broken["block1.conv1.bias"] = np.full(64, np.nan, np.float32)
+    broken["extra.weight"] = np.zeros(3)
+    with pytest.raises(WeightsError) as caught:
+        refnet.load("tinynet", broken)
+    text = str(caught.value)
+    for part in (
+        "missing block2.conv1.bias",
+        "not known to the network extra.weight",
+        "conv1.weight has shape (64, 2, 3, 3), expected (64, 3, 3, 3)",
+        "conv2.bias has dtype int64",
+        "block1.conv1.bias holds NaN",
+    ):
+        assert part in text
+    with pytest.raises(WeightsError, match=r"missing conv1.weight, .* and 11 more"):
+        refnet.load("tinynet", {})
+
+
+def test_half_precision_weights_become_single() -> None:
+    graph = refnet.build("tinynet")
+    half = {n: w.astype(np.float16) for n, w in random_weights(graph).items()}
+    model = refnet.load("tinynet", half)
+    assert all(w.dtype == np.float32 for w in model.weights.values())
+    np.testing.assert_array_equal(model.weights["conv1.weight"], half["conv1.weight"])
+
+
+def test_weights_are_read_only(tinynet: refnet.Model) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        tinynet.weights["conv1.bias"][0] = 1
+
+
+def test_what_load_cannot_find(tmp_path: Any) -> None:
+    with pytest.raises(UnknownNetworkError, match="known: pfld"):
+        refnet.load("pfdl-ultra")
+    with pytest.raises(WeightsError, match="there is no file"):
+        refnet.load(tmp_path / "none.safetensors")
+    with pytest.raises(WeightsError, match="no released weights for pfld"):
+        refnet.load("pfld")
+
+
+def test_a_model_survives_pickling(tinynet: refnet.Model) -> None:
+    """Process pools send models to their workers."""
+    x = image(1, 3, 15, 15)
+    again = pickle.loads(pickle.dumps(tinynet))
+    np.testing.assert_array_equal(again(x), tinynet(x))
+
+
+def test_one_model_from_many_threads(tinynet: refnet.Model) -> None:
+    inputs = [image(1, 3, 15 + 4 * i, 31) for i in range(4)]
+    expected = [tinynet(x) for x in inputs]
+    results: list[Any] = [None] * 4
+
+    def work(i: int) -> None:
+        for _ in range(5):
+            results[i] = tinynet(inputs[i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for got, want in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_repr(tinynet: refnet.Model) -> None:
+    assert repr(tinynet) == "<refnet.Model tinynet, input (N, 3, 640, 640), backend numpy>"
+
+
+def test_backends_are_named() -> None:
+    assert BackendError.__mro__[1] is refnet.RefnetError
