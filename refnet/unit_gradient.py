@@ -1,0 +1,266 @@
+"""The gradient of one unit by the pixels it sees, without computing what it does not.
+
+A unit deep in a network depends on a cone: one position of its own layer, a few of the layer before,
+its receptive field of the input. `unit_gradient` walks that cone forward and back with the operations
+of `refnet.ops`, so that the cost follows the receptive field and not the image, and the borders of the
+image are what they are for the whole network: zeros where a layer pads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import EllipsisType
+
+import numpy as np
+
+from refnet.errors import OptionError, ShapeError
+from refnet.graph import Graph, Node
+from refnet.ops import OPS, Array, Pair, Shape
+
+#: Operations that an open network replaces by the identity.
+GATES = frozenset({"relu", "relu6", "sigmoid", "softmax"})
+
+
+@dataclass(frozen=True)
+class Region:
+    """Rows top ... bottom - 1 and columns left ... right - 1 of a map; it may leave the map."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def size(self) -> Pair:
+        """(rows, columns)."""
+        return self.bottom - self.top, self.right - self.left
+
+    def union(self, other: Region) -> Region:
+        """The smallest region that holds both."""
+        return Region(
+            min(self.top, other.top),
+            max(self.bottom, other.bottom),
+            min(self.left, other.left),
+            max(self.right, other.right),
+        )
+
+    def within(self, outer: Region) -> Region:
+        """The part inside `outer`; empty where there is none."""
+        return Region(
+            min(max(self.top, outer.top), outer.bottom),
+            max(min(self.bottom, outer.bottom), outer.top),
+            min(max(self.left, outer.left), outer.right),
+            max(min(self.right, outer.right), outer.left),
+        )
+
+    def of(self, outer: Region) -> tuple[EllipsisType, slice, slice]:
+        """The slices of an array (..., rows, columns) of `outer` that hold this region."""
+        top, left = self.top - outer.top, self.left - outer.left
+        rows, columns = self.size
+        return ..., slice(top, top + rows), slice(left, left + columns)
+
+
+def whole(shape: Shape) -> Region:
+    """All of a map of `shape` (C, H, W)."""
+    return Region(0, shape[1], 0, shape[2])
+
+
+def ending_at(graph: Graph, tensor: str) -> Graph:
+    """The part of `graph` that `tensor` depends on, with `tensor` as its one output.
+
+    A map needs no fixed input size, even in a network whose fully connected layers do.
+
+    Raises:
+        OptionError: no node makes `tensor`.
+    """
+    if tensor not in graph.node:
+        raise OptionError(
+            f"{graph.name} has no tensor {tensor!r}; its outputs are {', '.join(graph.outputs)}, and "
+            f"`refnet info {graph.name}` lists the others"
+        )
+    needed = {tensor}
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    nodes = tuple(node for node in graph.nodes if node.name in needed)
+    fixed = graph.fixed_size and len(graph.shapes()[tensor]) != 3
+    return replace(graph, nodes=nodes, outputs=(tensor,), fixed_size=fixed)
+
+
+def unit_gradient(
+    graph: Graph,
+    weights: Mapping[str, Array],
+    x: Array | Shape,
+    unit: Pair,
+    cotangent: Array,
+) -> tuple[Array, Region]:
+    """The gradient of ⟨cotangent, the unit's channels⟩ by the input, where the unit sees it.
+
+    Args:
+        graph: a network with one output; see `ending_at`.
+        weights: {state-dict name: array}, of the dtype to compute in.
+        x: the image (C, H, W), of that dtype; or the shape of one, for the open network: every gate
+            (ReLU, sigmoid, softmax) passes all and maxima are means, so that the network is linear and
+            its gradient the same for every image.
+        unit: (row, column) of the output; any where the output is no map.
+        cotangent: (C,), of the output's channels; of the output's own shape where it is no map.
+
+    Returns:
+        The gradient (C, rows, columns), and the region of the image that it covers.
+
+    Raises:
+        ShapeError: the network cannot take this image, or has no such unit.
+    """
+    shape: Shape = x.shape if isinstance(x, np.ndarray) else x
+    shapes = graph.shapes(shape)
+    cone = _cone(graph, shapes, unit)
+    output = graph.outputs[0]
+    if isinstance(x, np.ndarray):
+        tensors = _forward(graph, weights, x, shapes, cone)
+    else:
+        zero = np.zeros((), cotangent.dtype)
+        held = {name: _held(shapes[name], region) for name, region in cone.items()}
+        tensors = {name: np.broadcast_to(zero, (1, *held[name])) for name in cone}
+    dy = cotangent[None, :, None, None] if len(shapes[output]) == 3 else cotangent[None]
+    gradient: dict[str, Array] = {output: np.array(dy)}
+    for node in reversed(graph.nodes):
+        dy, y = gradient.pop(node.name), tensors.pop(node.name)
+        inputs = [_read(node, name, tensors[name], cone) for name in node.inputs]
+        products = _vjp(node, dy, inputs, y, weights, opened=not isinstance(x, np.ndarray))
+        for name, product in zip(node.inputs, products, strict=True):
+            _accumulate(gradient, node, name, product, tensors[name].shape, cone)
+    region = cone[graph.input]
+    assert region is not None  # the input is a map
+    return gradient[graph.input][0], region
+
+
+def _cone(graph: Graph, shapes: Mapping[str, Shape], unit: Pair) -> dict[str, Region | None]:
+    """{tensor: the region that the unit depends on}; None, all of it, where a tensor is no map."""
+    output = graph.outputs[0]
+    cone: dict[str, Region | None] = {output: None}
+    if len(shapes[output]) == 3:
+        (row, column), (_, height, width) = unit, shapes[output]
+        if not (0 <= row < height and 0 <= column < width):
+            raise ShapeError(
+                f"unit {unit} is outside {output!r}, whose map has {height} rows and {width} columns "
+                f"for an image of {shapes[graph.input][1]} × {shapes[graph.input][2]}"
+            )
+        cone[output] = Region(row, row + 1, column, column + 1)
+    for node in reversed(graph.nodes):
+        for name in node.inputs:
+            region = _reads(node, cone[node.name], shapes[name])
+            known = cone.get(name)
+            if region is not None:
+                region = region.within(whole(shapes[name]))
+            cone[name] = region if region is None or known is None else region.union(known)
+    return cone
+
+
+def _reads(node: Node, region: Region | None, shape: Shape) -> Region | None:
+    """What `node` reads of an input of `shape` to make `region`, padding included."""
+    if len(shape) != 3:
+        return None
+    if region is None:
+        return whole(shape)
+    if "kernel" not in node.attributes:
+        return region
+    (kh, kw), (sh, sw) = node.attributes["kernel"], node.attributes["stride"]
+    (ph, pw), (dh, dw) = node.attributes["padding"], node.attributes.get("dilation", (1, 1))
+    return Region(
+        region.top * sh - ph,
+        (region.bottom - 1) * sh - ph + dh * (kh - 1) + 1,
+        region.left * sw - pw,
+        (region.right - 1) * sw - pw + dw * (kw - 1) + 1,
+    )
+
+
+def _held(shape: Shape, region: Region | None) -> Shape:
+    return shape if region is None else (shape[0], *region.size)
+
+
+def _read(node: Node, name: str, held: Array, cone: Mapping[str, Region | None]) -> Array:
+    """What `node` reads of the tensor `name`, of which `held` is the cone's part, padded."""
+    outer = cone[name]
+    if outer is None:
+        return held
+    wanted = _reads(node, cone[node.name], (0, outer.bottom, outer.right))
+    assert wanted is not None  # only a map has a region
+    inner = wanted.within(outer)
+    part = held[inner.of(outer)]
+    if inner == wanted:
+        return part
+    (height, width), (rows, columns) = wanted.size, inner.size
+    above = min(max(inner.top - wanted.top, 0), height)
+    before = min(max(inner.left - wanted.left, 0), width)
+    margins = (above, height - above - rows), (before, width - before - columns)
+    fill = -np.inf if node.op == "max_pool" else 0.0
+    return np.pad(part, ((0, 0), (0, 0), *margins), constant_values=fill)
+
+
+def _forward(
+    graph: Graph,
+    weights: Mapping[str, Array],
+    x: Array,
+    shapes: Mapping[str, Shape],
+    cone: Mapping[str, Region | None],
+) -> dict[str, Array]:
+    """{tensor: its part in the cone}."""
+    region = cone[graph.input]
+    assert region is not None  # the input is a map
+    tensors = {graph.input: x[None][region.of(whole(x.shape))]}
+    for node in graph.nodes:
+        inputs = [_read(node, name, tensors[name], cone) for name in node.inputs]
+        parameters = {role: weights[name] for role, name in node.parameters.items()}
+        tensors[node.name] = OPS[node.op].forward(*inputs, **parameters, **_unpadded(node))
+    return tensors
+
+
+def _vjp(
+    node: Node,
+    dy: Array,
+    inputs: list[Array],
+    y: Array,
+    weights: Mapping[str, Array],
+    *,
+    opened: bool,
+) -> tuple[Array, ...]:
+    """The node's vector-Jacobian product; of the open network's node where `opened`."""
+    if opened and node.op in GATES:
+        return (dy,)
+    op = "average_pool" if opened and node.op == "max_pool" else node.op
+    parameters = {role: weights[name] for role, name in node.parameters.items()}
+    return OPS[op].vjp(dy, inputs, y, **parameters, **_unpadded(node))
+
+
+def _unpadded(node: Node) -> dict[str, object]:
+    """The node's attributes for an input that is padded already."""
+    attributes = dict(node.attributes)
+    if "padding" in attributes:
+        attributes["padding"] = (0, 0)
+    return attributes
+
+
+def _accumulate(
+    gradient: dict[str, Array],
+    node: Node,
+    name: str,
+    product: Array,
+    shape: Shape,
+    cone: Mapping[str, Region | None],
+) -> None:
+    """Add what `node` hands back for what it read of `name`, less the padding."""
+    outer = cone[name]
+    if outer is None:
+        gradient[name] = gradient[name] + product if name in gradient else product
+        return
+    wanted = _reads(node, cone[node.name], (0, outer.bottom, outer.right))
+    assert wanted is not None  # only a map has a region
+    if wanted == outer and name not in gradient:
+        gradient[name] = product
+        return
+    inner = wanted.within(outer)
+    # A product may be shared with another path (a sum hands the same array to both), so no `+=`.
+    total = gradient[name].copy() if name in gradient else np.zeros(shape, product.dtype)
+    total[inner.of(outer)] += product[inner.of(wanted)]
+    gradient[name] = total
