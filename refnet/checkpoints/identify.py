@@ -295,29 +295,34 @@ def _misfit(graph: Graph, tensors: Tensors) -> str:
     missing = [name for name in graph.parameters if name not in tensors]
     extra = [name for name in tensors if name not in graph.state_dict]
     misshapen = [
-        f"{name} {tensors[name].shape} instead of {shape}"
+        f"{name!r} {tensors[name].shape} instead of {shape}"
         for name, shape in graph.state_dict.items()
         if name in tensors and tensors[name].shape != shape
     ]
     whole = [
         name for name in graph.parameters if name in tensors and tensors[name].dtype.kind != "f"
     ]
-    troubles = {"missing": missing, "extra": extra, "misshapen": misshapen, "not float": whole}
+    troubles = {
+        "missing": list(map(repr, missing)),
+        "extra": list(map(repr, extra)),
+        "misshapen": misshapen,
+        "not float": list(map(repr, whole)),
+    }
     told = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in troubles.items() if names]
     options = ", ".join(f"{key}={value}" for key, value in graph.options.items())
     return f"as {graph.name} ({options}): {'; '.join(told)}" if told else ""
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(str(name)[:100] for name in names[:_LISTED_AT_MOST])
+    shown = ", ".join(name[:160] for name in names[:_LISTED_AT_MOST])
     more = len(names) - _LISTED_AT_MOST
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _unidentified(checkpoint: Checkpoint, network: str | None, misfits: Sequence[str]) -> str:
     tensors = checkpoint.tensors
-    place = f" in {checkpoint.part!r}" if checkpoint.part else ""
-    found = _listed([f"{name} {array.shape}" for name, array in tensors.items()])
+    place = f" in {checkpoint.part[:80]!r}" if checkpoint.part else ""
+    found = _listed([f"{name!r} {array.shape}" for name, array in tensors.items()])
     lines = [
         f"{checkpoint.path}: the {len(tensors)} tensors{place} are not those of "
         f"{network or 'a network known here'}. Found: {found}."

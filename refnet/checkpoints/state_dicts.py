@@ -108,9 +108,10 @@ def _module_tensors(
     module: Inert, prefix: str, depth: int, visited: list[int]
 ) -> Iterator[tuple[str, PickledTensor]]:
     """(name, tensor) of a module that was not imported, in the order of its state dict."""
-    visited[0] += 1
+    state = [module.state.get(key) for key in ("_parameters", "_buffers", "_modules")]
+    visited[0] += 1 + sum(len(held) for held in state if isinstance(held, dict))
     if depth > _MODULE_LEVELS_AT_MOST or visited[0] > _TENSORS_AT_MOST:
-        raise CheckpointError("the modules in it are nested without end")
+        raise CheckpointError("the modules in it hold each other, or too many tensors")
     transient = module.state.get("_non_persistent_buffers_set")
     left_out = (
         [name for name in transient if isinstance(name, str)]

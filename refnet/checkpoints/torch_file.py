@@ -106,7 +106,7 @@ def read_legacy(data: bytes, allowance: Allowance, *, inert: bool) -> Parts:
     keys = machine.run()
     contents = _legacy_contents(data, machine.position, keys, storages)
 
-    def storage_bytes(key: str) -> bytes:
+    def storage_bytes(key: str) -> memoryview:
         if key not in contents:
             raise CheckpointError(f"storage {key[:40]!r} of a tensor is missing from the file")
         return contents[key]
@@ -156,11 +156,11 @@ def _machine(data: bytes, storages: _Storages, inert: bool) -> PickleMachine:
 
 def _legacy_contents(
     data: bytes, position: int, keys: object, storages: _Storages
-) -> dict[str, bytes]:
+) -> dict[str, memoryview]:
     """The bytes of each storage behind the pickles, which end at `position`."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError("its list of storages is malformed")
-    contents: dict[str, bytes] = {}
+    contents: dict[str, memoryview] = {}
     for key in keys:
         kind = storages.kinds.get(key)
         if kind is None or key in contents:
@@ -174,7 +174,7 @@ def _legacy_contents(
                 f"it is cut off or damaged: storage {key[:40]!r} at byte {position:,} claims "
                 f"{count:,} elements of {kind}, and the file ends at byte {len(data):,}"
             )
-        contents[key] = data[position + 8 : end]
+        contents[key] = memoryview(data)[position + 8 : end]
         position = end
     if position != len(data):
         raise CheckpointError(f"{len(data) - position:,} bytes follow its last storage")
@@ -183,7 +183,7 @@ def _legacy_contents(
 
 def _materialised(
     found: PickledParts,
-    storage_bytes: Callable[[str], bytes],
+    storage_bytes: Callable[[str], bytes | memoryview],
     byte_order: str,
     allowance: Allowance,
 ) -> Parts:

@@ -102,7 +102,7 @@ def _naturals(value: object, what: str) -> tuple[int, ...]:
 
 
 def materialise(
-    tensor: PickledTensor, raw: bytes, byte_order: str, allowance: Allowance, name: str
+    tensor: PickledTensor, raw: bytes | memoryview, byte_order: str, allowance: Allowance, name: str
 ) -> Array:
     """`tensor` as a read-only array of its own, C order, native byte order; bfloat16 as float32.
 
@@ -209,11 +209,11 @@ def _ordered_dict(items: object = ()) -> dict[object, object]:
     return made
 
 
-def _sequence(items: object = ()) -> tuple[object, ...]:
+def _sequence(items: object = ()) -> list[object] | tuple[object, ...]:
     """torch.Size and set: they only stand beside the tensors, or are a tensor's size."""
     if not isinstance(items, list | tuple):
         raise CheckpointError("a set or size is made from something that is not a list")
-    return tuple(items)
+    return items
 
 
 def _described(*arguments: object) -> tuple[object, ...]:

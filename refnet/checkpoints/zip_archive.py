@@ -20,6 +20,7 @@ _TROUBLES = (
     RuntimeError,  # an encrypted member
     ValueError,
 )
+_MEMBERS_AT_MOST = 100_000
 
 
 class Archive:
@@ -28,6 +29,8 @@ class Archive:
     def __init__(self, data: bytes, allowance: Allowance) -> None:
         """Raises CheckpointError where the archive's directory is missing, cut off or ambiguous."""
         self._allowance = allowance
+        if data.count(b"PK\x01\x02") > _MEMBERS_AT_MOST:  # before an object is made for each
+            raise CheckpointError(f"its zip archive has more than {_MEMBERS_AT_MOST:,} members")
         try:
             self._file = zipfile.ZipFile(io.BytesIO(data))
             self._members = {member.filename: member for member in self._file.infolist()}

@@ -79,7 +79,7 @@ def _origin(checkpoint: Checkpoint, taken: Sequence[object]) -> tuple[str, list[
 
 def _told(report: dict[str, Any]) -> str:
     options = " ".join(f"{key}={value}" for key, value in report["options"].items())
-    part = f", part {report['part']}" if report["part"] else ""
+    part = f", part {_plain(report['part'])}" if report["part"] else ""
     return "\n".join(
         [
             f"format   {report['format']}{part}",
@@ -94,7 +94,12 @@ def _told(report: dict[str, Any]) -> str:
 
 def _summary(names: Sequence[str]) -> str:
     counters = sum(name.endswith("num_batches_tracked") for name in names)
-    others = [name for name in names if not name.endswith("num_batches_tracked")]
+    others = [_plain(name) for name in names if not name.endswith("num_batches_tracked")]
     told = [f"{counters} num_batches_tracked"] if counters else []
     told += others[:6] + ([f"{len(others) - 6} more"] if len(others) > 6 else [])
     return ", ".join(told) or "nothing"
+
+
+def _plain(name: str) -> str:
+    """`name` as a terminal may show it: a name out of a file may hold control characters."""
+    return name[:80].encode("unicode_escape").decode()
