@@ -154,7 +154,7 @@ class FaceLandmarker:
         """
         outputs = self.model(self.preprocess(crops))
         landmarks = outputs[-1] if isinstance(outputs, tuple) else outputs
-        return landmarks.reshape(len(crops), -1, 2)
+        return landmarks.reshape(len(crops), landmarks.shape[1] // 2, 2)
 
     def preprocess(self, crops: Array) -> Array:
         """What the network is fed for `crops`: float32 (F, 3, side, side)."""

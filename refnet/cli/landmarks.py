@@ -34,8 +34,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--boxes",
         nargs="+",
-        metavar="X1,Y1,X2,Y2",
-        help="a box for each face, in pixels; without it the whole image is one face",
+        type=float,
+        metavar=("X1 Y1 X2 Y2", "X1 Y1 X2 Y2"),
+        help="the faces' boxes in pixels, four numbers each, which may leave the image; without them "
+        "the whole image is one face",
     )
     parser.add_argument(
         "--margin",
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     if output.resolve() == photo.resolve():
         raise OptionError(f"--output {output} is the photo itself; name another file")
     image = read_image(photo)
-    boxes = [_box(text) for text in arguments.boxes] if arguments.boxes else None
+    boxes = _boxes(arguments.boxes)
     landmarker = FaceLandmarker(
         arguments.network or arguments.weights,
         arguments.weights if arguments.network else None,
@@ -98,11 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _box(text: str) -> list[float]:
-    try:
-        x1, y1, x2, y2 = map(float, text.split(","))
-    except ValueError:
+def _boxes(numbers: list[float] | None) -> list[list[float]] | None:
+    if numbers is None:
+        return None
+    if len(numbers) % 4:
         raise ShapeError(
-            f"a box is X1,Y1,X2,Y2 in pixels, such as 363,134,473,272; got {text!r}"
-        ) from None
-    return [x1, y1, x2, y2]
+            f"--boxes takes four numbers a face, X1 Y1 X2 Y2 in pixels; got {len(numbers)} in all"
+        )
+    return [numbers[i : i + 4] for i in range(0, len(numbers), 4)]

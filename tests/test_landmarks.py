@@ -1,0 +1,190 @@
+"""From boxes to crops to points, and back to image pixels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import refnet
+from refnet.drawing import draw_boxes, draw_landmarks
+from refnet.errors import ImageError, OptionError, ShapeError
+from refnet.landmarks import CLOSED, WFLW_98, FaceLandmarker, cut, square_crop
+from refnet.random_weights import random_weights
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def landmarker() -> FaceLandmarker:
+    graph = refnet.build("pfld-ultralight-slim", width=0.25)
+    return FaceLandmarker("pfld-ultralight-slim", random_weights(graph), width=0.25)
+
+
+def test_groups_cover_the_98_points_once() -> None:
+    assert sorted(i for part in WFLW_98.values() for i in part) == list(range(98))
+    assert set(WFLW_98) >= CLOSED
+
+
+def test_crops_of_the_original_demo(assets: Path) -> None:
+    """The recorded geometry of ten faces at two margins, and the pixels inside."""
+    recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
+    compared = 0
+    for key in recorded:
+        if key.startswith("cropgeom/"):
+            margin = 1.0 if key.endswith("m100") else 1.2
+            got = square_crop(recorded[key.replace("cropgeom", "box")], margin)
+            assert got == tuple(recorded[key]), key
+            compared += 1
+    assert compared == 20
+
+
+def test_real_faces(assets: Path) -> None:
+    """Own crops, resized bilinearly, give the recorded points (of bicubic crops) within 2 % of a side."""
+    pytest.importorskip("onnx")
+    recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
+    file = assets / "pfld/onnx/PFLD_GhostOne_112_1_opt_sim.onnx"
+    landmarker = FaceLandmarker(file)
+    for photo, faces in (("duo", 2), ("duo2", 2), ("persons", 6)):
+        image = refnet.read_image(assets / f"pfld/test_imgs/{photo}.jpg")
+        boxes = [recorded[f"box/{photo}/{i}/m100"] for i in range(faces)]
+        landmarks = landmarker.predict(image, boxes)
+        assert landmarks.points.shape == (faces, 98, 2)
+        for i in range(faces):
+            want = recorded[f"out/{photo}/{i}/m100/bgr/GhostOne"].reshape(98, 2)
+            fractions = (landmarks.points[i] - landmarks.crops[i, :2]) / landmarks.crops[i, 2]
+            assert np.abs(fractions - want).mean() < 0.01
+            assert np.abs(fractions - want).max() < 0.04
+
+
+@given(
+    x=st.integers(-60, 130),
+    y=st.integers(-60, 100),
+    width=st.integers(1, 80),
+    height=st.integers(1, 80),
+)
+def test_cut_is_the_image_inside_and_black_outside(x: int, y: int, width: int, height: int) -> None:
+    x0, y0, side = square_crop(np.array([x, y, x + width, y + height], np.float32))
+    assert side == max(width, height)
+    region = cut(IMAGE, (x0, y0, side), side)
+    padded = np.pad(IMAGE, ((200, 200), (200, 200), (0, 0)))
+    np.testing.assert_array_equal(
+        region, padded[200 + y0 : 200 + y0 + side, 200 + x0 : 200 + x0 + side]
+    )
+
+
+def test_points_map_back_by_origin_and_side(landmarker: FaceLandmarker) -> None:
+    """A picture shifted by whole pixels moves its points by as many, border or not."""
+    wide = np.pad(IMAGE, ((40, 0), (25, 0), (0, 0)))
+    boxes = np.array([[-10, 5, 60, 95], [70, 30, 119, 70]], np.float32)
+    here, there = (
+        landmarker.predict(IMAGE, boxes),
+        landmarker.predict(wide, boxes + np.array([25, 40, 25, 40])),
+    )
+    np.testing.assert_allclose(
+        there.points - here.points, np.broadcast_to([25, 40], (2, 98, 2)), atol=1e-4
+    )
+    crop = here.crops[0]
+    fractions = landmarker.predict_crops(cut(IMAGE, crop, 112)[None])[0]
+    np.testing.assert_allclose(here.points[0], crop[:2] + fractions * crop[2], atol=1e-4)
+
+
+def test_faces_in_one_call_are_faces_one_by_one(landmarker: FaceLandmarker) -> None:
+    boxes = np.array([[0, 0, 50, 50], [30, 20, 100, 80], [-5, -5, 20, 40]], np.float32)
+    together = landmarker.predict(IMAGE, boxes)
+    for i, box in enumerate(boxes):
+        np.testing.assert_allclose(
+            landmarker.predict(IMAGE, box).points[0], together.points[i], atol=1e-4
+        )
+
+
+def test_without_boxes_the_image_is_the_face(landmarker: FaceLandmarker) -> None:
+    landmarks = landmarker.predict(IMAGE)
+    assert landmarks.crops.tolist() == [[0, -15, 120]]
+    assert len(landmarks) == 1
+
+
+def test_no_faces(landmarker: FaceLandmarker) -> None:
+    landmarks = landmarker.predict(IMAGE, [])
+    assert landmarks.points.shape == (0, 98, 2)
+    assert landmarks.to_dict() == []
+    np.testing.assert_array_equal(draw_landmarks(IMAGE, landmarks), IMAGE)
+
+
+def test_channel_orders(landmarker: FaceLandmarker) -> None:
+    """rgb= says what the image is; channel_order says what the network wants."""
+    rgb = np.ascontiguousarray(IMAGE[:, :, ::-1])
+    want = landmarker.predict(IMAGE).points
+    np.testing.assert_array_equal(landmarker.predict(rgb, rgb=True).points, want)
+    other = FaceLandmarker(landmarker.model, channel_order="rgb")
+    np.testing.assert_array_equal(other.predict(rgb).points, want)
+    assert np.abs(other.predict(IMAGE).points - want).max() > 0.01
+
+
+def test_scaling_is_the_networks() -> None:
+    crops = np.array([0, 128, 255], np.uint8).repeat(3).reshape(3, 1, 1, 3)
+    for name, expected in (("pfld", [-1, 0.00392157, 1]), ("pfld-polaris", [0, 0.50196078, 1])):
+        landmarker = FaceLandmarker(
+            name, random_weights(refnet.build(name, width=0.25)), width=0.25
+        )
+        np.testing.assert_allclose(landmarker.preprocess(crops)[:, 0, 0, 0], expected, atol=1e-6)
+
+
+def test_dictionaries(landmarker: FaceLandmarker) -> None:
+    landmarks = landmarker.predict(IMAGE, [10, 20, 60, 90])
+    (face,) = landmarks.to_dict()
+    assert face["box"] == [10, 20, 60, 90]
+    assert face["crop"] == {"x": 0, "y": 20, "side": 70}
+    np.testing.assert_allclose(face["points"], landmarks.points[0], atol=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "says"),
+    [
+        ([1, 2, 3], r"\(F, 4\)"),
+        ([[1, 2, 3, 4, 5]], r"\(F, 4\)"),
+        ([10, 10, 10, 20], "x2 > x1"),
+        ([20, 20, 10, 30], r"\[20.0, 20.0, 10.0, 30.0\]"),
+        ([0, 0, float("nan"), 5], "NaN"),
+        ("all", "numbers"),
+        ([0, 0, 1e6, 1e6], "pixels of this image"),
+    ],
+)
+def test_wrong_boxes(landmarker: FaceLandmarker, boxes: Any, says: str) -> None:
+    with pytest.raises(ShapeError, match=says):
+        landmarker.predict(IMAGE, boxes)
+
+
+def test_wrong_arguments(landmarker: FaceLandmarker) -> None:
+    with pytest.raises(ImageError):
+        landmarker.predict(IMAGE[:, :, 0])
+    with pytest.raises(OptionError, match="margin"):
+        FaceLandmarker(landmarker.model, margin=0)
+    with pytest.raises(OptionError, match="channel_order"):
+        FaceLandmarker(landmarker.model, channel_order="gbr")
+    tinynet = refnet.load("tinynet", random_weights(refnet.build("tinynet")))
+    with pytest.raises(OptionError, match="tinynet finds no landmarks"):
+        FaceLandmarker(tinynet)
+
+
+def test_drawing_leaves_the_image_and_marks_the_points(landmarker: FaceLandmarker) -> None:
+    before = IMAGE.copy()
+    big = np.zeros((900, 1200, 3), np.uint8)
+    points = np.random.default_rng(1).uniform(50, 850, (1, 98, 2)).astype(np.float32)
+    landmarks = refnet.Landmarks(points, np.array([[0, 0, 900, 900.0]]), np.array([[0, 0, 900]]))
+    drawn = draw_landmarks(big, landmarks)
+    assert not big.any()
+    for x, y in points[0]:
+        assert drawn[round(float(y)), round(float(x))].min() > 200  # a white dot on every point
+    boxed = draw_boxes(IMAGE, np.array([[10, 10, 60, 60.0], [-50, -50, 400, 400]]), ["face 0.99"])
+    assert (boxed != IMAGE).any()
+    np.testing.assert_array_equal(IMAGE, before)
+
+
+def test_drawing_points_far_outside(landmarker: FaceLandmarker) -> None:
+    """Points that left the image by far draw nothing and overflow nothing."""
+    points = np.full((1, 98, 2), 1e12, np.float32)
+    landmarks = refnet.Landmarks(points, np.zeros((1, 4)), np.array([[0, 0, 50]]))
+    np.testing.assert_array_equal(draw_landmarks(IMAGE, landmarks), IMAGE)
