@@ -1,0 +1,440 @@
+"""Detection: real networks against reference detections, and the properties that decoding must have."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refnet
+import refnet.media
+from refnet.decoding import Candidates, basketnet_priors, decode_branch, geometry
+from refnet.detection import USUAL, Detections, FaceDetector
+from refnet.errors import ImageError, OptionError
+from refnet.graph import Graph
+from refnet.model import Model
+from refnet.random_weights import random_weights
+from refnet.tiling import tiles
+
+FILES = {
+    "head17": ("lffd-head", "head_10_160_17L_4scales_v1_iter_800000"),
+    "lp16": ("lffd-plate", "lp_64_512_16L_3scales_v1_iter_1000000"),
+    "lp16s": ("lffd-plate-small", "lp_64_512_16L_3scales_v1_small_iter_1000000"),
+}
+#: Runs of reference_detections.json: of each network, each folder and each scale. The environment
+#: variable REFNET_ALL_RUNS=1 runs all 67.
+SPREAD = (0, 7, 10, 23, 46, 50, 53, 54, 55, 61, 63, 64, 65, 66)
+RUNS = range(67) if os.environ.get("REFNET_ALL_RUNS") else SPREAD
+
+# 0 in the JSON file's four decimals is anything up to half of the last one.
+ROUNDING = 0.5e-4
+
+
+@cache
+def runs(assets: Path) -> Any:
+    return json.loads((assets / "lffd/reference_detections.json").read_text())["runs"]
+
+
+@cache
+def real(assets: Path, name: str) -> Model:
+    network, file = FILES[name]
+    return refnet.load(network, assets / f"lffd/weights/{file}.params", backend="numpy")
+
+
+@cache
+def seeded(name: str, **options: Any) -> Model:
+    graph = refnet.build(name, **options)
+    return Model(graph, box_weights(graph), backend="numpy")
+
+
+def box_weights(graph: Graph) -> dict[str, np.ndarray]:
+    """Seeded weights whose boxes mostly have their corners in order, of about the branch's size."""
+    weights = random_weights(graph, seed=3)
+    for key, weight in weights.items():
+        if key.endswith(("_3_bbox.bias", "locations.2.bias")):
+            weights[key] = weight + f32([0.8, 0.8, -0.8, -0.8])
+    return weights
+
+
+def detector(assets: Path, run: Any) -> FaceDetector:
+    return FaceDetector(
+        real(assets, run["model"]),
+        threshold=run["score_threshold"],
+        nms_threshold=run["nms_threshold"],
+        top_k=run["top_k"],
+        resize_scale=run["resize_scale"],
+    )
+
+
+def pixels(assets: Path, run: Any) -> np.ndarray:
+    image = refnet.media.read_image(assets / "lffd" / run["image"])
+    digest = hashlib.sha256(image.tobytes()).hexdigest()
+    if digest != run["decoded_sha256"]:
+        pytest.skip("this OpenCV decodes the JPEG to other pixels than the reference's")
+    return image
+
+
+def f32(values: Any) -> np.ndarray:
+    return np.asarray(values, np.float32)
+
+
+def box_error(found: Detections, run: Any) -> float:
+    """Largest distance of an edge from the reference; infinite where the count differs."""
+    expected = np.array(run["boxes"])
+    if len(found) != len(expected):
+        return float("inf")
+    return float(np.abs(found.boxes - expected[:, :4]).max())
+
+
+@pytest.mark.parametrize("index", RUNS)
+def test_equals_the_reference_detections(assets: Path, index: int) -> None:
+    run = runs(assets)[index]
+    found = detector(assets, run).detect(pixels(assets, run))
+    assert box_error(found, run) < 0.01
+    scores = np.array(run["boxes"])[:, 4]
+    assert np.abs(found.scores - scores).max() < 1e-5 + ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("name", "image"), [("head17", "045346"), ("lp16", "manys"), ("lp16s", "manys")]
+)
+def test_scores_equal_the_golden_maps(assets: Path, name: str, image: str) -> None:
+    """The stored maps, decoded and suppressed, against the detector on the stored pixels."""
+    golden = np.load(assets / f"lffd/golden/{name}_{image}.npz")
+    run = next(r for r in runs(assets) if r["model"] == name and image in r["image"])
+    finder = detector(assets, run)
+    maps = sorted(key for key in golden.files if "score" in key)
+    boxes = sorted(key for key in golden.files if "bbox" in key)
+    parts = [
+        decode_branch(branch, np.squeeze(golden[s]), np.squeeze(golden[b]), finder.threshold)
+        for branch, s, b in zip(finder.branches, maps, boxes, strict=True)
+    ]
+    assert [len(p.scores) for p in parts] == run["candidates_per_branch"]
+    (image_key,) = (key for key in golden.files if golden[key].dtype == np.uint8)
+    expected = finder._suppressed(Candidates.joined(parts), golden[image_key].shape)
+    found = finder.detect(golden[image_key])
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=0.01)
+    assert box_error(expected, run) < 0.01
+
+
+def test_half_the_receptive_field_is_the_wrong_norm(assets: Path) -> None:
+    run = runs(assets)[10]
+    finder = detector(assets, run)
+    finder.branches = tuple(replace(b, norm=b.receptive_field / 2) for b in finder.branches)
+    assert box_error(finder.detect(pixels(assets, run)), run) > 1
+
+
+def test_red_first_lowers_the_mean_score(assets: Path) -> None:
+    """The networks are trained on B, G, R: fed R, G, B they are less sure."""
+    right, wrong = [], []
+    for index in (2, 7):
+        run = runs(assets)[index]
+        finder, image = detector(assets, run), pixels(assets, run)
+        found, swapped = finder.detect(image), finder.detect(image, rgb=True)
+        assert box_error(swapped, run) > 0.01
+        right.append(found.scores)
+        wrong.append(swapped.scores)
+    assert np.concatenate(wrong).mean() < np.concatenate(right).mean() - 0.01
+
+
+# name, then per branch: stride, centre, receptive field, K (spec of the official configurations)
+GEOMETRY = {
+    "lffd-face-v1": [
+        *((4, 3, 55, 7.5), (4, 3, 71, 10), (8, 7, 111, 20), (8, 7, 143, 35)),
+        *((16, 15, 223, 55), (32, 31, 383, 125), (32, 31, 511, 200), (32, 31, 639, 280)),
+    ],
+    "lffd-face-v2": [
+        *((4, 3, 55, 10), (8, 7, 95, 20), (16, 15, 175, 40), (32, 31, 335, 80)),
+        (64, 63, 655, 160),
+    ],
+    "lffd-head": [(4, 3, 55, 10), (8, 7, 95, 20), (16, 15, 175, 40), (32, 31, 335, 80)],
+    "lffd-pedestrian": [
+        *((8, 7, 143, 30), (16, 15, 223, 50), (32, 31, 383, 90), (64, 63, 703, 160)),
+    ],
+    "lffd-plate": [(16, 15, 223, 64), (32, 31, 383, 128), (64, 63, 703, 256)],
+    "lffd-plate-small": [(16, 15, 223, 64), (32, 31, 383, 128), (64, 63, 703, 256)],
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_branches_sit_where_the_official_tables_say(name: str) -> None:
+    found = [(b.stride, b.centre, b.receptive_field, b.norm) for b in geometry(refnet.build(name))]
+    assert found == GEOMETRY[name]
+
+
+def image_of(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Noise with structure at several sizes, so that scores differ from place to place."""
+    generator = np.random.default_rng(seed)
+    image = np.zeros((height, width, 3))
+    for size in (1, 8, 32):
+        coarse = generator.uniform(0, 85, (-(-height // size), -(-width // size), 3))
+        image += coarse.repeat(size, axis=0).repeat(size, axis=1)[:height, :width]
+    return image.astype(np.uint8)
+
+
+def median_threshold(model: Model, image: np.ndarray) -> float:
+    """A threshold that a few hundred units of the network pass on `image`."""
+    outputs = model(image.transpose(2, 0, 1)[None].astype(np.float32))
+    scores = np.concatenate([output.ravel() for output in outputs[::2]])
+    return float(np.sort(scores)[-min(300, len(scores) // 2)])
+
+
+def same(found: Detections, expected: Detections, atol: float = 0.01) -> None:
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "tile"),
+    [
+        ("lffd-plate-small", (800, 810), 767),
+        ("lffd-head", (240, 430), 400),
+    ],
+)
+def test_tiles_give_what_the_whole_image_gives(
+    name: str, shape: tuple[int, int], tile: int
+) -> None:
+    """Everywhere, seams included: no unit is missing, doubled or touched by a seam's padding."""
+    image, model = image_of(*shape), seeded(name)
+    finder = FaceDetector(model, threshold=median_threshold(model, image), nms=None)
+    assert len(tiles(shape, tile, finder.branches)) > 1
+    whole, tiled = finder.detect(image), finder.detect(image, tile=tile)
+    by_place = [np.lexsort(np.round(d.boxes, 1).T) for d in (whole, tiled)]
+    same(tiled[by_place[1]], whole[by_place[0]])
+
+
+def test_tiles_of_real_heads(assets: Path) -> None:
+    run = runs(assets)[10]
+    found = detector(assets, run).detect(pixels(assets, run), tile=400)
+    assert box_error(found, run) < 0.01
+
+
+@pytest.mark.parametrize("name", ["lffd-face-v1", "lffd-pedestrian", "lffd-plate"])
+@pytest.mark.parametrize("size", [1000, 2047, 2048, 5001])
+def test_every_unit_has_one_owner(name: str, size: int) -> None:
+    branches = geometry(refnet.build(name))
+    owners = [np.zeros((size + 1) // b.stride - 1, int) for b in branches]
+    for tile in tiles((size, 128), 900, branches):
+        for branch, owner, (rows, _) in zip(branches, owners, tile.owned, strict=True):
+            shift = tile.rows.start // branch.stride
+            owner[rows.start + shift : rows.stop + shift] += 1
+    assert all((owner == 1).all() for owner in owners)
+
+
+def test_a_tile_must_hold_a_receptive_field() -> None:
+    with pytest.raises(OptionError, match="use at least 366"):
+        FaceDetector(seeded("lffd-head")).detect(image_of(400, 400), tile=350)
+
+
+def mirror_symmetric(name: str) -> Model:
+    """Weights under which flipping the input flips the maps and swaps left and right distances."""
+    graph = refnet.build(name)
+    weights = box_weights(graph)
+    for key, weight in weights.items():
+        if weight.ndim == 4:
+            weights[key] = (weight + weight[..., ::-1]) / 2
+        if "_3_bbox" in key:
+            weights[key][2] = -weights[key][0]
+    return Model(graph, weights, backend="numpy")
+
+
+@pytest.mark.parametrize("nms", ["lower-area", "iou"])
+def test_a_flipped_image_has_flipped_detections(nms: str) -> None:
+    """At 639 pixels the units of strides up to 64 lie symmetric about the middle."""
+    image, model = image_of(319, 639), mirror_symmetric("lffd-plate-small")
+    finder = FaceDetector(model, threshold=median_threshold(model, image), nms=nms, clip=False)
+    found, flipped = finder.detect(image), finder.detect(np.ascontiguousarray(image[:, ::-1]))
+    mirrored = flipped.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + f32([638, 0, 638, 0])
+    same(replace(flipped, boxes=mirrored), found, atol=1)
+
+
+def test_a_batch_gives_what_single_images_give() -> None:
+    images = [
+        image_of(130, 150, 1),
+        image_of(140, 150, 2),
+        *(image_of(130, 150, s) for s in (3, 4)),
+    ]
+    model = seeded("lffd-head")
+    finder = FaceDetector(model, threshold=median_threshold(model, images[0]))
+    for found, image in zip(finder.detect_batch(images, batch_size=2), images, strict=True):
+        same(found, finder.detect(image))
+    assert finder.detect_batch([]) == []
+
+
+def test_small_images_are_enlarged_to_the_minimum_side() -> None:
+    model = seeded("lffd-head")
+    small = image_of(64, 100)
+    finder = FaceDetector(model, threshold=0.1)
+    scaled = FaceDetector(model, threshold=0.1, resize_scale=2.0)
+    same(finder.detect(small), scaled.detect(small))
+    tiny = finder.detect(np.full((1, 1, 3), 128, np.uint8))
+    assert (tiny.boxes >= 0).all() and (tiny.boxes <= 1).all()
+
+
+def test_a_sliver_that_would_fill_memory_is_refused() -> None:
+    with pytest.raises(ImageError, match="smaller resize_scale"):
+        FaceDetector(seeded("lffd-head")).detect(np.zeros((1, 30000, 3), np.uint8))
+
+
+def test_a_pyramid_joins_its_scales() -> None:
+    image, model = image_of(200, 260), seeded("lffd-head")
+    threshold = median_threshold(model, image)
+    counts = [
+        len(FaceDetector(model, threshold=threshold, nms=None, resize_scale=s).detect(image))
+        for s in (1.0, 2.0, (1.0, 2.0))
+    ]
+    assert counts[2] == counts[0] + counts[1] > counts[0] > 0
+
+
+def test_boxes_are_clipped_on_request_as_the_official_code_does() -> None:
+    image, model = image_of(200, 260), seeded("lffd-plate-small")
+    options: dict[str, Any] = {"threshold": median_threshold(model, image), "nms": None}
+    free = FaceDetector(model, clip=False, **options).detect(image)
+    cut = FaceDetector(model, **options).detect(image)
+    assert (free.boxes[:, :2] < 0).any()
+    assert (cut.boxes[:, :2] >= 0).all()
+    assert (cut.boxes[:, 2] <= 260).all() and (cut.boxes[:, 3] <= 200).all()
+    inside = free.clip(image.shape).boxes
+    assert inside.min() >= 0 and (inside <= [260, 200, 260, 200]).all()
+
+
+def test_branches_can_be_left_out() -> None:
+    image, model = image_of(200, 260), seeded("lffd-head")
+    options: dict[str, Any] = {"threshold": median_threshold(model, image), "nms": None}
+    everything = FaceDetector(model, **options).detect(image)
+    some = FaceDetector(model, skip_branches=[0], **options).detect(image)
+    only = FaceDetector(model, skip_branches=[1, 2, 3], **options).detect(image)
+    assert len(some) + len(only) == len(everything) and len(only) > 0
+
+
+def test_nothing_found_is_an_empty_result() -> None:
+    found = FaceDetector(seeded("lffd-head"), threshold=0.999).detect(image_of(130, 130))
+    assert (len(found), found.boxes.shape, found.to_dict()) == (0, (0, 4), [])
+    assert found.boxes.dtype == found.scores.dtype == np.float32
+
+
+def test_pil_images_and_red_first_arrays_are_the_same_image() -> None:
+    pil = pytest.importorskip("PIL.Image")
+    image, model = image_of(130, 150), seeded("lffd-head")
+    finder = FaceDetector(model, threshold=median_threshold(model, image))
+    red_first = np.ascontiguousarray(image[:, :, ::-1])
+    same(finder.detect(red_first, rgb=True), finder.detect(image), atol=0)
+    same(finder.detect(pil.fromarray(red_first)), finder.detect(image), atol=0)
+
+
+def test_detections_are_indexed_and_iterated() -> None:
+    boxes = f32([[0, 0, 4, 4], [1, 1, 9, 9], [2, 2, 5, 6]])
+    found = Detections(boxes, f32([0.9, 0.8, 0.7]), np.array([0, 0, 0]), ("head",))
+    assert found[1].to_dict() == [{"class": "head", "score": 0.8, "box": [1.0, 1.0, 9.0, 9.0]}]
+    assert len(found[found.scores > 0.75]) == 2 and len(found[:1]) == 1
+    assert [(round(score, 1), name) for _, score, name in found] == [
+        *((0.9, "head"), (0.8, "head"), (0.7, "head")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FaceDetector(seeded("tinynet")), "detects nothing"),
+        (lambda: FaceDetector(seeded("lffd-head"), threshold=1.5), "threshold lies in"),
+        (lambda: FaceDetector(seeded("lffd-head"), nms="soft"), "lower-area"),
+        (lambda: FaceDetector(seeded("lffd-head"), resize_scale=0), "positive factor"),
+        (lambda: FaceDetector(seeded("lffd-head"), resize_scale=[]), "positive factor"),
+        (lambda: FaceDetector(seeded("lffd-head"), skip_branches=[4]), "branches 0 to 3"),
+        (lambda: FaceDetector(seeded("lffd-head"), top_k=0), "top_k"),
+        (lambda: FaceDetector(seeded("basketnet"), resize_scale=2), "stretches"),
+    ],
+)
+def test_wrong_settings_are_named(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_every_detector_has_usual_settings() -> None:
+    detectors = {n for n in refnet.networks() if n.startswith("lffd") or n == "basketnet"}
+    assert set(USUAL) == detectors
+
+
+def test_basketnet_priors() -> None:
+    """The first unit of each branch, by hand, and the number of units at 640."""
+    priors = basketnet_priors(refnet.build("basketnet"))
+    assert priors.shape == (65648, 3) and priors.dtype == np.float32
+    at = 0
+    for stride, units, upper in [
+        *((4, 159, 15), (4, 159, 20), (8, 79, 40), (8, 79, 70)),
+        *((16, 39, 110), (32, 19, 250), (32, 19, 400), (32, 19, 560)),
+    ]:
+        np.testing.assert_allclose(priors[at] * 640, [stride / 2, stride / 2, upper / 2], 1e-6)
+        below = priors[at + units] * 640
+        np.testing.assert_allclose(below, [stride / 2, stride * 1.5, upper / 2], 1e-6)
+        at += units * units
+    assert at == len(priors)
+    with pytest.raises(OptionError, match="square"):
+        basketnet_priors(refnet.build("basketnet", input_size=(480, 640)))
+
+
+def test_basketnet_against_its_own_steps() -> None:
+    """Input, softmax, decoding and the per-class loop, written out, for outputs of both classes."""
+    cv2 = pytest.importorskip("cv2")
+    image, generator = image_of(200, 300), np.random.default_rng(0)
+    finder = FaceDetector(seeded("basketnet", input_size=320))
+    priors, graph, fed = finder.priors, finder.model.graph, []
+    logits = generator.normal(0, 2, (1, len(priors), 3)).astype(np.float32)
+    logits[..., 0] += 7.5  # most cells are background
+    locations = generator.uniform(0.3, 1, (1, len(priors), 4)).astype(np.float32)
+    locations *= f32([1, 1, -1, -1])
+
+    class Network:
+        def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            fed.append(x)
+            return logits, locations
+
+    network: Any = Network()
+    network.graph = graph
+    finder.model = network
+    found = finder.detect(image)
+
+    x = cv2.resize(image, (320, 320))[:, :, ::-1].transpose(2, 0, 1)[None]
+    np.testing.assert_allclose(fed[0], x / 255.0, rtol=1e-6)
+    p = np.exp(logits[0].astype(float))
+    p /= p.sum(axis=1, keepdims=True)
+    expected = []
+    for label in (0, 1):
+        cells = [i for i in range(len(p)) if p[i, label + 1] > 0.8]
+        kept: list[np.ndarray] = []
+        for i in sorted(cells, key=lambda i: -p[i, label + 1]):
+            (cx, cy, k), d = priors[i], locations[0, i]
+            box = np.array([cx - d[0] * k, cy - d[1] * k, cx - d[2] * k, cy - d[3] * k])
+            box = np.clip(box * [300, 200, 300, 200], 0, [300, 200, 300, 200])
+            if all(inclusive_iou(box, other) < 0.1 for other in kept):
+                kept.append(box)
+                expected.append((p[i, label + 1], label, box))
+    expected.sort(key=lambda row: -row[0])
+    assert found.classes == ("basketball", "volleyball")
+    assert found.labels.tolist() == [label for _, label, _ in expected]
+    assert set(found.labels.tolist()) == {0, 1}
+    np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], rtol=1e-5)
+    np.testing.assert_allclose(found.boxes, [box for _, _, box in expected], atol=0.01)
+
+
+def test_a_batch_of_balls() -> None:
+    images = [image_of(200, 300, seed) for seed in (1, 2)]
+    finder = FaceDetector(seeded("basketnet", input_size=160), threshold=0.3)
+    for found, image in zip(finder.detect_batch(images), images, strict=True):
+        same(found, finder.detect(image))
+
+
+def inclusive_iou(a: np.ndarray, b: np.ndarray) -> float:
+    w = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    h = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    shared = max(w, 0) * max(h, 0)
+    areas = sum((x[2] - x[0] + 1) * (x[3] - x[1] + 1) for x in (a, b))
+    return float(shared / (areas - shared))
