@@ -270,7 +270,7 @@ def test_torch_views_parameters_and_extras(tmp_path: Path, zipped: bool, protoco
     torch.save(saved, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     checkpoint = read(path)
     assert checkpoint.part == "state_dict"
-    expected = {n: t.detach().numpy() for n, t in saved["state_dict"].items()}  # type: ignore[attr-defined]
+    expected = {n: t.detach().numpy() for n, t in saved["state_dict"].items()}
     assert_same(checkpoint.tensors, expected)
     assert checkpoint.tensors["tied"] is checkpoint.tensors["tied too"]
 
