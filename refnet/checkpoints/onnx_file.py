@@ -59,22 +59,37 @@ def read_onnx(data: bytes) -> tuple[dict[str, Array], tuple[Layer, ...], dict[st
     except DecodeError as error:
         raise CheckpointError("its ONNX protobuf is cut off or damaged") from error
     graph = model.graph
-    protos = {proto.name: proto for proto in graph.initializer}
+    nodes = [_checked(node) for node in graph.node]
+    protos = {_text(proto.name): proto for proto in graph.initializer}
     aliases: dict[str, str] = {}
-    for node in graph.node:
+    for node in nodes:
         if node.op_type == "Identity" and len(node.input) == 1 and len(node.output) == 1:
             aliases[node.output[0]] = aliases.get(node.input[0], node.input[0])
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value" and len(node.output) == 1:
                 protos[node.output[0]] = attribute.t
     tensors = {name: _tensor(proto, name) for name, proto in protos.items()}
-    layers = [layer for node in graph.node if (layer := _layer(node, tensors, aliases)) is not None]
-    operators = Counter(node.op_type for node in graph.node)
+    layers = [layer for node in nodes if (layer := _layer(node, tensors, aliases)) is not None]
+    operators = Counter(node.op_type for node in nodes)
     metadata = {
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "producer": f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
         "operators": " ".join(f"{op}={count}" for op, count in sorted(operators.items())),
     }
     return tensors, tuple(layers), metadata
+
+
+def _text(value: object) -> str:
+    """`value`, which protobuf gives as bytes where it is not UTF-8."""
+    if not isinstance(value, str):
+        raise CheckpointError("a name in its ONNX graph is not text. The file is damaged.")
+    return value
+
+
+def _checked(node: Any) -> Any:
+    """`node`, if all its names are text."""
+    for name in (node.op_type, node.name, *node.input, *node.output):
+        _text(name)
+    return node
 
 
 def _layer(node: Any, tensors: dict[str, Array], aliases: dict[str, str]) -> Layer | None:

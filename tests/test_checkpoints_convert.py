@@ -1,0 +1,98 @@
+"""`refnet convert` prints what it recognised, writes a file that loads by itself, and guards files."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import refnet
+from refnet import OptionError, RefnetError, WeightsError
+from refnet.checkpoints import read
+from refnet.cli import convert
+from tests import checkpoint_files as files
+
+
+def converted(*words: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    convert.add_parser(parser.add_subparsers())
+    return convert.run(parser.parse_args(["convert", *map(str, words)]))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A PyTorch file of the training form of pfld at width 0.25, counters included, in a wrapper."""
+    random = np.random.default_rng(0)
+    state = {
+        name: np.ones(1, np.float32).reshape(())
+        if name.endswith("tracked")
+        else random.standard_normal(shape, np.float32)
+        for name, shape in refnet.build("pfld", width=0.25).state_dict.items()
+    }
+    raw = {str(i): array.tobytes() for i, array in enumerate(state.values())}
+    path = tmp_path / "trained.pth"
+    path.write_bytes(files.torch_zip(files.mapping({"net": files.state_dict(state)}), raw))
+    return path
+
+
+def test_what_is_printed_and_written(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.safetensors"
+    assert converted(source, output) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [
+        "format   torch zip, part net",
+        "network  pfld",
+        "options  width=0.25 input_size=112 landmarks=98 form=training",
+        "tensors  213",
+        "ignored  42 num_batches_tracked",
+        f"wrote    {output} ({output.stat().st_size:,} bytes)",
+    ]
+    model = refnet.load(output)
+    assert model.graph.name == "pfld" and model.graph.options["width"] == 0.25
+    assert not any(name.endswith("tracked") for name in read(output).tensors)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "trained.pth"]
+
+
+def test_json(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    converted(source, tmp_path / "out.safetensors", "--json", "--network", "pfld")
+    report = json.loads(capsys.readouterr().out)
+    assert report["network"] == "pfld" and report["part"] == "net"
+    assert report["tensors"] == 213 and len(report["ignored"]) == 42
+
+
+def test_an_existing_file_is_kept_without_force(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    output.write_bytes(b"precious")
+    with pytest.raises(WeightsError, match="exists; pass --force"):
+        converted(source, output)
+    assert output.read_bytes() == b"precious"
+    assert converted(source, output, "--force") == 0
+    assert refnet.load(output).graph.name == "pfld"
+
+
+def test_a_failed_conversion_writes_nothing(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    calls: list[tuple[type[RefnetError], list[str | Path]]] = [
+        (WeightsError, [tmp_path / "absent.pth", output]),
+        (WeightsError, [source, tmp_path / "out.pth"]),
+        (WeightsError, [source, output, "--network", "tinynet"]),
+        (WeightsError, [source, output, "--option", "landmarks=68", "--network", "pfld"]),
+        (OptionError, [source, output, "--option", "width"]),
+        (OptionError, [source, output, "--option", "wdith=1", "--network", "pfld"]),
+        (WeightsError, [source, output, "--part", "nothing"]),
+    ]
+    for error, words in calls:
+        with pytest.raises(error):
+            converted(*words)
+    assert [path.name for path in tmp_path.iterdir()] == ["trained.pth"]
+
+
+def test_options_that_cannot_be_told(assets: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    trained = assets / "checkpoints/pfld_polaris_half_17points.pth.tar"
+    assert converted(trained, output, "--option", "activation=relu6") == 0
+    options = refnet.load(output).graph.options
+    assert options["activation"] == "relu6" and options["bn8"] == "applied"
