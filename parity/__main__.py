@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backend", choices=("numpy", "numba"), default="numpy")
     p.add_argument("--quick", action="store_true", help="small sizes and widths, one image")
     p.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
-    p.add_argument("--threads", type=int, default=2, help="threads that torch may use (2)")
+    p.add_argument("--threads", type=int, default=1, help="threads that torch may use (1)")
     return p
 
 

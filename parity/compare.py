@@ -25,7 +25,7 @@ TOLERANCES = {("numpy", "float64"): 1e-10, ("numpy", "float32"): 1e-5, ("numba",
 WINOGRAD_TOLERANCE = 2e-4
 
 #: Makes weights of networks with ReLU6 so large that some units of most layers reach 6.
-RELU6_GAIN = 1.25
+RELU6_GAIN = 1.2
 
 
 @dataclass(frozen=True)
