@@ -1,0 +1,101 @@
+"""A field as light on the image that it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from refnet.effective_receptive_field import EffectiveReceptiveField
+from refnet.figures.style import (
+    LOOKS,
+    NIGHT,
+    OBJECTS,
+    SEES,
+    even,
+    glow,
+    key,
+    lit,
+    new_figure,
+    outline_field,
+    pixels,
+    placed,
+)
+from refnet.ops import Array, Pair
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def heat_map(
+    field: EffectiveReceptiveField,
+    *,
+    image: Array | None = None,
+    objects: Pair | None = None,
+    title: str | None = None,
+) -> Figure:
+    """The field with its theoretical box, its two-sigma ellipse and the range of object sizes.
+
+    Args:
+        image: uint8 (H, W, 3) BGR, the one that the field's unit belongs to; drawn behind.
+        objects: (lower, upper) in pixels, drawn to scale around the unit's centre.
+
+    Raises:
+        DependencyError: matplotlib is absent.
+    """
+    return comparison({title or _title(field): field}, image=image, objects=objects)
+
+
+def comparison(
+    fields: Mapping[str, EffectiveReceptiveField],
+    *,
+    image: Array | None = None,
+    objects: Pair | None = None,
+) -> Figure:
+    """Several fields of one unit beside each other, such as before and after training: {title: field}.
+
+    All are drawn to one scale. `image` and `objects` are those of `heat_map`.
+
+    Raises:
+        DependencyError: matplotlib is absent.
+    """
+    figure = new_figure(1.1 + 4.7 * len(fields), 5.7)
+    panels = figure.subplots(1, len(fields), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (title, field) in zip(panels, fields.items(), strict=True):
+        _draw(axes, field, image)
+        outline_field(axes, field, objects)
+        width = pixels(field.two_sigma)
+        axes.set_title(title if len(fields) == 1 else f"{title}: {width}", fontsize=13)
+        axes.set_xlabel("column, px")
+    panels[0].set_ylabel("row, px")
+    first = next(iter(fields.values()))
+    looks = f"looks at {pixels(first.two_sigma)} (2σ)" if len(fields) == 1 else "looks at (2σ)"
+    entries = [(SEES, f"sees {pixels(first.map.shape)}"), (LOOKS, looks)]
+    if objects is not None:
+        entries.append((OBJECTS, f"looks for {objects[0]} to {objects[1]} px"))
+    key(figure, entries)
+    return figure
+
+
+def _title(field: EffectiveReceptiveField) -> str:
+    return f"{field.network}, {field.output}: one unit"
+
+
+def _draw(axes: Axes, field: EffectiveReceptiveField, image: Array | None) -> None:
+    """The image and, on it, the field; as much of the plane as either covers."""
+    rows, columns = field.map.shape
+    top, left = field.origin
+    bottom, right = top + rows, left + columns
+    axes.set_facecolor(NIGHT)
+    if image is not None:
+        height, width = image.shape[:2]
+        light = placed(even(field), field.origin, image.shape)
+        axes.imshow(lit(image, light), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        top, left, bottom, right = min(top, 0), min(left, 0), max(bottom, height), max(right, width)
+    else:
+        extent = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
+        axes.imshow(glow(field.map), extent=extent, interpolation="antialiased")
+    margin = 0.03 * max(rows, columns)
+    axes.set_xlim(left - margin, right + margin)
+    axes.set_ylim(bottom + margin, top - margin)
+    axes.set_aspect("equal")
