@@ -13,7 +13,7 @@ Gradients are summed over the input's channels by magnitude, averaged, and divid
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -106,16 +106,12 @@ class EffectiveReceptiveField:
 
     def smoothed(self, sigma: float = 2.0) -> EffectiveReceptiveField:
         """The same behind a Gaussian blur of `sigma` pixels, which closes the comb that strides leave."""
-        return EffectiveReceptiveField(
-            self.network,
-            self.output,
-            self.unit,
-            self.field,
-            _read_only(measures.smoothed(self.map, sigma)),
-            self.origin,
-            self.peak,
-            self.samples,
-        )
+        return replace(self, map=_read_only(measures.smoothed(self.map, sigma)))
+
+    def at(self, unit: Pair) -> EffectiveReceptiveField:
+        """The same map at another unit, as holds for a linear network away from the borders."""
+        x1, y1, _, _ = self.field.box(unit)
+        return replace(self, unit=unit, origin=(y1, x1))
 
     def as_data(self) -> dict[str, Any]:
         """Every number but the map, JSON-able."""

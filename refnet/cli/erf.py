@@ -1,0 +1,408 @@
+"""`refnet erf`: what the units of a network look at, measured by gradients, as numbers and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refnet import seed_experiment
+from refnet.branches import Branch, branches
+from refnet.cli.arguments import add_options, parse_options
+from refnet.cli.rf import read_graph
+from refnet.effective_receptive_field import (
+    THRESHOLDS,
+    EffectiveReceptiveField,
+    effective_receptive_field,
+)
+from refnet.errors import OptionError
+from refnet.graph import Graph
+from refnet.landmarks import SCALING, USUAL_SCALING
+from refnet.media import opencv, read_image, write_bytes
+from refnet.model import Model, load
+from refnet.ops import Array, Pair
+from refnet.receptive_field import receptive_field
+from refnet.summary import align
+
+HEADINGS = (
+    "branch",
+    "sees",
+    "> 0.5",
+    "> 0.75",
+    "> 0.85",
+    "Luo",
+    "2σ",
+    "95.45 %",
+    "σ fit",
+    "objects",
+)
+TABLE_HEADINGS = (
+    *("branch", "RF", "u8", "script RF", ".5/.75/.85 raw"),
+    *("script .75", "script .85", "Luo", "2σ", "window"),
+)
+FIGURES = ("heat_map", "profile", "sheet", "compare", "animation", "explorer")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "erf",
+        help="measure what a network's units look at",
+        description="Measure effective receptive fields: of the architecture alone (all weights equal), "
+        "of random weights (--draws), or of trained ones on real images (--weights and --image). "
+        "Without --branch or --tensor, of every branch.",
+    )
+    parser.add_argument(
+        "network", nargs="?", help="a name that `refnet models` lists, or an ONNX file"
+    )
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_experiment(parser.add_argument_group("what is measured"))
+    _add_figures(parser.add_argument_group("pictures (PNG, SVG or PDF; the extra `plot`)"))
+    seed = parser.add_argument_group("the experiment that this tool began with")
+    seed.add_argument(
+        "--recipe",
+        choices=("seed", "exact"),
+        help="with tinynet: the receptive and effective fields by the seed's steps, or the true ones",
+    )
+    seed.add_argument(
+        "--table",
+        action="store_true",
+        help="every LFFD branch: the true measures, and what the seed's steps would print",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_experiment(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--branch", type=int, metavar="N", help="only this branch, counted from 1")
+    group.add_argument("--tensor", metavar="NAME", help="any layer that `refnet info` lists")
+    group.add_argument("--unit", type=_unit, metavar="ROW,COLUMN", help="default: near the centre")
+    group.add_argument(
+        "--channel",
+        action="append",
+        type=_channel,
+        metavar="C[=WEIGHT]",
+        help="differentiate this channel; may be repeated, such as 0=1 and 1=-1 for a contrast "
+        "(default: the sum of all)",
+    )
+    group.add_argument("--weights", metavar="FILE", help="a checkpoint, with --image")
+    group.add_argument(
+        "--image",
+        action="append",
+        metavar="FILE",
+        help="an image to average over; may be repeated. Without --weights it is only drawn behind",
+    )
+    group.add_argument(
+        "--constant",
+        type=float,
+        default=0.05,
+        metavar="W",
+        help="all weights (default: %(default)s)",
+    )
+    group.add_argument("--draws", type=int, default=0, metavar="N", help="average random networks")
+    group.add_argument("--seed", type=int, default=0, help="the first random network's seed")
+
+
+def _add_figures(group: argparse._ArgumentGroup) -> None:
+    texts = {
+        "heat_map": "one branch on its image, with its boxes to scale",
+        "profile": "one branch's marginals with Gaussian fits",
+        "sheet": "all branches beside each other, with the sizes they look for",
+        "compare": "one branch before and after training; with --weights and --image",
+        "animation": "one branch's field growing layer by layer, a .gif",
+        "explorer": "a page to point at units in, .html; needs no matplotlib",
+    }
+    for name in FIGURES:
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, dest=name, metavar="FILE", help=texts[name])
+    group.add_argument(
+        "--face", type=_box, metavar="X1,Y1,X2,Y2", help="a face in the image, which scales a sheet"
+    )
+    group.add_argument("--compact", action="store_true", help="PNG of 256 colours")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.table:
+        return _table(arguments)
+    if arguments.network is None:
+        raise OptionError("name a network, such as `refnet erf lffd-face-v2`, or pass --table")
+    if arguments.recipe:
+        return _recipe(arguments)
+    experiment = _Experiment(arguments)
+    chosen = experiment.chosen()
+    fields = [(branch, experiment.measure(branch.tensor)) for branch in chosen]
+    _draw(arguments, experiment, fields)
+    if arguments.json:
+        print(json.dumps([field.as_data() for _, field in fields], indent=2))
+        return 0
+    rows = [_row(branch, field) for branch, field in fields]
+    print("\n".join([experiment.title, "", *align([HEADINGS, *rows], right=range(1, 10))]))
+    return 0
+
+
+class _Experiment:
+    """What the arguments ask to measure."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        options = parse_options(arguments.option)
+        images = [read_image(path) for path in arguments.image or ()]
+        self.model: Model | None = None
+        if arguments.weights is not None:
+            if not images:
+                raise OptionError(
+                    "--weights go with --image: what trained units look at depends on it"
+                )
+            if arguments.draws:
+                raise OptionError("--draws makes its own weights; leave out --weights")
+            self.model = load(arguments.network, arguments.weights, backend="numpy", **options)
+            self.graph = self.model.graph
+        else:
+            self.graph = read_graph(arguments.network, options)
+        self.images = [_fitted(self.graph, image) for image in images]
+        self.inputs = [network_input(self.graph, image) for image in self.images]
+        self.channels = dict(arguments.channel) if arguments.channel else None
+
+    @property
+    def title(self) -> str:
+        if self.model is not None:
+            return f"{self.graph.name}, trained, on {len(self.images)} image(s)"
+        if self.arguments.draws:
+            return f"{self.graph.name}, {self.arguments.draws} random networks"
+        return f"{self.graph.name}, every weight {self.arguments.constant}"
+
+    def chosen(self) -> Sequence[Branch]:
+        """The branches that the arguments name: one, or all."""
+        known = branches(self.graph)
+        if self.arguments.tensor is not None:
+            named = [branch for branch in known if branch.tensor == self.arguments.tensor]
+            return named or [self._layer(self.arguments.tensor)]
+        if self.arguments.branch is None:
+            return known
+        if not 1 <= self.arguments.branch <= len(known):
+            raise OptionError(
+                f"{self.graph.name} has branches 1 to {len(known)}, no {self.arguments.branch}"
+            )
+        return [known[self.arguments.branch - 1]]
+
+    def _layer(self, tensor: str) -> Branch:
+        """A layer that is no branch, as one without a number."""
+        field = receptive_field(self.graph).get(tensor)
+        if tensor not in self.graph.node or field is None:
+            raise OptionError(f"{self.graph.name} has no tensor {tensor!r} of one receptive field")
+        return Branch(0, tensor, field, None)
+
+    def measure(self, tensor: str, *, trained: bool = True) -> EffectiveReceptiveField:
+        """The field of a tensor; before training where not `trained`."""
+        a = self.arguments
+        if self.model is not None and trained:
+            return effective_receptive_field(
+                self.model, tensor, unit=a.unit, inputs=self.inputs, channels=self.channels
+            )
+        draws = a.draws if trained else max(a.draws, 5)
+        return effective_receptive_field(
+            self.graph,
+            tensor,
+            unit=a.unit,
+            channels=self.channels,
+            constant=a.constant,
+            draws=draws,
+            seed=a.seed,
+        )
+
+
+def _fitted(graph: Graph, image: Array) -> Array:
+    """The image, resized where the network takes one size only."""
+    if not graph.fixed_size:
+        return image
+    _, height, width = graph.input_shape
+    resized: Array = opencv().resize(image, (width, height))
+    return resized
+
+
+def network_input(graph: Graph, image: Array) -> Array:
+    """An image as the network was trained on, float32 (C, H, W)."""
+    scale, shift = 1 / 255, 0.0
+    if graph.name == "basketnet":
+        image = image[:, :, ::-1]
+    elif graph.name.startswith("lffd"):
+        scale = 1.0
+    elif graph.name.startswith("pfld"):
+        scale, shift = SCALING.get(graph.name, USUAL_SCALING)
+    scaled: Array = image.transpose(2, 0, 1) * np.float32(scale) + np.float32(shift)
+    return np.ascontiguousarray(scaled)
+
+
+def _draw(
+    arguments: argparse.Namespace,
+    experiment: _Experiment,
+    fields: list[tuple[Branch, EffectiveReceptiveField]],
+) -> None:
+    """Write the pictures that were asked for."""
+    asked = {name: path for name in FIGURES if (path := getattr(arguments, name)) is not None}
+    if not asked:
+        return
+    from refnet import figures
+
+    for name in ("heat_map", "profile", "compare", "animation"):
+        if name in asked and len(fields) != 1:
+            raise OptionError(
+                f"--{name.replace('_', '-')} shows one branch; choose it with --branch"
+            )
+    branch, field = fields[0]
+    image = experiment.images[-1] if experiment.images else None
+    objects = branch.objects
+    if image is not None and experiment.model is None:
+        # The architecture's field is the same everywhere: show it at the middle of the image.
+        field = _centred(experiment.graph, field, image)
+    title = _title(branch, field)
+    made: dict[str, Any] = {}
+    if "heat_map" in asked:
+        made["heat_map"] = figures.heat_map(field, image=image, objects=objects, title=title)
+    if "profile" in asked:
+        made["profile"] = figures.profile(field, objects=objects)
+    if "sheet" in asked:
+        face = arguments.face
+        made["sheet"] = figures.sheet(fields, image=None if face is None else image, face=face)
+    if "compare" in asked:
+        if experiment.model is None:
+            raise OptionError("--compare shows training: pass --weights and --image")
+        pair = {
+            "before training": experiment.measure(branch.tensor, trained=False),
+            "after training": field,
+        }
+        made["compare"] = figures.comparison(pair, objects=objects)
+    for name, figure in made.items():
+        figures.save(figure, asked[name], compact=arguments.compact)
+    if "animation" in asked:
+        figures.animation(experiment.graph, branch.tensor, experiment.measure, asked["animation"])
+    if "explorer" in asked:
+        page = figures.explorer(experiment.graph, fields, image=image)
+        write_bytes(Path(asked["explorer"]), page.encode("utf-8"))
+
+
+def _centred(graph: Graph, field: EffectiveReceptiveField, image: Array) -> EffectiveReceptiveField:
+    """The same field at the unit nearest the image's centre."""
+    shape = (graph.input_shape[0], *image.shape[:2])
+    size = graph.shapes(None if graph.fixed_size else shape)[field.output]
+    if len(size) != 3 or graph.fixed_size:
+        return field
+    rows, columns = field.field.rows, field.field.columns
+    unit = (
+        rows.nearest((shape[1] - 1) / 2, size[1]),
+        columns.nearest((shape[2] - 1) / 2, size[2]),
+    )
+    return field.at(unit)
+
+
+def _title(branch: Branch, field: EffectiveReceptiveField) -> str:
+    place = f"branch {branch.number}" if branch.number else branch.tensor
+    return f"{field.network}, {place}: what one unit looks at"
+
+
+def _row(branch: Branch, field: EffectiveReceptiveField) -> tuple[str, ...]:
+    boxes = [field.threshold_box(t) for t in THRESHOLDS]
+    sizes = [(y2 - y1, x2 - x1) for x1, y1, x2, y2 in boxes]
+    fits = (field.gaussian[0].sigma, field.gaussian[1].sigma)
+    return (
+        f"{branch.number} {branch.tensor}" if branch.number else branch.tensor,
+        _size(field.map.shape),
+        *(_size(size) for size in sizes),
+        f"{field.luo_width:.1f}",
+        _size(field.two_sigma),
+        str(field.window),
+        _size(fits),
+        f"{branch.objects[0]} to {branch.objects[1]} px" if branch.objects else "",
+    )
+
+
+def _size(size: Sequence[float]) -> str:
+    """Rows × columns, as one number where they agree."""
+    words = [f"{s:.1f}" if isinstance(s, float) else str(s) for s in size]
+    return words[0] if words[0] == words[1] else " × ".join(words)
+
+
+def _recipe(arguments: argparse.Namespace) -> int:
+    if arguments.network != "tinynet":
+        raise OptionError(f"the recipe is an experiment on tinynet, not on {arguments.network}")
+    seed = arguments.recipe == "seed"
+    sizes: tuple[Any, ...]
+    sizes = seed_experiment.seed_recipe() if seed else seed_experiment.exact_recipe()
+    if arguments.json:
+        keys = ("receptive_field", "above_0.75", "above_0.85")
+        print(
+            json.dumps(
+                {"recipe": arguments.recipe, **dict(zip(keys, sizes, strict=True))}, indent=2
+            )
+        )
+        return 0
+    print(", ".join(map(str, sizes)))
+    print("\n" + textwrap.fill(seed_experiment.EXPLANATION, 88))
+    return 0
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    rows = seed_experiment.table()
+    if arguments.json:
+        print(json.dumps([row.as_data() for row in rows], indent=2))
+        return 0
+    lines = [
+        (
+            row.label,
+            str(row.receptive_field),
+            str(row.script[0].before[0]),
+            _printed(row.script[0]),
+            "/".join(map(str, row.raw)),
+            _printed(row.script[1]),
+            _printed(row.script[2]),
+            f"{row.luo:.1f}",
+            f"{row.two_sigma:.1f}",
+            str(row.window),
+        )
+        for row in rows
+    ]
+    print("\n".join(align([TABLE_HEADINGS, *lines], right=range(1, 10))))
+    print(
+        "\nu8: box after the cast to uint8. script: what the seed's steps print, (n) with the number of\n"
+        "contours where there are several and the first is arbitrary. raw: true boxes above 0.5, 0.75\n"
+        "and 0.85 of the peak. Luo: √(pixels above 0.0455). 2σ: four standard deviations of a marginal.\n"
+        "window: smallest centred square that holds 95.45 % of the gradient."
+    )
+    return 0
+
+
+def _printed(printed: seed_experiment.Printed) -> str:
+    several = f" ({printed.contours})" if printed.contours > 1 else ""
+    return f"{printed.size[0]}{several}"
+
+
+def _numbers(text: str, count: int, form: str) -> list[int]:
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
+    return numbers
+
+
+def _unit(text: str) -> Pair:
+    row, column = _numbers(text, 2, "ROW,COLUMN")
+    return row, column
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = _numbers(text, 4, "X1,Y1,X2,Y2")
+    return x1, y1, x2, y2
+
+
+def _channel(text: str) -> tuple[int, float]:
+    channel, _, weight = text.partition("=")
+    try:
+        return int(channel), float(weight or 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected C or C=WEIGHT, got {text!r}") from None

@@ -1,0 +1,102 @@
+"""`refnet rf`: what the units of a network see, in closed form."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from refnet.branches import branches
+from refnet.cli.arguments import add_options, parse_options
+from refnet.graph import Graph
+from refnet.networks import NETWORKS, build
+from refnet.ops import Pair
+from refnet.receptive_field import ReceptiveField, misalignments, receptive_field
+from refnet.summary import align
+
+HEADINGS = ("tensor", "op", "sees", "stride", "centre of unit 0", "from", "objects")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "rf",
+        help="show what a network's units see, in closed form",
+        description="Show the theoretical receptive field of every branch of a network, or of every "
+        "layer: size, stride, the centre and first pixel of what unit (0, 0) sees, all exact; and the "
+        "joins whose paths are out of line, if any.",
+    )
+    parser.add_argument("network", help="a name that `refnet models` lists, or an ONNX file")
+    add_options(parser)
+    parser.add_argument("--layers", action="store_true", help="every layer, not only the branches")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    graph = read_graph(arguments.network, parse_options(arguments.option))
+    objects = {branch.tensor: branch.objects for branch in branches(graph)}
+    fields = receptive_field(graph)
+    names = list(graph.node) if arguments.layers else list(objects)
+    lines = [str(line) for line in misalignments(graph)]
+    if arguments.json:
+        data = {
+            "network": graph.name,
+            "input_shape": graph.input_shape,
+            "fields": [_as_data(graph, n, fields[n], objects.get(n)) for n in names],
+            "misalignments": lines,
+        }
+        print(json.dumps(data, indent=2))
+        return 0
+    rows = [_row(graph, name, fields[name], objects.get(name)) for name in names]
+    print("\n".join([graph.name, "", *align([HEADINGS, *rows], right=range(2, 7))]))
+    if lines:
+        print("\nOut of line:\n" + "\n".join(lines))
+    return 0
+
+
+def read_graph(network: str, options: dict[str, Any]) -> Graph:
+    """A network by name, or the one in an ONNX file, whose one option is input_size."""
+    if network.lower().endswith(".onnx") and network not in NETWORKS:
+        from refnet.onnx_import import from_onnx
+
+        return from_onnx(network, **options).graph
+    return build(network, **options)
+
+
+def _row(
+    graph: Graph, name: str, field: ReceptiveField | None, objects: Pair | None
+) -> tuple[str, ...]:
+    op = graph.node[name].op
+    if field is None:
+        return name, op, "by branch", "", "", "", ""
+    x, y, _, _ = field.box()
+    return (
+        name,
+        op,
+        _pair(field.size),
+        _pair(field.jump) if any(field.jump) else "",
+        _pair(field.start) if any(field.jump) else "",
+        _pair((y, x)),
+        f"{objects[0]} to {objects[1]} px" if objects else "",
+    )
+
+
+def _pair(pair: tuple[Any, Any]) -> str:
+    """(rows, columns) as one number where they agree, else rows × columns."""
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} × {pair[1]}"
+
+
+def _as_data(
+    graph: Graph, name: str, field: ReceptiveField | None, objects: Pair | None
+) -> dict[str, Any]:
+    data: dict[str, Any] = {"tensor": name, "op": graph.node[name].op, "objects": objects}
+    if field is None:
+        return {**data, "size": None}
+    return {
+        **data,
+        "size": field.size,
+        "jump": field.jump,
+        "centre": [float(side) for side in field.start],
+        "first": [field.rows.first, field.columns.first],
+        "aligned": field.aligned,
+    }
