@@ -5,10 +5,12 @@
     refnet.load(name_or_file, weights)     a network with weights: model(x), model.run, model.vjp
     refnet.FaceLandmarker(...).predict     landmarks of faces in an image
     refnet.receptive_field(graph)          what its units can see
+    refnet.effective_receptive_field(...)  what they look at
 
 Importing refnet loads NumPy and nothing else.
 """
 
+from refnet.effective_receptive_field import EffectiveReceptiveField, effective_receptive_field
 from refnet.errors import (
     BackendError,
     CheckpointError,
@@ -34,6 +36,7 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "DependencyError",
+    "EffectiveReceptiveField",
     "FaceLandmarker",
     "Graph",
     "ImageError",
@@ -47,6 +50,7 @@ __all__ = [
     "UnsafeCheckpointError",
     "WeightsError",
     "build",
+    "effective_receptive_field",
     "load",
     "network_options",
     "networks",

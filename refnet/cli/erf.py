@@ -275,7 +275,7 @@ def _draw(
             "before training": experiment.measure(branch.tensor, trained=False),
             "after training": field,
         }
-        made["compare"] = figures.comparison(pair, objects=objects)
+        made["compare"] = figures.comparison(pair, image=image, objects=objects)
     for name, figure in made.items():
         figures.save(figure, asked[name], compact=arguments.compact)
     if "animation" in asked:

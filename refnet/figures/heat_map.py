@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from refnet.effective_receptive_field import EffectiveReceptiveField
@@ -59,18 +60,25 @@ def comparison(
     Raises:
         DependencyError: matplotlib is absent.
     """
-    figure = new_figure(1.1 + 4.7 * len(fields), 5.7)
-    panels = figure.subplots(1, len(fields), squeeze=False, sharex=True, sharey=True)[0]
+    last = list(fields.values())[-1]
+    # A linear network's field is the same at every unit, so all may be drawn at the last one's.
+    fields = {title: replace(field, origin=last.origin) for title, field in fields.items()}
+    left, top, right, bottom = _limits(last, image)
+    height = 4.7 * (bottom - top) / (right - left)
+    figure = new_figure(1.1 + 4.7 * len(fields), 1.3 + height, layout="compressed")
+    panels = figure.subplots(1, len(fields), squeeze=False, sharey=True)[0]
     for axes, (title, field) in zip(panels, fields.items(), strict=True):
         _draw(axes, field, image)
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        axes.set_aspect("equal")
         outline_field(axes, field, objects)
         width = pixels(field.two_sigma)
         axes.set_title(title if len(fields) == 1 else f"{title}: {width}", fontsize=13)
         axes.set_xlabel("column, px")
     panels[0].set_ylabel("row, px")
-    first = next(iter(fields.values()))
-    looks = f"looks at {pixels(first.two_sigma)} (2σ)" if len(fields) == 1 else "looks at (2σ)"
-    entries = [(SEES, f"sees {pixels(first.map.shape)}"), (LOOKS, looks)]
+    looks = f"looks at {pixels(last.two_sigma)} (2σ)" if len(fields) == 1 else "looks at (2σ)"
+    entries = [(SEES, f"sees {pixels(last.map.shape)}"), (LOOKS, looks)]
     if objects is not None:
         entries.append((OBJECTS, f"looks for {objects[0]} to {objects[1]} px"))
     key(figure, entries)
@@ -81,21 +89,29 @@ def _title(field: EffectiveReceptiveField) -> str:
     return f"{field.network}, {field.output}: one unit"
 
 
-def _draw(axes: Axes, field: EffectiveReceptiveField, image: Array | None) -> None:
-    """The image and, on it, the field; as much of the plane as either covers."""
+def _limits(
+    field: EffectiveReceptiveField, image: Array | None
+) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of all that the field and the image cover, and a margin."""
     rows, columns = field.map.shape
     top, left = field.origin
     bottom, right = top + rows, left + columns
+    if image is not None:
+        height, width = image.shape[:2]
+        top, left, bottom, right = min(top, 0), min(left, 0), max(bottom, height), max(right, width)
+    margin = 0.03 * max(rows, columns)
+    return left - margin, top - margin, right + margin, bottom + margin
+
+
+def _draw(axes: Axes, field: EffectiveReceptiveField, image: Array | None) -> None:
+    """The field as light: on the image, or on its own."""
     axes.set_facecolor(NIGHT)
     if image is not None:
         height, width = image.shape[:2]
         light = placed(even(field), field.origin, image.shape)
         axes.imshow(lit(image, light), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-        top, left, bottom, right = min(top, 0), min(left, 0), max(bottom, height), max(right, width)
-    else:
-        extent = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
-        axes.imshow(glow(field.map), extent=extent, interpolation="antialiased")
-    margin = 0.03 * max(rows, columns)
-    axes.set_xlim(left - margin, right + margin)
-    axes.set_ylim(bottom + margin, top - margin)
-    axes.set_aspect("equal")
+        return
+    top, left = field.origin
+    bottom, right = top + field.map.shape[0], left + field.map.shape[1]
+    extent = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
+    axes.imshow(glow(field.map), extent=extent, interpolation="antialiased")

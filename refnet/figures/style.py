@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Layout: TypeAlias = Literal["constrained", "compressed"]
 SEES, LOOKS, OBJECTS = "#2b8cff", "#ff8a1f", "#19c37d"
 NIGHT = "#14161c"
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, layout: Layout = "constrained") -> Figure:
     """An empty figure of this size in inches, apart from pyplot and its global state.
 
     Raises:
@@ -37,7 +38,7 @@ def new_figure(width: float, height: float) -> Figure:
             "figures need matplotlib, which cannot be imported here; install it with "
             "pip install 'refnet[plot]'"
         ) from error
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def save(
