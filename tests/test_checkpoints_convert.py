@@ -10,7 +10,7 @@ import pytest
 import refnet
 from refnet import OptionError, RefnetError, WeightsError
 from refnet.checkpoints import read
-from refnet.cli import convert
+from refnet.cli import convert, main
 from tests import checkpoint_files as files
 
 
@@ -88,6 +88,18 @@ def test_a_failed_conversion_writes_nothing(source: Path, tmp_path: Path) -> Non
         with pytest.raises(error):
             converted(*words)
     assert [path.name for path in tmp_path.iterdir()] == ["trained.pth"]
+
+
+def test_errors_are_one_line_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "module.pth"
+    value = files.glob("their_code.Net") + b")\x81" + files.mapping({}) + b"b"
+    path.write_bytes(files.torch_zip(value, {}))
+    assert main(["convert", str(path), str(tmp_path / "out.safetensors")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert "their_code.Net" in captured.err and "--inert" in captured.err
 
 
 def test_options_that_cannot_be_told(assets: Path, tmp_path: Path) -> None:

@@ -244,6 +244,21 @@ def test_numbered_tensors_are_told_by_the_order_of_layers(
     assert list(map(id, tensors.values())) == list(map(id, checkpoint.tensors.values()))[:-1]
 
 
+def test_onnx_files_that_keep_batch_norms_and_names() -> None:
+    state = random_state("pfld-msfc", {})
+    graph = refnet.build("pfld-msfc")
+    layers = tuple(
+        Layer(
+            "conv" if n.op == "conv" else "linear", n.parameters["weight"], n.parameters.get("bias")
+        )
+        for n in graph.nodes
+        if n.op in ("conv", "linear")
+    )
+    tensors = {name: state[name] for name in graph.parameters}
+    constants = {"onnx::Clip_1": np.array(6, np.float32), "onnx::Reshape_2": np.array([1, -1])}
+    assert_identified(checkpoint_of({**tensors, **constants}, layers=layers), "pfld-msfc", {})
+
+
 def test_operators_tell_the_activation() -> None:
     _, options, _ = identify(anonymous("pfld-polaris", {}, operators="Clip=35 Conv=43"))
     assert options["activation"] == "relu6"

@@ -83,7 +83,7 @@ def read(
                 f"it holds no part {part!r}; its parts are {', '.join(map(repr, content.parts))}"
             )
     except WeightsError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {_shown(str(error))}") from error
     except MemoryError as error:
         raise CheckpointError(f"{path}: too large for this machine's memory") from error
     return Checkpoint(
@@ -96,6 +96,12 @@ def read(
         metadata=content.metadata,
         layers=content.layers,
     )
+
+
+def _shown(message: str) -> str:
+    """`message` as a terminal may show it: names out of a file may hold anything, at any length."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in message[:1000])
+    return shown if len(message) <= 1000 else f"{shown} ..."
 
 
 def _read(path: Path, inert: bool) -> tuple[Path, _Content, str]:

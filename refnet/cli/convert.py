@@ -25,7 +25,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("input", metavar="IN", help="the checkpoint")
     parser.add_argument("output", metavar="OUT.safetensors", help="the file to write")
-    parser.add_argument("--network", choices=networks(), help="what it is, if it cannot be told")
+    parser.add_argument(
+        "--network",
+        choices=networks(),
+        metavar="NETWORK",
+        help="what it is, where that cannot be told (`refnet models` lists them)",
+    )
     add_options(parser)
     parser.add_argument("--part", help="which of several state dicts in the file to take")
     parser.add_argument(
