@@ -1,7 +1,6 @@
 """The torch twins against outputs of the original code, and against the real networks."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from parity import formula  # noqa: E402
+from parity.twins import lffd as official  # noqa: E402
 from parity.twins import load, load_formula, shapes, twin  # noqa: E402
+from refnet.checkpoints import identify, read  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -126,31 +127,15 @@ def test_real_onnx_weights_give_onnx_runtimes_outputs(assets: Path, file: str, n
         assert np.abs(y - expected).max() <= 2e-6 * max(1, np.abs(expected).max())
 
 
-def read_params(path: Path) -> dict[str, np.ndarray]:
-    """A reader of MXNet's `.params` of its own, so that refnet's reader is not judged by itself."""
-    data, at = path.read_bytes(), 16
-
-    def take(fmt: str) -> tuple[Any, ...]:
-        nonlocal at
-        values = struct.unpack_from(f"<{fmt}", data, at)
-        at += struct.calcsize(f"<{fmt}")
-        return values
-
-    arrays = []
-    for _ in range(take("Q")[0]):
-        _, _, dimensions = take("IiI")
-        shape = take(f"{dimensions}q")
-        take("iii")
-        arrays.append(np.frombuffer(take(f"{4 * int(np.prod(shape))}s")[0], "<f4").reshape(shape))
-    names = [take(f"{take('Q')[0]}s")[0].decode() for _ in range(take("Q")[0])]
-    assert at == len(data)
-    ends = {name: name.removeprefix("arg:").rpartition("_") for name in names}
-    return {f"{ends[n][0]}.{ends[n][2]}": a.copy() for n, a in zip(names, arrays, strict=True)}
+def params(assets: Path, net: str) -> dict[str, np.ndarray]:
+    """The released weights by official layer names, writable, as torch wants them."""
+    name, file = LFFD[net]
+    _, _, tensors = identify(read(assets / f"lffd/weights/{file}.params"), name)
+    return {tensor: array.copy() for tensor, array in tensors.items()}
 
 
 def real_lffd(assets: Path, net: str) -> Any:
-    name, file = LFFD[net]
-    return load(twin(name), read_params(assets / f"lffd/weights/{file}.params"))
+    return load(twin(LFFD[net][0]), params(assets, net))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -201,11 +186,8 @@ def test_every_convolution_of_real_lffd_has_the_original_statistics(assets: Path
 
 def test_the_post_activation_residual_is_another_function(assets: Path) -> None:
     """The wrong wiring degrades quietly: only a golden tensor can tell it from the official one."""
-    weights = read_params(assets / f"lffd/weights/{LFFD['head17'][1]}.params")
     expected = np.load(assets / "lffd/golden/head17_synth_161x198.npz")
-    from parity.twins.lffd import LFFD as Net
-
-    wrong = load(Net("lffd-head", post_activation=True), weights)
+    wrong = load(official.LFFD("lffd-head", post_activation=True), params(assets, "head17"))
     with torch.no_grad():
         scores = wrong(torch.from_numpy(formula.stripes()))[0]
     assert np.abs(scores[0].numpy() - expected["branch1_score"]).max() > 1e-3
