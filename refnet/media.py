@@ -7,7 +7,6 @@ networks here were trained on. OpenCV is imported when a function here first nee
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -92,6 +91,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         ImageError: it cannot be written; nothing is left behind.
     """
+    import tempfile  # costs more than the rest of this file to import
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

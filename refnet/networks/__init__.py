@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -64,6 +63,8 @@ def build(name: str, **options: Any) -> Graph:
 def _builder(name: str) -> Callable[..., Graph]:
     if name in NETWORKS:
         return NETWORKS[name]
+    import difflib  # only a mistake needs it
+
     close = difflib.get_close_matches(str(name), NETWORKS, 1, 0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UnknownNetworkError(f"no network is named {name!r}; {hint}known: {', '.join(NETWORKS)}")
