@@ -1,1 +1,51 @@
-"""The compiled engine: Numba kernels over an explicit SIMD vector type, and the plan that drives them."""
+"""The compiled engine: Numba kernels over an explicit SIMD vector type, and the plan that drives them.
+
+Nothing is imported until it is asked for: `from refnet.kernels import plan`.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # so that type checkers see the files through the alias `refnet/kernels.pyi`
+    from . import (
+        convolutions,
+        dense,
+        depthwise,
+        elementwise,
+        executor,
+        fusion,
+        guard,
+        layers,
+        layout,
+        machine_code,
+        memory,
+        plan,
+        pointwise,
+        pooling,
+        simd,
+        steps,
+        threads,
+        verify,
+        winograd,
+    )
+
+__all__ = [
+    "convolutions",
+    "dense",
+    "depthwise",
+    "elementwise",
+    "executor",
+    "fusion",
+    "guard",
+    "layers",
+    "layout",
+    "machine_code",
+    "memory",
+    "plan",
+    "pointwise",
+    "pooling",
+    "simd",
+    "steps",
+    "threads",
+    "verify",
+    "winograd",
+]

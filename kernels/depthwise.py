@@ -1,0 +1,175 @@
+"""Depthwise 3x3 convolution, stride 1 or 2, padding 0 or 1.
+
+A row of outputs is one walk from left to right: the nine taps stay in registers, three rows of inputs slide past
+under them, so every input vector is loaded once for each of the three output rows that it touches. Rows outside of
+the image are read from a row of zeros, columns outside are zero registers; nothing is padded in memory.
+
+Weights: [blocks][bias, then nine taps][LANES].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .machine_code import kernel
+from .pointwise import (
+    INFINITY,
+    RELU,
+    RELU6,
+    RESIDUAL_FIRST,
+    RESIDUAL_SECOND,
+    SECOND_RELU,
+    SECOND_RELU6,
+    STORE_FIRST,
+    STORE_SECOND,
+)
+from .simd import (
+    LANES,
+    Integers,
+    Pointer,
+    Vector,
+    add,
+    at,
+    fma,
+    load,
+    maximum,
+    minimum,
+    splat,
+    store,
+)
+
+
+@kernel
+def finish(value: Vector, y: Pointer, offset: int, flags: int, second: int, residual: int) -> None:
+    """What a tile does with its sums, for one vector: see the flags in `pointwise.py`."""
+    if flags & RESIDUAL_FIRST:
+        value = add(value, load(y, offset + residual))
+    if flags & (RELU | RELU6):
+        value = maximum(splat(0.0), value)
+    if flags & RELU6:
+        value = minimum(splat(6.0), value)
+    if flags & STORE_FIRST:
+        store(y, offset, value)
+    if flags & STORE_SECOND:
+        if flags & RESIDUAL_SECOND:
+            value = add(value, load(y, offset + residual))
+        if flags & (SECOND_RELU | SECOND_RELU6):
+            value = maximum(splat(0.0), value)
+        if flags & SECOND_RELU6:
+            value = minimum(splat(6.0), value)
+        store(y, offset + second, value)
+
+
+@kernel
+def _slide(
+    top: Pointer,
+    middle: Pointer,
+    bottom: Pointer,
+    w: Pointer,
+    y: Pointer,
+    columns: int,
+    out_columns: int,
+    stride: int,
+    padding: int,
+    low: Vector,
+    high: Vector,
+    residual: int,
+    added: int,
+) -> None:
+    """One row of outputs of one block; low and high are the activation's limits."""
+    bias = load(w, 0)
+    w0, w1, w2 = load(w, LANES), load(w, 2 * LANES), load(w, 3 * LANES)
+    w3, w4, w5 = load(w, 4 * LANES), load(w, 5 * LANES), load(w, 6 * LANES)
+    w6, w7, w8 = load(w, 7 * LANES), load(w, 8 * LANES), load(w, 9 * LANES)
+    zero = splat(0.0)
+    t0, m0, b0 = zero, zero, zero
+    if padding == 0:
+        t0, m0, b0 = load(top, 0), load(middle, 0), load(bottom, 0)
+    column = (1 - padding) * LANES
+    # Columns 2 * LANES further per output with stride 2; only the last window may reach past the right edge.
+    last = columns * LANES
+    if stride == 1:
+        t1, m1, b1 = load(top, column), load(middle, column), load(bottom, column)
+        column += LANES
+        for q in range(out_columns):
+            t2, m2, b2 = zero, zero, zero
+            if column < last:
+                t2, m2, b2 = load(top, column), load(middle, column), load(bottom, column)
+            upper = fma(w2, t2, fma(w1, t1, fma(w0, t0, bias)))
+            value = fma(w5, m2, fma(w4, m1, fma(w3, m0, upper)))
+            value = fma(w8, b2, fma(w7, b1, fma(w6, b0, value)))
+            if added:
+                value = add(value, load(y, q * LANES + residual))
+            store(y, q * LANES, minimum(high, maximum(low, value)))
+            t0, m0, b0, t1, m1, b1 = t1, m1, b1, t2, m2, b2
+            column += LANES
+    else:
+        for q in range(out_columns):
+            t1, m1, b1 = load(top, column), load(middle, column), load(bottom, column)
+            column += LANES
+            t2, m2, b2 = zero, zero, zero
+            if column < last:
+                t2, m2, b2 = load(top, column), load(middle, column), load(bottom, column)
+            upper = fma(w2, t2, fma(w1, t1, fma(w0, t0, bias)))
+            value = fma(w5, m2, fma(w4, m1, fma(w3, m0, upper)))
+            value = fma(w8, b2, fma(w7, b1, fma(w6, b0, value)))
+            if added:
+                value = add(value, load(y, q * LANES + residual))
+            store(y, q * LANES, minimum(high, maximum(low, value)))
+            t0, m0, b0 = t2, m2, b2
+            column += LANES
+
+
+@kernel
+def depthwise(row: Integers, arena: Pointer, weights: Pointer) -> None:
+    """Opcode DEPTHWISE; columns: y, x, blocks, weights, input rows, input columns, output rows, output columns,
+    stride, padding, flags (an activation and RESIDUAL_FIRST only), residual, first row, last row.
+
+    Zeros for a row of inputs lie at the start of the weights.
+    """
+    rows, columns, out_rows, out_columns = row[5], row[6], row[7], row[8]
+    stride, padding, flags = row[9], row[10], row[11]
+    low, high = splat(-INFINITY), splat(INFINITY)
+    if flags & (RELU | RELU6):
+        low = splat(0.0)
+    if flags & RELU6:
+        high = splat(6.0)
+    for block in range(row[3]):
+        x = at(arena, row[2] + block * rows * columns * LANES)
+        w = at(weights, row[4] + block * 10 * LANES)
+        y = at(arena, row[1] + block * out_rows * out_columns * LANES)
+        for r in range(row[13], row[14]):
+            source = r * stride - padding
+            top = middle = bottom = weights
+            if source >= 0:
+                top = at(x, source * columns * LANES)
+            if source + 1 < rows:
+                middle = at(x, (source + 1) * columns * LANES)
+            if source + 2 < rows:
+                bottom = at(x, (source + 2) * columns * LANES)
+            _slide(
+                top,
+                middle,
+                bottom,
+                w,
+                at(y, r * out_columns * LANES),
+                columns,
+                out_columns,
+                stride,
+                padding,
+                low,
+                high,
+                row[12],
+                flags & RESIDUAL_FIRST,
+            )
+
+
+def pack(weight: NDArray[Any], bias: NDArray[Any], channels: list[int]) -> NDArray[np.float32]:
+    """Weights (C, 1, 3, 3) and bias (C,) by physical lane: `channels` has the logical channel of each, or -1."""
+    lanes = np.asarray(channels)
+    rows = np.concatenate([bias[:, None], weight.reshape(len(bias), 9)], axis=1)
+    wide = np.where(lanes[:, None] >= 0, rows[np.maximum(lanes, 0)], 0.0)
+    return wide.reshape(-1, LANES, 10).transpose(0, 2, 1).astype(np.float32).ravel()

@@ -1,0 +1,107 @@
+"""One compiled function runs a whole network: it walks the plan's table and calls a kernel for every row.
+
+Everything it needs comes as raw pointers and sizes, so it holds no Python object, releases the GIL for its whole
+run, and one compilation serves every network.
+"""
+
+from __future__ import annotations
+
+from .dense import dense, planar
+from .depthwise import depthwise
+from .elementwise import (
+    affine,
+    block_image,
+    combine,
+    gather_channels,
+    probe,
+    sigmoid,
+    unblock,
+)
+from .machine_code import kernel
+from .pointwise import pointwise
+from .pooling import global_average, window_pool
+from .simd import Integers, Pointer, at, integers_at
+from .winograd import winograd
+
+#: Integers of a table row; the first is its opcode, the columns of the others are listed at each kernel.
+ROW = 32
+(
+    PLANAR,
+    DENSE,
+    POINTWISE,
+    DEPTHWISE,
+    WINOGRAD,
+    GLOBAL_AVERAGE,
+    WINDOW_POOL,
+    SIGMOID,
+    COMBINE,
+    AFFINE,
+    GATHER,
+    BLOCK,
+    UNBLOCK,
+    PROBE,
+) = range(14)
+OPCODES = [
+    "planar",
+    "dense",
+    "pointwise",
+    "depthwise",
+    "winograd",
+    "global_average",
+    "window_pool",
+    "sigmoid",
+    "combine",
+    "affine",
+    "gather",
+    "block",
+    "unblock",
+    "probe",
+]
+
+
+@kernel
+def execute(
+    program: Integers,
+    first: int,
+    last: int,
+    weights: Pointer,
+    arena: Pointer,
+    image: Pointer,
+    image_size: int,
+    images: int,
+    output: Pointer,
+    output_size: int,
+) -> None:
+    """Run rows first to last of the table for every image; images and outputs follow each other in memory."""
+    for n in range(images):
+        for i in range(first, last):
+            row = integers_at(program, i * ROW)
+            op = row[0]
+            if op == POINTWISE:
+                pointwise(row, program, arena, weights)
+            elif op == DEPTHWISE:
+                depthwise(row, arena, weights)
+            elif op == WINOGRAD:
+                winograd(row, program, arena, weights)
+            elif op == DENSE:
+                dense(row, program, arena, weights)
+            elif op == PLANAR:
+                planar(row, program, arena, weights, at(image, n * image_size))
+            elif op == GLOBAL_AVERAGE:
+                global_average(row, program, arena, weights)
+            elif op == WINDOW_POOL:
+                window_pool(row, program, arena, weights)
+            elif op == SIGMOID:
+                sigmoid(row, arena)
+            elif op == COMBINE:
+                combine(row, arena)
+            elif op == AFFINE:
+                affine(row, arena, weights)
+            elif op == GATHER:
+                gather_channels(row, program, arena)
+            elif op == BLOCK:
+                block_image(row, arena, weights, at(image, n * image_size))
+            elif op == UNBLOCK:
+                unblock(row, program, arena, at(output, n * output_size))
+            elif op == PROBE:
+                probe(row, arena)

@@ -1,0 +1,257 @@
+"""How each operation of `simd.py` becomes LLVM: imported only while kernels are being compiled.
+
+A vector is LLVM's `<LANES x float>`; a tile is an array of such vectors. LLVM's scalar replacement splits that array
+into as many registers, so a kernel that loops over `tile_fma` keeps its sums in registers from first to last.
+No operation checks bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import lower_builtin, models, register_model, type_callable
+
+from . import simd
+from .simd import LANES
+
+FLOAT = ir.FloatType()
+VECTOR = ir.VectorType(FLOAT, LANES)
+INT32 = ir.IntType(32)
+INT64 = ir.IntType(64)
+pointer = types.CPointer(types.float32)  # type: ignore[no-untyped-call]
+integers = types.CPointer(types.int64)  # type: ignore[no-untyped-call]
+
+
+class VectorType(types.Type):
+    """One register of LANES float32 values."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"vector{LANES}")
+
+
+class TileType(types.Type):
+    """pixels x blocks registers."""
+
+    def __init__(self, pixels: int, blocks: int) -> None:
+        self.pixels, self.blocks = pixels, blocks
+        super().__init__(name=f"tile{pixels}x{blocks}")
+
+
+vector = VectorType()
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: VectorType) -> None:
+        super().__init__(manager, kind, VECTOR)  # type: ignore[no-untyped-call]
+
+
+@register_model(TileType)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: TileType) -> None:
+        registers = ir.ArrayType(VECTOR, kind.pixels * kind.blocks)
+        super().__init__(manager, kind, registers)  # type: ignore[no-untyped-call]
+
+
+def _element(builder: Any, base: Any, offset: Any) -> Any:
+    return builder.gep(base, [offset], source_etype=FLOAT)
+
+
+def _load(builder: Any, base: Any, offset: Any, kind: Any = VECTOR) -> Any:
+    address = builder.bitcast(_element(builder, base, offset), kind.as_pointer())
+    return builder.load(address, align=4, typ=kind)
+
+
+def _store(builder: Any, base: Any, offset: Any, value: Any) -> None:
+    address = builder.bitcast(_element(builder, base, offset), VECTOR.as_pointer())
+    builder.store(value, address).align = 4
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    undefined = ir.Constant(VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, INT32(0))
+    zeros = ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Fused where the host can; without such an instruction a library call per lane would ruin it."""
+    features = llvm.get_host_cpu_features()
+    fused = features.get("fma") or not any(name.startswith("sse") for name in features)
+    name = f"llvm.{'fma' if fused else 'fmuladd'}.v{LANES}f32"
+    function = ir.FunctionType(VECTOR, [VECTOR] * 3)
+    module = builder.module
+    intrinsic = cgutils.get_or_insert_function(module, function, name)  # type: ignore[no-untyped-call]
+    return builder.call(intrinsic, [a, b, c])
+
+
+def _bounded(builder: Any, comparison: str, bound: Any, value: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(comparison, bound, value), bound, value)
+
+
+def _offsets(builder: Any, tile: TileType, offset: Any, plane: Any) -> list[Any]:
+    """Where each vector of a tile lies: pixel after pixel, blocks a plane apart."""
+    blocks = [builder.add(offset, builder.mul(plane, INT64(b))) for b in range(tile.blocks)]
+    return [builder.add(b, INT64(p * LANES)) for p in range(tile.pixels) for b in blocks]
+
+
+def _map_tile(builder: Any, tile: TileType, value: Any, change: Callable[[int, Any], Any]) -> Any:
+    for index in range(tile.pixels * tile.blocks):
+        changed = change(index, builder.extract_value(value, index))
+        value = builder.insert_value(value, changed, index)
+    return value
+
+
+def define(
+    function: Callable[..., Any], *arguments: Any, returns: Any
+) -> Callable[[Callable[..., Any]], None]:
+    """Give `function` a type and an LLVM body. `arguments` are Numba types; a type class accepts any instance."""
+
+    def typer(context: Any) -> Callable[..., Any]:
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
+
+        def accept(*given: Any) -> Any:
+            for expected, actual in zip(arguments, given, strict=True):
+                if isinstance(expected, type) and not isinstance(actual, expected):
+                    return None
+            return returns(*given) if callable(returns) else returns
+
+        # Numba matches a call by parameter names, so the typer must show the function's own.
+        namespace: dict[str, Any] = {"accept": accept}
+        exec(f"def typed({', '.join(names)}): return accept({', '.join(names)})", namespace)
+        return namespace["typed"]  # type: ignore[no-any-return]
+
+    type_callable(function)(typer)
+
+    def register(body: Callable[..., Any]) -> None:
+        def lowered(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            values = [
+                context.cast(builder, value, kind, types.int64)
+                if isinstance(kind, types.Integer)
+                else value
+                for value, kind in zip(values, signature.args, strict=True)
+            ]
+            result = body(builder, signature, *values)
+            return context.get_dummy_value() if result is None else result
+
+        anything = types.VarArg(types.Any)  # type: ignore[no-untyped-call]
+        lower_builtin(function, anything)(lowered)  # type: ignore[no-untyped-call]
+
+    return register
+
+
+_P, _I, _V = types.CPointer, types.Integer, VectorType
+
+
+def _define_memory() -> None:
+    define(simd.at, _P, _I, returns=pointer)(
+        lambda builder, _, base, offset: _element(builder, base, offset)
+    )
+    define(simd.integers_at, _P, _I, returns=integers)(
+        lambda builder, _, base, offset: builder.gep(base, [offset], source_etype=INT64)
+    )
+    define(simd.load, _P, _I, returns=vector)(
+        lambda builder, _, base, offset: _load(builder, base, offset)
+    )
+    define(simd.store, _P, _I, _V, returns=types.none)(
+        lambda builder, _, base, offset, value: _store(builder, base, offset, value)
+    )
+    define(simd.broadcast, _P, _I, returns=vector)(
+        lambda builder, _, base, offset: _splat(builder, _load(builder, base, offset, FLOAT))
+    )
+
+
+def _define_arithmetic() -> None:
+    def splat(builder: Any, signature: Any, scalar: Any) -> Any:
+        wide = signature.args[0] == types.float64
+        return _splat(builder, builder.fptrunc(scalar, FLOAT) if wide else scalar)
+
+    define(simd.splat, types.Float, returns=vector)(splat)
+    define(simd.fma, _V, _V, _V, returns=vector)(lambda builder, _, a, b, c: _fma(builder, a, b, c))
+    binary: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
+        (simd.add, lambda builder, _, a, b: builder.fadd(a, b)),
+        (simd.sub, lambda builder, _, a, b: builder.fsub(a, b)),
+        (simd.mul, lambda builder, _, a, b: builder.fmul(a, b)),
+        (simd.div, lambda builder, _, a, b: builder.fdiv(a, b)),
+        (simd.maximum, lambda builder, _, bound, a: _bounded(builder, ">", bound, a)),
+        (simd.minimum, lambda builder, _, bound, a: _bounded(builder, "<", bound, a)),
+    )
+    for function, body in binary:
+        define(function, _V, _V, returns=vector)(body)
+
+    def power_of_two(builder: Any, _: Any, a: Any) -> Any:
+        kind = ir.VectorType(INT32, LANES)
+        biased = builder.add(builder.fptosi(a, kind), ir.Constant(kind, [127] * LANES))
+        return builder.bitcast(builder.shl(biased, ir.Constant(kind, [23] * LANES)), VECTOR)
+
+    define(simd.power_of_two, _V, returns=vector)(power_of_two)
+
+
+def _define_tiles() -> None:
+    def tile_bias(builder: Any, signature: Any, _p: Any, _b: Any, base: Any, offset: Any) -> Any:
+        kind = signature.return_type
+        rows = [
+            _load(builder, base, builder.add(offset, INT64(b * LANES))) for b in range(kind.blocks)
+        ]
+        empty = ir.Constant(ir.ArrayType(VECTOR, kind.pixels * kind.blocks), ir.Undefined)
+        return _map_tile(builder, kind, empty, lambda index, _: rows[index % kind.blocks])
+
+    def tile_fma(
+        builder: Any, signature: Any, tile: Any, x: Any, offset: Any, _: Any, w: Any, w_offset: Any
+    ) -> Any:
+        kind, step = signature.args[0], signature.args[3].literal_value
+        rows = [
+            _load(builder, w, builder.add(w_offset, INT64(b * LANES))) for b in range(kind.blocks)
+        ]
+        # Scalar by scalar, so that one register serves them all in turn.
+        for p in range(kind.pixels):
+            scalar = _splat(builder, _load(builder, x, builder.add(offset, INT64(p * step)), FLOAT))
+            for b, row in enumerate(rows):
+                index = p * kind.blocks + b
+                total = _fma(builder, scalar, row, builder.extract_value(tile, index))
+                tile = builder.insert_value(tile, total, index)
+        return tile
+
+    def tile_clamp(builder: Any, signature: Any, tile: Any, low: Any, high: Any) -> Any:
+        bounds = [_splat(builder, builder.fptrunc(bound, FLOAT)) for bound in (low, high)]
+        return _map_tile(
+            builder,
+            signature.args[0],
+            tile,
+            lambda _, c: _bounded(builder, "<", bounds[1], _bounded(builder, ">", bounds[0], c)),
+        )
+
+    def tile_add(
+        builder: Any, signature: Any, tile: Any, base: Any, offset: Any, plane: Any
+    ) -> Any:
+        kind = signature.args[0]
+        offsets = _offsets(builder, kind, offset, plane)
+        return _map_tile(
+            builder, kind, tile, lambda i, c: builder.fadd(c, _load(builder, base, offsets[i]))
+        )
+
+    def tile_store(
+        builder: Any, signature: Any, tile: Any, base: Any, offset: Any, plane: Any
+    ) -> None:
+        for index, position in enumerate(_offsets(builder, signature.args[0], offset, plane)):
+            _store(builder, base, position, builder.extract_value(tile, index))
+
+    literal, tile = types.IntegerLiteral, TileType
+    shape = {"returns": lambda p, b, *_: TileType(p.literal_value, b.literal_value)}
+    define(simd.tile_bias, literal, literal, _P, _I, **shape)(tile_bias)
+    define(simd.tile_fma, tile, _P, _I, literal, _P, _I, returns=lambda kind, *_: kind)(tile_fma)
+    define(simd.tile_clamp, tile, types.Float, types.Float, returns=lambda kind, *_: kind)(
+        tile_clamp
+    )
+    define(simd.tile_add, tile, _P, _I, _I, returns=lambda kind, *_: kind)(tile_add)
+    define(simd.tile_store, tile, _P, _I, _I, returns=types.none)(tile_store)
+
+
+_define_memory()
+_define_arithmetic()
+_define_tiles()

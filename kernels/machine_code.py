@@ -1,0 +1,289 @@
+"""Compile all kernels once, keep the machine code, and run it in processes that never import Numba.
+
+`entry()` returns the one compiled function, `executor.execute`, as a C function: from this process, else from the
+cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file of
+this folder, the versions of Numba and llvmlite, the CPU's name and features and the lane count, so that a file made
+for something else is never found. The file carries a hash of its own content and is not run unless that agrees; it
+is written under a temporary name and then renamed, so that several processes may start at once.
+
+Where the cache cannot be written (read-only home, full disk) the code stays in memory and one warning says so.
+`REFNET_CACHE` names another folder; `REFNET_CACHE=off` keeps nothing. Nothing else in refnet calls Numba.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite.binding as llvm
+
+from .simd import LANES
+
+F = TypeVar("F", bound=Callable[..., Any])
+Entry = Callable[..., None]
+
+#: Every function that compiled code may call, in the order of definition.
+KERNELS: list[Callable[..., Any]] = []
+MAGIC = b"refnet kernels 1\n"
+_POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
+#: execute(program, first, last, weights, arena, image, image_size, images, output, output_size)
+_PROTOTYPE = ctypes.CFUNCTYPE(
+    None, *(_POINTER, _INTEGER, _INTEGER, _POINTER, _POINTER, _POINTER),
+    *(_INTEGER, _INTEGER, _POINTER, _INTEGER),
+)  # fmt: skip
+
+
+def kernel(function: F) -> F:
+    """Mark a function as compiled code. It stays plain Python until `entry()` compiles all of them together."""
+    KERNELS.append(function)
+    return function
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """An object file, and the names that loading it needs.
+
+    Attributes:
+        name: symbol of the entry.
+        undefined: symbols of Numba's error helpers; code that cannot raise never calls them.
+        content: the object file.
+    """
+
+    name: str
+    undefined: tuple[str, ...]
+    content: bytes
+
+    def to_bytes(self) -> bytes:
+        """The cache file: magic, sha256 of the rest, a line of JSON, the object file."""
+        header = json.dumps({"name": self.name, "undefined": self.undefined}).encode() + b"\n"
+        body = header + self.content
+        return MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> MachineCode | None:
+        """The inverse; None where the file is foreign, truncated or damaged."""
+        body = data[len(MAGIC) + 65 :]
+        expected = MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n"
+        if not body or not data.startswith(expected):
+            return None
+        header, _, content = body.partition(b"\n")
+        names = json.loads(header)
+        return cls(names["name"], tuple(names["undefined"]), content)
+
+
+def compile_kernels() -> MachineCode:
+    """Compile `executor.execute` and everything it calls for this host. Takes seconds; imports Numba."""
+    from numba import cfunc, types
+    from numba.extending import register_jitable
+
+    from . import executor, lowering
+
+    _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
+    integer, pointer, integers = types.int64, lowering.pointer, lowering.integers
+    signature = types.void(
+        *(integers, integer, integer, pointer, pointer, pointer),
+        *(integer, integer, pointer, integer),
+    )
+    with _deferred_optimization():
+        compiled: Any = cfunc(signature, error_model="numpy")(executor.execute)
+    module = llvm.parse_assembly(compiled._library.get_llvm_str())
+    machine = _target_machine()
+    _optimize(module, compiled.native_name, machine)
+    undefined = tuple(
+        function.name
+        for function in module.functions
+        if function.is_declaration and function.name.startswith(("numba_", "NRT_"))
+    )
+    return MachineCode(compiled.native_name, undefined, machine.emit_object(module))
+
+
+@contextlib.contextmanager
+def _deferred_optimization() -> Iterator[None]:
+    """Numba optimises and assembles every function together with all that it calls, again at every level of calls;
+    five times faster is to link all of them first and to do both once. What is not there to be deferred, in another
+    version of Numba, is done as ever."""
+    from numba.core import codegen
+
+    def link(library: Any, _name: str) -> int:
+        library._ensure_finalized()
+        return 0  # there is no machine code yet, hence no address
+
+    def nothing(*_: Any) -> None:
+        return None
+
+    deferred: dict[tuple[type, str], Callable[..., Any]] = {
+        (codegen.CPUCodeLibrary, "_optimize_final_module"): nothing,
+        (codegen.JITCodeLibrary, "_finalize_specific"): nothing,
+        (codegen.JITCPUCodegen, "_add_module"): nothing,
+        (codegen.JITCPUCodegen, "set_env"): nothing,
+        (codegen.JITCodeLibrary, "get_pointer_to_function"): link,
+    }
+    originals = {at: vars(at[0])[at[1]] for at in deferred if at[1] in vars(at[0])}
+    if len(originals) < len(deferred):
+        yield
+        return
+    for (owner, name), replacement in deferred.items():
+        setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        for (owner, name), original in originals.items():
+            setattr(owner, name, original)
+
+
+def _optimize(module: Any, name: str, machine: Any) -> None:
+    """LLVM's O3 over the linked module, of which only the entry is visible from outside."""
+    for function in module.functions:
+        if not function.is_declaration and function.name != name:
+            function.linkage = "internal"
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization, options.slp_vectorization = True, False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+
+
+def _register(register: Callable[[Callable[..., Any]], object]) -> None:
+    """Make every kernel known to Numba, once a process."""
+    global _registered
+    while _registered < len(KERNELS):
+        register(KERNELS[_registered])
+        _registered += 1
+
+
+def _target_machine() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel="default",
+    )
+
+
+def load(code: MachineCode) -> Entry:
+    """Link an object file into this process and return its entry; Numba is not needed."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+    stub = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0)
+    for symbol in code.undefined:
+        llvm.add_symbol(symbol, ctypes.cast(stub, ctypes.c_void_p).value)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code.content))
+    engine.finalize_object()
+    address = engine.get_function_address(code.name)
+    if not address:
+        raise RuntimeError(f"the compiled kernels have no symbol {code.name!r}")
+    function: Entry = _PROTOTYPE(address)
+    _loaded.append((engine, stub, function))  # the code lives as long as its engine
+    return function
+
+
+def cache_folder() -> Path | None:
+    """Where machine code is kept: REFNET_CACHE, else the user's cache folder; None where it says "off"."""
+    chosen = os.environ.get("REFNET_CACHE", "")
+    if chosen.lower() == "off":
+        return None
+    if chosen:
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("refnet", appauthor=False))
+
+
+def source_files() -> list[Path]:
+    """The files that decide what the machine code does: those with kernels, and how they are compiled."""
+    from . import executor  # marks every kernel
+
+    here = Path(executor.__file__)
+    names = {here.with_name(f"{name}.py") for name in ("simd", "lowering", "machine_code")}
+    names |= {here.with_name(f"{f.__module__.rpartition('.')[2]}.py") for f in KERNELS}
+    return sorted(path for path in names if path.exists())
+
+
+def cache_key() -> str:
+    """A hash of everything that the machine code depends on."""
+    digest = hashlib.sha256()
+    for path in source_files():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for package in ("numba", "llvmlite"):
+        digest.update(importlib.metadata.version(package).encode() + b"\0")
+    digest.update(llvm.get_process_triple().encode() + b"\0")
+    digest.update(llvm.get_host_cpu_name().encode() + b"\0")
+    digest.update(llvm.get_host_cpu_features().flatten().encode() + b"\0")
+    digest.update(str(LANES).encode())
+    return digest.hexdigest()[:32]
+
+
+def cache_file() -> Path | None:
+    """The file that this host's machine code is kept in, whether it exists or not; None without a cache."""
+    folder = cache_folder()
+    return None if folder is None else folder / f"kernels-{cache_key()}.bin"
+
+
+def read(path: Path) -> MachineCode | None:
+    """The machine code in a cache file, or None where there is none that may be run."""
+    try:
+        return MachineCode.from_bytes(path.read_bytes())
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write(path: Path, code: MachineCode) -> bool:
+    """Store machine code, whole or not at all; False, with a warning, where that is impossible."""
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(code.to_bytes())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        warnings.warn(
+            f"refnet cannot keep its compiled kernels in {path.parent} ({error}); they stay in memory and are "
+            "compiled again in the next process. Set REFNET_CACHE to a folder that can be written, or to "
+            '"off" to accept this.',
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def entry() -> Entry:
+    """The compiled `executor.execute` as a C function that releases the GIL while it runs.
+
+    Raises:
+        ImportError: nothing is cached and Numba is not installed.
+    """
+    with _lock:
+        if not _loaded:
+            path = cache_file()
+            code = None if path is None else read(path)
+            if code is None:
+                if sys.stderr is not None and sys.stderr.isatty():
+                    print("refnet: compiling kernels once ...", file=sys.stderr, flush=True)
+                code = compile_kernels()
+                if path is not None:
+                    write(path, code)
+            load(code)
+        function: Entry = _loaded[0][2]
+        return function
+
+
+_registered = 0
+_lock = threading.Lock()
+_loaded: list[tuple[Any, Any, Entry]] = []

@@ -1,0 +1,149 @@
+"""Explicit SIMD: what a kernel may do to vectors, and what each operation means.
+
+A *vector* is `LANES` float32 values in one register; a *tile* is `pixels x blocks` vectors that stay in registers
+while a reduction runs. Every function below is its own definition in NumPy: a kernel is plain Python and can be run
+as such, slowly, with a `Pointer` being a one-dimensional array that starts where the pointer points. When kernels are
+compiled, `lowering.py` replaces each call by LLVM's own vector instructions, without bounds checks: the plan has
+proved every offset before.
+
+The lane count is one constant, chosen at import: 16 with AVX-512, 8 with AVX, else 4. `REFNET_LANES` overrides it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TypeAlias
+
+import llvmlite.binding as llvm
+import numpy as np
+from numpy.typing import NDArray
+
+Pointer: TypeAlias = NDArray[np.float32]
+Integers: TypeAlias = NDArray[np.int64]
+Vector: TypeAlias = NDArray[np.float32]
+Tile: TypeAlias = NDArray[np.float32]
+
+
+def _host_lanes() -> int:
+    chosen = os.environ.get("REFNET_LANES", "")
+    if chosen:
+        if chosen not in ("4", "8", "16"):
+            raise ValueError(
+                f"REFNET_LANES is {chosen!r}; expected 4, 8 or 16, or unset for the host's width"
+            )
+        return int(chosen)
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f") and features.get("avx512vl"):
+        return 16
+    return 8 if features.get("avx") else 4
+
+
+LANES: int = _host_lanes()
+#: Vector registers that a tile of this width may plan with.
+REGISTERS: int = 32 if LANES == 16 or platform.machine().lower() in ("arm64", "aarch64") else 16
+
+
+def at(pointer: Pointer, offset: int) -> Pointer:
+    """The pointer moved by `offset` floats."""
+    return pointer[offset:]
+
+
+def integers_at(pointer: Integers, offset: int) -> Integers:
+    """The table pointer moved by `offset` integers."""
+    return pointer[offset:]
+
+
+def load(source: Pointer, offset: int) -> Vector:
+    """source[offset : offset + LANES] as one vector."""
+    return source[offset : offset + LANES].copy()
+
+
+def store(target: Pointer, offset: int, vector: Vector) -> None:
+    """target[offset : offset + LANES] = vector."""
+    target[offset : offset + LANES] = vector
+
+
+def broadcast(source: Pointer, offset: int) -> Vector:
+    """LANES copies of source[offset]."""
+    return np.full(LANES, source[offset], np.float32)
+
+
+def splat(scalar: float) -> Vector:
+    """LANES copies of a scalar, rounded to float32."""
+    return np.full(LANES, scalar, np.float32)
+
+
+def fma(a: Vector, b: Vector, c: Vector) -> Vector:
+    """a * b + c, rounded once."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+def add(a: Vector, b: Vector) -> Vector:
+    """a + b."""
+    return a + b
+
+
+def sub(a: Vector, b: Vector) -> Vector:
+    """a - b."""
+    return a - b
+
+
+def mul(a: Vector, b: Vector) -> Vector:
+    """a * b."""
+    return a * b
+
+
+def div(a: Vector, b: Vector) -> Vector:
+    """a / b."""
+    return a / b
+
+
+def maximum(bound: Vector, a: Vector) -> Vector:
+    """The larger of the two; a NaN in `a` stays NaN, as in PyTorch's ReLU."""
+    return np.where(bound > a, bound, a)
+
+
+def minimum(bound: Vector, a: Vector) -> Vector:
+    """The smaller of the two; a NaN in `a` stays NaN."""
+    return np.where(bound < a, bound, a)
+
+
+def power_of_two(a: Vector) -> Vector:
+    """2 ** a for integral a in -126..127: the integer goes straight into the exponent's bits."""
+    return ((a.astype(np.int32) + 127) << 23).view(np.float32)
+
+
+def tile_bias(pixels: int, blocks: int, bias: Pointer, offset: int) -> Tile:
+    """A tile whose every pixel holds the `blocks` vectors at bias[offset:]."""
+    rows = bias[offset : offset + blocks * LANES].reshape(1, blocks, LANES)
+    return np.repeat(rows, pixels, axis=0)
+
+
+def tile_fma(tile: Tile, x: Pointer, offset: int, step: int, w: Pointer, w_offset: int) -> Tile:
+    """tile[p, b] + x[offset + p * step] * w[w_offset + b * LANES :]: one input channel's share of every output."""
+    pixels, blocks, _ = tile.shape
+    scalars = x[offset : offset + (pixels - 1) * step + 1 : step].astype(np.float64)
+    rows = w[w_offset : w_offset + blocks * LANES].reshape(1, blocks, LANES)
+    return (scalars[:, None, None] * rows + tile).astype(np.float32)
+
+
+def tile_clamp(tile: Tile, low: float, high: float) -> Tile:
+    """Every element limited to low..high: ReLU with high = infinity, ReLU6 with high = 6."""
+    low32, high32 = np.float32(low), np.float32(high)
+    bounded: Tile = np.where(low32 > tile, low32, tile)
+    return np.where(high32 < bounded, high32, bounded)
+
+
+def tile_add(tile: Tile, source: Pointer, offset: int, plane: int) -> Tile:
+    """tile[p, b] + source[offset + b * plane + p * LANES :]."""
+    added = tile.copy()
+    for pixel, block in np.ndindex(tile.shape[:2]):
+        added[pixel, block] += load(source, offset + block * plane + pixel * LANES)
+    return added
+
+
+def tile_store(tile: Tile, target: Pointer, offset: int, plane: int) -> None:
+    """target[offset + b * plane + p * LANES :] = tile[p, b]."""
+    for pixel, block in np.ndindex(tile.shape[:2]):
+        store(target, offset + block * plane + pixel * LANES, tile[pixel, block])

@@ -1,0 +1,301 @@
+"""The proof that a plan may run: every range that a row reads or writes lies inside its buffer, and nothing is read
+that was not written before.
+
+The ranges are computed from the integers of the row alone, as the kernels do, not from what the planner meant. Reads
+are checked against the value that is meant to live there: memory that was given to another value meanwhile counts as
+never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import executor as ops
+from .dense import (
+    BAND,
+    COLUMNS,
+    COPY,
+    INPUTS,
+    LEFT,
+    NORMALIZATION,
+    OUT_COLUMNS,
+    PHASE,
+    PLANES,
+    ROWS,
+    SCRATCH,
+    STRIDE,
+    TAP_ROWS,
+    TOP,
+)
+from .executor import ROW
+from .pointwise import RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
+from .simd import LANES
+from .winograd import BIAS, GROUP
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+Row: TypeAlias = NDArray[np.int64]
+Range: TypeAlias = tuple[int, int]
+
+
+class PlanError(AssertionError):
+    """A plan would leave its buffers or read what nothing wrote: a defect of the planner, not of its input."""
+
+
+class Access:
+    """What one row touches: ranges [start, stop) in floats, by buffer."""
+
+    def __init__(self) -> None:
+        self.reads: list[Range] = []
+        self.writes: list[Range] = []
+        self.scratch: list[Range] = []
+        self.weights: list[Range] = []
+        self.image: list[Range] = []
+        self.output: list[Range] = []
+
+
+def verify(plan: Plan) -> None:
+    """Prove a plan.
+
+    Raises:
+        PlanError: with the row and the range that break the rule.
+    """
+    owner = np.full(plan.arena // LANES + 1, -1, np.int64)
+    image = int(np.prod(plan.input_shape))
+    for number, step in enumerate(plan.steps):
+        row = plan.program[number * ROW : (number + 1) * ROW]
+        access = Access()
+        _ACCESS[int(row[0])](row, plan.program, access)
+        limits = (
+            (access.reads, plan.arena),
+            (access.writes, plan.arena),
+            (access.scratch, plan.arena),
+            (access.weights, len(plan.weights)),
+            (access.image, image),
+            (access.output, plan.output_size),
+        )
+        for ranges, size in limits:
+            for start, stop in ranges:
+                if not 0 <= start <= stop <= size:
+                    raise PlanError(
+                        f"row {number} ({step.name}) touches {start}:{stop} of {size} floats"
+                    )
+        living = {id(v): v for v in step.touched()}.values()
+        for start, stop in access.reads:
+            value = next(
+                (v for v in living if v.offset <= start and stop <= v.offset + v.floats), None
+            )
+            if value is None or (owner[start // LANES : -(-stop // LANES)] != id(value)).any():
+                raise PlanError(
+                    f"row {number} ({step.name}) reads {start}:{stop}, which nothing wrote"
+                )
+        for ranges, mine in ((access.scratch, step.scratch), (access.writes, step.writes)):
+            for start, stop in ranges:
+                value = next(
+                    (v for v in mine if v.offset <= start and stop <= v.offset + v.floats), None
+                )
+                if value is None:
+                    raise PlanError(
+                        f"row {number} ({step.name}) writes {start}:{stop}, not its own"
+                    )
+                owner[start // LANES : -(-stop // LANES)] = id(value)
+
+
+def _results(row: Row, access: Access, first: int, last: int) -> None:
+    """Outputs and residual of a row with a tile's epilogue, pixels first to last of every plane."""
+    flags = int(row[8])
+    for block in range(int(row[3])):
+        start, stop = (int(row[1]) + block * int(row[2]) + p * LANES for p in (first, last))
+        if flags & STORE_FIRST:
+            access.writes.append((start, stop))
+        if flags & STORE_SECOND:
+            access.writes.append((start + int(row[9]), stop + int(row[9])))
+        if flags & (RESIDUAL_FIRST | RESIDUAL_SECOND):
+            access.reads.append((start + int(row[10]), stop + int(row[10])))
+
+
+def _steps(row: Row, program: Row) -> NDArray[np.int64]:
+    return program[int(row[5]) : int(row[5]) + 2 * int(row[6])].reshape(-1, 2)
+
+
+def _packed(row: Row, steps: NDArray[np.int64]) -> Range:
+    depth = int(steps[:, 1].sum())
+    if row[0] != ops.PLANAR and depth != row[7]:
+        raise PlanError(f"a row counts {row[7]} input channels and its steps {depth}")
+    return int(row[4]), int(row[4]) + (depth + 1) * int(row[3]) * LANES
+
+
+def _pointwise(row: Row, program: Row, access: Access) -> None:
+    steps = _steps(row, program)
+    first, last = int(row[12]), int(row[13])
+    for offset, lanes in steps:
+        # A pixel's last lanes are not read; whole vectors are counted all the same.
+        access.reads.append((int(offset) + first * LANES, int(offset) + last * LANES))
+        if not 0 <= lanes <= LANES:
+            raise PlanError(f"a step reads {lanes} lanes of {LANES}")
+    access.weights.append(_packed(row, steps))
+    _results(row, access, first, last)
+
+
+def _taps(
+    row: Row, steps: NDArray[np.int64], pitch: int, base: int, width: int, rows: Range
+) -> list[Range]:
+    """What the steps of a window read for output rows of a band: `width` floats a pixel."""
+    columns = int(row[OUT_COLUMNS])
+    first, last = rows
+    return [
+        (
+            base + int(o) + first * pitch,
+            base + int(o) + last * pitch + (columns - 1) * width + int(n),
+        )
+        for o, n in steps
+    ]
+
+
+def _window(row: Row, program: Row, access: Access, width: int) -> None:
+    """DENSE and PLANAR: the band that is copied, and the taps that read it."""
+    steps = _steps(row, program)
+    band, stride = int(row[BAND]), int(row[STRIDE])
+    rows = (band - 1) * stride + int(row[TAP_ROWS])
+    pitch = stride * int(row[PHASE]) * width
+    size = int(row[PLANES]) * rows * pitch
+    base = int(row[SCRATCH])
+    access.scratch.append((base, base + size))
+    for start, stop in _taps(row, steps, pitch * stride, base, width, (0, band - 1)):
+        if not base <= start <= stop <= base + size:
+            raise PlanError(f"a tap reads {start}:{stop} of a band at {base}:{base + size}")
+    reach = stride * int(row[PHASE]) - int(row[LEFT])
+    if int(row[TOP]) < 0 or int(row[LEFT]) < 0 or reach < 0:
+        raise PlanError("a window's padding is negative")
+    access.weights.append(_packed(row, steps))
+    _results(
+        row, access, int(row[12]) * int(row[OUT_COLUMNS]), int(row[13]) * int(row[OUT_COLUMNS])
+    )
+
+
+def _dense(row: Row, program: Row, access: Access) -> None:
+    plane = int(row[ROWS]) * int(row[COLUMNS]) * LANES
+    if row[COPY]:
+        _window(row, program, access, LANES)
+        inputs = program[int(row[INPUTS]) : int(row[INPUTS]) + int(row[PLANES])]
+        access.reads += [(int(x), int(x) + plane) for x in inputs]
+        return
+    steps = _steps(row, program)
+    rows = (int(row[12]), int(row[13]) - 1)
+    for start, stop in _taps(row, steps, int(row[COLUMNS]) * LANES, 0, LANES, rows):
+        access.reads.append((start // LANES * LANES, -(-stop // LANES) * LANES))
+    access.weights.append(_packed(row, steps))
+    _results(
+        row, access, int(row[12]) * int(row[OUT_COLUMNS]), int(row[13]) * int(row[OUT_COLUMNS])
+    )
+
+
+def _planar(row: Row, program: Row, access: Access) -> None:
+    _window(row, program, access, 1)
+    access.image.append((0, int(row[PLANES]) * int(row[ROWS]) * int(row[COLUMNS])))
+    access.weights.append((int(row[NORMALIZATION]), int(row[NORMALIZATION]) + 2))
+
+
+def _depthwise(row: Row, program: Row, access: Access) -> None:
+    rows, columns, out_rows, out_columns = (int(x) for x in row[5:9])
+    for block in range(int(row[3])):
+        x = int(row[2]) + block * rows * columns * LANES
+        start, stop = (
+            int(row[1]) + (block * out_rows + int(r)) * out_columns * LANES for r in row[13:15]
+        )
+        access.reads.append((x, x + rows * columns * LANES))
+        access.writes.append((start, stop))
+        if row[11] & RESIDUAL_FIRST:
+            access.reads.append((start + int(row[12]), stop + int(row[12])))
+    access.weights += [(int(row[4]), int(row[4]) + int(row[3]) * 10 * LANES), (0, columns * LANES)]
+
+
+def _winograd(row: Row, program: Row, access: Access) -> None:
+    steps = _steps(row, program)
+    planes, blocks, group = int(row[PLANES]), int(row[3]), int(row[GROUP])
+    pixels = int(row[ROWS]) * int(row[COLUMNS])
+    for x in program[int(row[INPUTS]) : int(row[INPUTS]) + planes]:
+        access.reads.append((int(x), int(x) + pixels * LANES))
+    for offset, lanes in steps:
+        if offset < 0 or lanes > LANES or offset + group * LANES > planes * group * LANES:
+            raise PlanError(f"a product reads {offset} of its patches")
+    start = int(row[SCRATCH])
+    access.scratch.append((start, start + 36 * ((planes + blocks) * group + 2) * LANES))
+    first, stop = _packed(row, steps)
+    access.weights.append((first, first + 36 * (stop - first)))
+    access.weights.append((int(row[BIAS]), int(row[BIAS]) + blocks * LANES))
+    _results(row, access, 0, pixels)
+
+
+def _blocks(row: Row, program: Row, access: Access, pixels: int, made: int) -> None:
+    """Pooling rows: planes of `pixels` into planes of `made`, one behind the other."""
+    for x in program[int(row[5]) : int(row[5]) + int(row[3])]:
+        access.reads.append((int(x), int(x) + pixels * LANES))
+    access.writes.append((int(row[1]), int(row[1]) + int(row[3]) * made * LANES))
+    access.weights.append((int(row[4]), int(row[4]) + 1))
+
+
+def _window_pool(row: Row, program: Row, access: Access) -> None:
+    rows, columns, out_rows, out_columns, kh, kw, sh, sw = (int(x) for x in row[6:14])
+    if (out_rows - 1) * sh + kh > rows or (out_columns - 1) * sw + kw > columns:
+        raise PlanError("a pooling window reaches outside of its map")
+    _blocks(row, program, access, rows * columns, out_rows * out_columns)
+
+
+def _vectors(row: Row, program: Row, access: Access) -> None:
+    """SIGMOID, COMBINE and AFFINE."""
+    size = int(row[3]) * LANES
+    access.writes.append((int(row[1]), int(row[1]) + size))
+    access.reads.append((int(row[2]), int(row[2]) + size))
+    if row[0] == ops.COMBINE and row[4] >= 0:
+        access.reads.append((int(row[4]), int(row[4]) + size))
+    if row[0] == ops.AFFINE:
+        access.weights.append((int(row[4]), int(row[4]) + 2))
+
+
+def _strided(sources: Iterable[int], pixels: int, access: Access) -> None:
+    """One lane of every pixel of some planes."""
+    for x in sources:
+        if x >= 0:
+            start = int(x) // LANES * LANES
+            access.reads.append((start, start + pixels * LANES))
+
+
+def _gather(row: Row, program: Row, access: Access) -> None:
+    _strided(program[int(row[4]) : int(row[4]) + int(row[3])], int(row[2]), access)
+    access.writes.append((int(row[1]), int(row[1]) + int(row[3]) * int(row[2])))
+
+
+def _block(row: Row, program: Row, access: Access) -> None:
+    blocks = -(-int(row[3]) // LANES)
+    access.image.append((0, int(row[2]) * int(row[3])))
+    access.writes.append((int(row[1]), int(row[1]) + blocks * int(row[2]) * LANES))
+    access.weights.append((int(row[4]), int(row[4]) + 2))
+
+
+def _unblock(row: Row, program: Row, access: Access) -> None:
+    _strided(program[int(row[4]) : int(row[4]) + int(row[3])], int(row[2]), access)
+    last = (int(row[3]) - 1) * int(row[5]) + (int(row[8]) - 1) * int(row[6])
+    access.output.append((int(row[1]), int(row[1]) + last + 1))
+
+
+_ACCESS: dict[int, Callable[[Row, Row, Access], None]] = {
+    ops.POINTWISE: _pointwise,
+    ops.DENSE: _dense,
+    ops.PLANAR: _planar,
+    ops.DEPTHWISE: _depthwise,
+    ops.WINOGRAD: _winograd,
+    ops.GLOBAL_AVERAGE: lambda row, program, access: _blocks(row, program, access, int(row[2]), 1),
+    ops.WINDOW_POOL: _window_pool,
+    ops.SIGMOID: _vectors,
+    ops.COMBINE: _vectors,
+    ops.AFFINE: _vectors,
+    ops.GATHER: _gather,
+    ops.BLOCK: _block,
+    ops.UNBLOCK: _unblock,
+}

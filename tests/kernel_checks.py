@@ -1,0 +1,85 @@
+"""Shared by the tests of the kernels: a graph through the engine, between canaries, against the definition."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from refnet import reference
+from refnet.graph import Builder, Graph
+from refnet.kernels import executor, guard, plan
+from refnet.random_weights import random_weights
+
+__all__ = ["Plan", "UnsupportedError", "compile_plan", "random_weights", "run_guarded"]
+
+Plan: TypeAlias = plan.Plan
+UnsupportedError, compile_plan = plan.UnsupportedError, plan.compile_plan
+run_guarded = guard.run_guarded
+
+#: Design's tolerance for direct algorithms and for Winograd, relative to the largest output above 1.
+DIRECT, WINOGRAD = 2e-5, 2e-4
+
+
+def image(
+    shape: tuple[int, ...], seed: int = 0, images: int = 1
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Standard normal float32 (N, C, H, W)."""
+    return np.random.default_rng(seed).standard_normal((images, *shape)).astype(np.float32)
+
+
+class Net(Builder):
+    """A builder whose convolutions take their window as plain numbers, with any kernel."""
+
+    def conv(  # type: ignore[override]
+        self,
+        x: str,
+        prefix: str,
+        channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+    ) -> str:
+        weight = (f"{prefix}.weight", (channels, self.shape[x][0] // groups, kernel, kernel))
+        return self.add(
+            "conv",
+            prefix,
+            x,
+            parameters={"weight": weight, "bias": (f"{prefix}.bias", (channels,))},
+            kernel=(kernel, kernel),
+            stride=(stride, stride),
+            padding=(padding, padding),
+            dilation=(1, 1),
+            groups=groups,
+        )
+
+
+def graph_of(net: Builder, *outputs: str) -> Graph:
+    """The graph that a builder has made."""
+    return net.graph("drawn", outputs, {}, fixed_size=False)
+
+
+def check(
+    graph: Graph,
+    tolerance: float,
+    x: Any = None,
+    weights: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Run `graph` in the engine, guarded, and compare every output with the float64 reference; return the plan."""
+    weights = random_weights(graph, 1) if weights is None else weights
+    x = image(graph.input_shape) if x is None else x
+    made = compile_plan(graph, weights, x.shape[1:], guard=16)
+    outputs = run_guarded(made, x)
+    wide = {name: np.asarray(w, np.float64) for name, w in weights.items()}
+    expected = reference.run(graph, wide, x.astype(np.float64))
+    for name, y, e in zip(graph.outputs, outputs, expected, strict=True):
+        assert y.shape == e.shape, name
+        error = np.abs(y - e).max() / max(1.0, np.abs(e).max())
+        assert error <= tolerance, f"{name}: {error:.2e}\n{made.explain()}"
+    return made
+
+
+def opcodes(made: Plan) -> list[str]:
+    """The kernels that a plan runs, in order."""
+    return [executor.OPCODES[step.opcode] for step in made.steps]

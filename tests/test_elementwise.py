@@ -1,0 +1,69 @@
+"""Elementwise operations, concatenation and slicing, and the ways in and out of channel blocks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import kernel_checks as checks
+
+
+def test_sigmoid_over_the_whole_range() -> None:
+    net = checks.Net((1, 1, 4001))
+    graph = checks.graph_of(net, net.add("sigmoid", "y", "input"))
+    x = np.linspace(-100, 100, 4001, dtype=np.float32).reshape(1, 1, 1, -1)
+    with np.errstate(over="ignore"):
+        checks.check(graph, 3e-7, x)
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_a_softmax_of_two_is_a_sigmoid(chosen: int) -> None:
+    net = checks.Net((12, 6, 7))
+    y = net.add("softmax", "softmax", net.conv("input", "conv", 2, 1), axis=1)
+    graph = checks.graph_of(net, net.add("slice", "score", y, start=chosen, stop=chosen + 1))
+    plan = checks.check(graph, checks.DIRECT)
+    assert "sigmoid" in checks.opcodes(plan)
+
+
+@settings(max_examples=25)
+@given(counts=st.lists(st.integers(1, 20), min_size=2, max_size=4), data=st.data())
+def test_concatenation_and_slices_of_any_channels(counts: list[int], data: st.DataObject) -> None:
+    net = checks.Net((5, 4, 6))
+    parts = [net.conv("input", f"part{i}", c, 1) for i, c in enumerate(counts)]
+    joined = net.add("concat", "joined", *parts, axis=1)
+    start = data.draw(st.integers(0, sum(counts) - 1))
+    stop = data.draw(st.integers(start + 1, sum(counts)))
+    cut = net.add("slice", "cut", joined, start=start, stop=stop)
+    depthwise = (
+        net.conv(cut, "dw", stop - start, 3, padding=1, groups=stop - start)
+        if stop - start > 1
+        else cut
+    )
+    other = net.conv("input", "other", stop - start, 1)
+    total = net.add("add", "sum", net.add("relu6", "r", depthwise), other)
+    checks.check(checks.graph_of(net, net.conv(total, "last", 3, 1), joined, cut), checks.DIRECT)
+
+
+def test_three_addends_and_a_tensor_added_to_itself() -> None:
+    net = checks.Net((5, 4, 6))
+    a, b, c = (net.conv("input", name, 9, 1) for name in "abc")
+    total = net.add("add", "sum", a, b, c)
+    checks.check(checks.graph_of(net, net.add("add", "twice", total, total), b), checks.DIRECT)
+
+
+def test_cells_are_written_row_by_row() -> None:
+    net = checks.Net((6, 5, 4))
+    cells = []
+    for i, size in enumerate((1, 2)):
+        x = net.conv("input", f"scale{i}", 8, 3, stride=size, padding=1)
+        cells.append(net.add("cells", f"cells{i}", net.conv(x, f"head{i}", 3, 1)))
+    graph = checks.graph_of(net, net.add("concat", "all", *cells, axis=1))
+    checks.check(graph, checks.DIRECT)
+
+
+def test_normalize_in_the_middle_and_before_a_depthwise_layer() -> None:
+    net = checks.Net((8, 7, 7))
+    y = net.add("normalize", "first", "input", mean=0.5, std=0.25)
+    y = net.conv(y, "dw", 8, 3, padding=1, groups=8)
+    y = net.add("normalize", "second", net.add("relu", "act", y), mean=-1.0, std=2.0)
+    checks.check(checks.graph_of(net, net.conv(y, "conv", 4, 3, padding=1)), checks.DIRECT)
