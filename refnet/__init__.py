@@ -3,12 +3,18 @@
     refnet.networks()                      the networks
     refnet.build(name, **options)          a network as a graph
     refnet.load(name_or_file, weights)     a network with weights: model(x), model.run, model.vjp
+    refnet.FaceDetector(...).detect        boxes of faces, heads, plates, balls in an image
     refnet.FaceLandmarker(...).predict     landmarks of faces in an image
+    refnet.FaceAnalyzer(...)(image)        both: the faces of an image
+    refnet.FaceTracker(...).update         the same faces through a video, without jitter
     refnet.receptive_field(graph)          what its units can see
     refnet.effective_receptive_field(...)  what they look at
 
 Importing refnet loads NumPy and nothing else.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from refnet.effective_receptive_field import EffectiveReceptiveField, effective_receptive_field
 from refnet.errors import (
@@ -30,14 +36,25 @@ from refnet.model import Model, load
 from refnet.networks import build, network_options, networks
 from refnet.receptive_field import receptive_field
 
+if TYPE_CHECKING:
+    from refnet.analyzer import Face, FaceAnalyzer, Faces
+    from refnet.detection import Detections, FaceDetector
+    from refnet.tracking import FaceTracker, Smoothing
+
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
     "CheckpointError",
     "DependencyError",
+    "Detections",
     "EffectiveReceptiveField",
+    "Face",
+    "FaceAnalyzer",
+    "FaceDetector",
     "FaceLandmarker",
+    "FaceTracker",
+    "Faces",
     "Graph",
     "ImageError",
     "Landmarks",
@@ -46,6 +63,7 @@ __all__ = [
     "OptionError",
     "RefnetError",
     "ShapeError",
+    "Smoothing",
     "UnknownNetworkError",
     "UnsafeCheckpointError",
     "WeightsError",
@@ -58,3 +76,28 @@ __all__ = [
     "receptive_field",
     "write_image",
 ]
+
+#: Public names whose modules load when the name is first used, so that importing refnet stays quick.
+_LATER = {
+    "Detections": "detection",
+    "Face": "analyzer",
+    "FaceAnalyzer": "analyzer",
+    "FaceDetector": "detection",
+    "FaceTracker": "tracking",
+    "Faces": "analyzer",
+    "Smoothing": "tracking",
+}
+
+
+if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'refnet' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"refnet.{_LATER[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

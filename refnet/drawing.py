@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refnet.landmarks import CLOSED, Landmarks
+from refnet.landmarks import CLOSED, Landmarks, square_crop
 from refnet.media import as_image, opencv
 from refnet.ops import Array
+
+if TYPE_CHECKING:
+    from refnet.analyzer import Face
 
 Colour = tuple[int, int, int]  # B, G, R
 
@@ -26,6 +29,8 @@ PARTS: Mapping[str, Colour] = {
     "outer_lip": (110, 110, 250),
     "inner_lip": (110, 110, 250),
 }
+#: Faces whose crop is smaller, in pixels, are drawn without dots.
+SMALL_FACE = 120
 _SHIFT = 4  # cv2 draws at 1/16 pixel with this many fractional bits
 
 
@@ -44,7 +49,8 @@ def draw_boxes(image: Any, boxes: Array, labels: Sequence[str] = (), colour: Col
 def draw_landmarks(image: Any, landmarks: Landmarks) -> Array:
     """A copy of `image` with the parts of every face as lines and its points as dots.
 
-    Sizes follow each face: a small face in a large picture keeps fine lines.
+    Sizes follow each face: a small face in a large picture keeps fine lines, and shows lines alone
+    where dots would run together.
     """
     cv2, canvas = opencv(), as_image(image).copy()
     for points, crop in zip(landmarks.points, landmarks.crops, strict=True):
@@ -54,11 +60,30 @@ def draw_landmarks(image: Any, landmarks: Landmarks) -> Array:
             line = _fixed(points[list(indices)])
             colour = PARTS.get(part, POINT)
             cv2.polylines(canvas, [line], part in CLOSED, colour, thickness, cv2.LINE_AA, _SHIFT)
+        if landmarks.groups and crop[2] < SMALL_FACE:
+            continue
         for point in _fixed(points):
             cv2.circle(
                 canvas, tuple(point), round(radius * 2**_SHIFT), POINT, -1, cv2.LINE_AA, _SHIFT
             )
     return canvas
+
+
+def draw_faces(image: Any, faces: Sequence[Face], *, scores: bool = True) -> Array:
+    """A copy of `image` with the boxes of `faces`, their tracks or scores, and their landmarks."""
+    boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
+    labels = [_name(face) for face in faces] if scores else []
+    canvas = draw_boxes(image, boxes, labels)
+    for face in faces:
+        if face.landmarks is not None:
+            crop = np.array([square_crop(face.box)])
+            landmarks = Landmarks(face.landmarks[None], face.box[None], crop)
+            canvas = draw_landmarks(canvas, landmarks)
+    return canvas
+
+
+def _name(face: Face) -> str:
+    return f"{face.score:.2f}" if face.track is None else f"{face.track}: {face.score:.2f}"
 
 
 def _thickness(image: Array) -> int:

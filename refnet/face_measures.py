@@ -164,8 +164,9 @@ def mirror(points: Any, width: float) -> Array:
     counterpart on the other side.
     """
     points = _checked(points)[..., list(MIRROR_98), :]
-    flipped: Array = points * np.array([-1, 1], points.dtype)
-    return flipped + np.array([width - 1, 0], points.dtype)
+    sign, shift = np.array([[-1, 1], [width - 1, 0]], points.dtype)
+    flipped: Array = points * sign + shift
+    return flipped
 
 
 def eye_aspect_ratio(points: Any) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,9 @@ USUAL_SCALING = (2 / 255, -1.0)
 #: A crop may reach this many times the image's longer side beyond what is useful; a larger box is an
 #: error of its maker, and would only fill memory with black.
 LARGEST_CROP = 4
+
+#: More crops than this go through the network in several calls, which bounds memory.
+CROPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -132,19 +135,42 @@ class FaceLandmarker:
         image = as_image(image, rgb=rgb)
         if boxes is None:
             boxes = [0, 0, image.shape[1], image.shape[0]]
-        checked = checked_boxes(boxes)
-        crops = np.array([square_crop(box, self.margin) for box in checked], np.int64).reshape(
-            -1, 3
-        )
+        return self.predict_batch([image], [boxes])[0]
+
+    def predict_batch(
+        self, images: Sequence[Any], boxes: Sequence[Any], *, rgb: bool = False
+    ) -> list[Landmarks]:
+        """The landmarks of every face of several images, all crops as one batch.
+
+        Args:
+            images, rgb: as in `predict`.
+            boxes: per image, as in `predict`.
+
+        Raises:
+            As `predict`.
+        """
         side = self.model.graph.input_shape[1]
-        pixels = (
-            np.stack([cut(image, crop, side) for crop in crops])
-            if len(crops)
-            else (np.zeros((0, side, side, 3), np.uint8))
-        )
-        fractions = self.predict_crops(pixels)
-        points = crops[:, None, :2] + fractions * crops[:, None, 2:]
-        return Landmarks(points.astype(np.float32), checked, crops)
+        checked = [checked_boxes(boxes_of_one) for boxes_of_one in boxes]
+        crops = [
+            np.array([square_crop(box, self.margin) for box in one], np.int64).reshape(-1, 3)
+            for one in checked
+        ]
+        pixels = [
+            cut(image, crop, side)
+            for image, one in zip((as_image(i, rgb=rgb) for i in images), crops, strict=True)
+            for crop in one
+        ]
+        batches = [
+            self.predict_crops(np.stack(pixels[at : at + CROPS_AT_ONCE]))
+            for at in range(0, len(pixels), CROPS_AT_ONCE)
+        ]
+        points = self.model.graph.shapes()[self.model.graph.outputs[-1]][-1] // 2
+        fractions = np.concatenate([np.zeros((0, points, 2), np.float32), *batches])
+        ends = np.cumsum([len(one) for one in crops])
+        return [
+            Landmarks((one[:, None, :2] + part * one[:, None, 2:]).astype(np.float32), box, one)
+            for part, one, box in zip(np.split(fractions, ends)[:-1], crops, checked, strict=True)
+        ]
 
     def predict_crops(self, crops: Array) -> Array:
         """The landmarks of crops that are already cut: (F, K, 2) float32, fractions of the crop.

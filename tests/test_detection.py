@@ -17,10 +17,9 @@ import refnet.media
 from refnet.decoding import Candidates, basketnet_priors, decode_branch, geometry
 from refnet.detection import USUAL, Detections, FaceDetector
 from refnet.errors import ImageError, OptionError
-from refnet.graph import Graph
 from refnet.model import Model
-from refnet.random_weights import random_weights
 from refnet.tiling import tiles
+from tests.detection_networks import box_weights, f32, image_of, median_threshold, seeded
 
 FILES = {
     "head17": ("lffd-head", "head_10_160_17L_4scales_v1_iter_800000"),
@@ -47,21 +46,6 @@ def real(assets: Path, name: str) -> Model:
     return refnet.load(network, assets / f"lffd/weights/{file}.params", backend="numpy")
 
 
-@cache
-def seeded(name: str, **options: Any) -> Model:
-    graph = refnet.build(name, **options)
-    return Model(graph, box_weights(graph), backend="numpy")
-
-
-def box_weights(graph: Graph) -> dict[str, np.ndarray]:
-    """Seeded weights whose boxes mostly have their corners in order, of about the branch's size."""
-    weights = random_weights(graph, seed=3)
-    for key, weight in weights.items():
-        if key.endswith(("_3_bbox.bias", "locations.2.bias")):
-            weights[key] = weight + f32([0.8, 0.8, -0.8, -0.8])
-    return weights
-
-
 def detector(assets: Path, run: Any) -> FaceDetector:
     return FaceDetector(
         real(assets, run["model"]),
@@ -78,10 +62,6 @@ def pixels(assets: Path, run: Any) -> np.ndarray:
     if digest != run["decoded_sha256"]:
         pytest.skip("this OpenCV decodes the JPEG to other pixels than the reference's")
     return image
-
-
-def f32(values: Any) -> np.ndarray:
-    return np.asarray(values, np.float32)
 
 
 def box_error(found: Detections, run: Any) -> float:
@@ -167,23 +147,6 @@ GEOMETRY = {
 def test_branches_sit_where_the_official_tables_say(name: str) -> None:
     found = [(b.stride, b.centre, b.receptive_field, b.norm) for b in geometry(refnet.build(name))]
     assert found == GEOMETRY[name]
-
-
-def image_of(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Noise with structure at several sizes, so that scores differ from place to place."""
-    generator = np.random.default_rng(seed)
-    image = np.zeros((height, width, 3))
-    for size in (1, 8, 32):
-        coarse = generator.uniform(0, 85, (-(-height // size), -(-width // size), 3))
-        image += coarse.repeat(size, axis=0).repeat(size, axis=1)[:height, :width]
-    return image.astype(np.uint8)
-
-
-def median_threshold(model: Model, image: np.ndarray) -> float:
-    """A threshold that a few hundred units of the network pass on `image`."""
-    outputs = model(image.transpose(2, 0, 1)[None].astype(np.float32))
-    scores = np.concatenate([output.ravel() for output in outputs[::2]])
-    return float(np.sort(scores)[-min(300, len(scores) // 2)])
 
 
 def same(found: Detections, expected: Detections, atol: float = 0.01) -> None:
