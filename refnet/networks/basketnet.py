@@ -36,27 +36,25 @@ class _Blocks(Builder):
         return self.add("relu6", name, self.add("add", f"{name}.sum", x, y))
 
     def head(self, x: str, name: str, classes: int) -> tuple[str, str]:
+        """The class logits and the locations of a branch, one row for every cell."""
         shared = self.conv_relu6(x, f"{name}.conv1x1relu.0", 64, POINTWISE)
-        score = self.conv_relu6(shared, f"{name}.score.0", 64, POINTWISE)
-        box = self.conv_relu6(shared, f"{name}.locations.0", 64, POINTWISE)
-        return (
-            self.add(
-                "cells", f"{name}.logits", self.conv(score, f"{name}.score.2", classes, POINTWISE)
-            ),
-            self.add("cells", f"{name}.boxes", self.conv(box, f"{name}.locations.2", 4, POINTWISE)),
-        )
+
+        def tower(part: str, channels: int) -> str:
+            y = self.conv_relu6(shared, f"{name}.{part}.0", 64, POINTWISE)
+            return self.add(
+                "cells", f"{name}.{part}", self.conv(y, f"{name}.{part}.2", channels, POINTWISE)
+            )
+
+        return tower("score", classes), tower("locations", 4)
 
 
 # (down-sampling convolution, its channels, blocks with whether a branch hangs on each)
 STAGES: Sequence[tuple[str | None, int, dict[str, bool]]] = (
-    (
-        None,
-        64,
-        {"tinypart1.0": False, "tinypart1.1": False, "tinypart1.2": True, "tinypart2": True},
-    ),
-    ("c11.0", 64, {"smallpart1": True, "smallpart2": True}),
+    (None, 64, dict.fromkeys(("tinypart1.0", "tinypart1.1"), False)),
+    (None, 64, dict.fromkeys(("tinypart1.2", "tinypart2"), True)),
+    ("c11.0", 64, dict.fromkeys(("smallpart1", "smallpart2"), True)),
     ("c16.0", 128, {"mediumpart": True}),
-    ("c19.0", 128, {"largepart1": True, "largepart2": True, "largepart3": True}),
+    ("c19.0", 128, dict.fromkeys(("largepart1", "largepart2", "largepart3"), True)),
 )
 
 
@@ -81,6 +79,10 @@ def basketnet(input_size: Any = (640, 640), classes: int = len(CLASSES)) -> Grap
     outputs = (
         net.add("concat", "logits", *logits, axis=1),
         net.add("concat", "locations", *boxes, axis=1),
+    )
+    # The original declares its trunk before its branches.
+    net.state_dict = dict(
+        sorted(net.state_dict.items(), key=lambda item: item[0].startswith("lossbranch"))
     )
     options = {"input_size": [height, width], "classes": classes}
     return net.graph("basketnet", outputs, options, fixed_size=False)
