@@ -374,8 +374,22 @@ def test_nothing_is_saved_that_could_not_be_loaded(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("options", ["{", "3"])
-def test_a_damaged_record(options: str) -> None:
-    record = {"refnet": "0.1.0", "network": "tinynet", "options": options}
-    with pytest.raises(WeightsError, match="record of options"):
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("tinynet", "{"),
+        ("tinynet", "3"),
+        ("a network of the future", "{}"),
+        ("tinynet", '{"unknown": 1}'),
+        *(
+            ("pfld", f'{{"{option}": {value}}}')
+            for option in ("width", "landmarks", "input_size", "form")
+            for value in ("null", "{}", "[[]]", "NaN", "-1", "1e999", '"\\u001b"', "[1, 2, 3]")
+        ),
+    ],
+)
+def test_a_damaged_record(network: str, options: str) -> None:
+    record = {"refnet": "0.1.0", "network": network, "options": options}
+    with pytest.raises(WeightsError, match="its record") as caught:
         identify(checkpoint_of(random_state("tinynet", {}), metadata=record))
+    assert str(caught.value).isprintable()

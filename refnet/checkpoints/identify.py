@@ -92,6 +92,13 @@ def _from_record(
     name, saved = recorded
     if network is not None and network != name:
         raise WeightsError(f"{checkpoint.path}: this file is of {name}, not of {network}")
+    try:
+        build(name, **saved)
+    except OptionError as error:
+        raise WeightsError(
+            f"{checkpoint.path}: its record says {name[:80]!r}, which this version cannot build so: "
+            f"{str(error)[:300]!r}"
+        ) from error
     chosen = {**saved, **options}
     graph = build(name, **chosen)
     if misfit := _misfit(graph, checkpoint.tensors):

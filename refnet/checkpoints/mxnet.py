@@ -16,7 +16,7 @@ import struct
 
 import numpy as np
 
-from refnet.checkpoints.torch_tensors import ELEMENT_TYPES, Array, finished
+from refnet.checkpoints.torch_tensors import ELEMENT_TYPES, Array, shaped
 from refnet.errors import CheckpointError
 
 MAGIC = 0x112
@@ -113,7 +113,7 @@ def _array(source: _Bytes) -> Array | None:
         raise CheckpointError(f"an array before byte {source.position:,} has element type {flag}")
     dtype = np.dtype("<" + ELEMENT_TYPES[kind])
     raw = source.take(math.prod(shape) * dtype.itemsize)
-    return finished(np.frombuffer(raw, dtype).reshape(shape), kind)
+    return shaped(np.frombuffer(raw, dtype), shape, kind)
 
 
 def _name(source: _Bytes) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from refnet.checkpoints.layers import Layer
-from refnet.checkpoints.torch_tensors import Array, finished
+from refnet.checkpoints.torch_tensors import Array, shaped
 from refnet.errors import CheckpointError
 
 MAGIC = b"7767517"
@@ -166,4 +166,4 @@ def _plain(
             f"{len(weights):,}. Are the .param and the .bin of one network?"
         )
     flat = np.frombuffer(weights, f"<{dtype}", count, position)
-    return finished(flat.reshape(shape), "float32"), end
+    return shaped(flat, shape, "plain"), end

@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from refnet.checkpoints.allowance import Allowance
-from refnet.checkpoints.torch_tensors import Array, finished
+from refnet.checkpoints.torch_tensors import Array, shaped
 from refnet.checkpoints.zip_archive import Archive
 from refnet.errors import CheckpointError
 
@@ -55,8 +55,4 @@ def _array(content: bytes, name: str, allowance: Allowance) -> Array:
         )
     allowance.spend(count * dtype.itemsize, f"array {name!r}")
     flat = np.frombuffer(content, dtype, count, start)
-    try:
-        array = flat.reshape(shape, order="F" if fortran == "True" else "C")
-    except ValueError as error:  # a size of 0 beside sizes that overflow
-        raise CheckpointError(f"member {name!r} has an impossible shape") from error
-    return finished(array, "plain")
+    return shaped(flat, shape, "plain", "F" if fortran == "True" else "C")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refnet.checkpoints.torch_tensors import ELEMENT_TYPES, Array, finished
+from refnet.checkpoints.torch_tensors import ELEMENT_TYPES, Array, shaped
 from refnet.errors import CheckpointError
 
 _KINDS = {
@@ -117,10 +117,7 @@ def _tensor(name: str, entry: Mapping[str, object], raw: memoryview, expected: i
             f"tensor {name[:80]!r} of shape {tuple(shape)} needs {needed:,} bytes, its offsets span "
             f"{expected:,} and {len(raw):,} are in the file. It is cut off or damaged."
         )
-    try:
-        return finished(np.frombuffer(raw, dtype).reshape(shape), kind)
-    except ValueError as error:  # a size of 0 beside sizes that overflow
-        raise CheckpointError(f"tensor {name[:80]!r} has an impossible shape") from error
+    return shaped(np.frombuffer(raw, dtype), shape, kind)
 
 
 def write_safetensors(

@@ -6,7 +6,9 @@ where the storage is a persistent id. Here the call makes a `PickledTensor`, whi
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,10 +128,7 @@ def materialise(
     allowance.spend(elements * (4 if tensor.kind == "bfloat16" else item), f"tensor {name!r}")
     dtype = np.dtype(byte_order + ELEMENT_TYPES[tensor.kind])
     if not elements:
-        try:
-            return finished(np.empty(tensor.size, dtype), tensor.kind)
-        except ValueError as error:  # a size of 0 beside sizes that overflow
-            raise CheckpointError(f"tensor {name!r} has an impossible shape") from error
+        return shaped(np.empty(0, dtype), tensor.size, tensor.kind)
     count = (len(raw) - first) // item
     flat = np.frombuffer(raw, dtype, count, first)
     strides = tuple(
@@ -137,6 +136,14 @@ def materialise(
     )
     view = np.lib.stride_tricks.as_strided(flat, tensor.size, strides, writeable=False)
     return finished(view, tensor.kind)
+
+
+def shaped(flat: Array, shape: Sequence[int], kind: str, order: Literal["C", "F"] = "C") -> Array:
+    """`finished` of `flat` in `shape`. Raises CheckpointError where NumPy cannot hold the shape."""
+    try:
+        return finished(flat.reshape(tuple(shape), order=order), kind)
+    except (ValueError, OverflowError) as error:  # a size of 0 beside sizes that overflow
+        raise CheckpointError(f"a tensor of shape {tuple(shape)} cannot be") from error
 
 
 def finished(array: Array, kind: str) -> Array:
