@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refnet.arrays import Array
 from refnet.errors import ShapeError
-from refnet.ops import OPS, Array, window_size
+from refnet.ops import OPS
+from refnet.windows import window_size
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
