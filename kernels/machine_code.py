@@ -21,6 +21,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -269,19 +270,36 @@ def entry() -> Entry:
     Raises:
         ImportError: nothing is cached and Numba is not installed.
     """
+    if not _loaded:
+        warmup()
+    function: Entry = _loaded[0][2]
+    return function
+
+
+def warmup() -> str:
+    """Load the kernels, compiling them if there is no machine code for them yet; says what it did."""
     with _lock:
-        if not _loaded:
-            path = cache_file()
-            code = None if path is None else read(path)
-            if code is None:
-                if sys.stderr is not None and sys.stderr.isatty():
-                    print("refnet: compiling kernels once ...", file=sys.stderr, flush=True)
-                code = compile_kernels()
-                if path is not None:
-                    write(path, code)
+        path = cache_file()
+        place = "in memory only, REFNET_CACHE is off" if path is None else str(path)
+        if _loaded:
+            return f"the kernels are loaded already ({place})"
+        code = None if path is None else read(path)
+        if code is not None:
             load(code)
-        function: Entry = _loaded[0][2]
-        return function
+            return f"loaded the compiled kernels from {place}"
+        started = time.perf_counter()
+        if sys.stderr is not None and sys.stderr.isatty():
+            print("refnet: compiling kernels once ...", file=sys.stderr, flush=True)
+        code = compile_kernels()
+        kept = path is not None and write(path, code)
+        load(code)
+        seconds = time.perf_counter() - started
+        done = f"compiled the kernels for {LANES} lanes in {seconds:.1f} s"
+        return (
+            f"{done} and stored them as {place}"
+            if kept
+            else f"{done}; they are kept in memory only"
+        )
 
 
 _registered = 0

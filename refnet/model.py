@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refnet import reference
+from refnet.engine import Engine, unavailable
 from refnet.errors import BackendError, OptionError, ShapeError, WeightsError
 from refnet.graph import Graph
 from refnet.networks import NETWORKS, build
@@ -28,7 +31,7 @@ class Model:
     Attributes:
         graph: the network.
         weights: {state-dict name: read-only float array}.
-        backend: "numpy", the reference.
+        backend: "numba", the compiled engine for float32, or "numpy", the reference.
     """
 
     def __init__(
@@ -41,7 +44,12 @@ class Model:
     ) -> None:
         self.graph = graph
         self.weights = checked_weights(graph, weights)
-        self.backend = _resolve(backend)
+        if backend not in BACKENDS:
+            raise OptionError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+        self._required = backend == "numba"
+        if self._required and (reason := unavailable()):
+            raise BackendError(f"the compiled backend cannot run here: {reason}")
+        self.backend = "numpy" if backend == "numpy" else "numba"
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise OptionError(f"threads is a whole number of at least 1, not {threads!r}")
         self.threads = threads
@@ -61,18 +69,48 @@ class Model:
         """The network's outputs for `x` (N, C, H, W).
 
         Args:
-            backend: "numpy" for the reference; the model's own by default.
+            backend: "numba" for the compiled engine, "numpy" for the reference; the model's own by default.
             dtype: float32 or float64, to compute in; that of `x` by default.
 
         Raises:
             ShapeError: `x` has a shape, dtype or value that the network cannot take.
             BackendError: the backend cannot run here, or not in this dtype.
         """
-        chosen = self.backend if backend is None else _resolve(backend)
+        if backend is not None and backend not in BACKENDS:
+            raise OptionError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
         x = self._checked(x, dtype)
-        assert chosen == "numpy"
-        outputs = reference.run(self.graph, self._weights(x.dtype), x)
+        chosen = self.backend if backend is None or backend == "auto" else backend
+        if chosen == "numba" and backend == "numba" and x.dtype != np.float32:
+            raise BackendError(
+                f"the compiled backend computes in float32, and this input is {x.dtype}; pass "
+                "dtype='float32', or backend='numpy' for float64"
+            )
+        outputs = None
+        if chosen == "numba" and x.dtype == np.float32:
+            outputs = self._compiled(x, required=self._required or backend == "numba")
+        if outputs is None:
+            outputs = reference.run(self.graph, self._weights(x.dtype), x)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The compiled backend of this model; its `plan(shape).explain()` shows what runs and why.
+
+        Raises:
+            BackendError: it cannot run here; the message says why.
+        """
+        return Engine(self.graph, self.weights, self.threads)
+
+    def _compiled(self, x: Array, required: bool) -> tuple[Array, ...] | None:
+        """The outputs by the compiled backend; None, after one warning, where that fails and need not be."""
+        try:
+            return self.engine.run(x)
+        except BackendError as error:
+            if required:
+                raise
+            warnings.warn(f"{error}; NumPy runs instead, more slowly", RuntimeWarning, stacklevel=4)
+            self.backend = "numpy"
+            return None
 
     def vjp(self, x: Array, cotangents: Array | Sequence[Array | None]) -> Array:
         """The gradient of Σ ⟨cotangent, output⟩ by `x`: a vector-Jacobian product, by the reference.
@@ -135,7 +173,8 @@ def load(
             it, such as a file made by `refnet convert`.
         weights: a checkpoint's path, or {state-dict name: array}. A checkpoint may be a PyTorch file
             (never executed), safetensors, npz, ONNX, MXNet or ncnn.
-        backend: "numpy" for the reference; "auto" for the fastest that runs here.
+        backend: "numba" for the compiled engine (float32), "numpy" for the reference, "auto" for the engine
+            where it runs, else NumPy with one warning that says why. float64 always takes the reference.
         threads: number of threads that one run may use.
         options: the network's options, such as width, input_size, landmarks, form. Those that the
             checkpoint tells need not be given.
@@ -213,13 +252,3 @@ def _read_only(array: Array) -> Array:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
-
-
-def _resolve(backend: str) -> str:
-    if backend not in BACKENDS:
-        raise OptionError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
-    if backend == "numba":
-        raise BackendError(
-            "the compiled backend is not part of this version; use 'numpy' or 'auto'"
-        )
-    return "numpy"

@@ -1,0 +1,107 @@
+"""The one place where refnet calls its compiled kernels.
+
+`Engine` runs a graph with its weights through `refnet.kernels`, imported when the first engine is made: batch norms are
+folded, a plan is compiled for every input shape that comes along, the latest plans are kept.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from refnet.errors import BackendError
+from refnet.graph import Graph
+from refnet.ops import Array
+from refnet.passes import fold
+
+if TYPE_CHECKING:
+    from refnet.kernels import plan as plans
+    from refnet.kernels import threads as runners
+
+#: Plans of so many input shapes are kept; the one used longest ago goes first.
+KEPT_PLANS = 8
+
+
+def unavailable() -> str | None:
+    """Why the compiled backend cannot run here, as a sentence; None where it can."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return "llvmlite is not installed; pip install numba brings it"
+    return None
+
+
+class Engine:
+    """The compiled backend of one model.
+
+    Safe to use from many Python threads at once: each has its own scratch memory, and runs hold no
+    lock and no GIL.
+
+    Raises:
+        BackendError: Numba is missing or fails, or the network has a layer without a kernel.
+    """
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Array], threads: int = 1) -> None:
+        if reason := unavailable():
+            raise BackendError(f"the compiled backend cannot run here: {reason}")
+        self.graph, self.weights = fold(graph, weights)
+        self.threads = threads
+        self._runners: OrderedDict[tuple[int, ...], runners.Runner] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def run(self, x: Array) -> tuple[Array, ...]:
+        """The outputs for `x` (N, C, H, W) float32, in the order of the graph's outputs.
+
+        Raises:
+            ShapeError: the network cannot take this shape.
+            BackendError: the engine cannot run this network, or not here; the message says why.
+        """
+        return self.runner(x.shape[1:]).run(x)
+
+    def runner(self, shape: tuple[int, ...]) -> runners.Runner:
+        """The plan for images of `shape` (C, H, W), compiled once, with its memory."""
+        runner = self._runners.get(shape)
+        if runner is None:
+            with self._lock:
+                runner = self._runners.get(shape) or self._compile(shape)
+                self._runners[shape] = runner
+                while len(self._runners) > KEPT_PLANS:
+                    self._runners.popitem(last=False)
+        return runner
+
+    def plan(self, shape: tuple[int, ...] | None = None) -> plans.Plan:
+        """The plan for images of `shape` (C, H, W), by default the graph's own; `plan.explain()` shows it."""
+        return self.runner(self.graph.input_shape if shape is None else shape).plan
+
+    def _compile(self, shape: tuple[int, ...]) -> runners.Runner:
+        from refnet.kernels import plan as plans
+        from refnet.kernels import threads as runners
+
+        channels, height, width = shape
+        try:
+            plan = plans.compile_plan(self.graph, self.weights, (channels, height, width))
+        except plans.UnsupportedError as error:
+            raise BackendError(
+                f"the compiled backend cannot run {self.graph.name}: {error}"
+            ) from None
+        try:
+            return runners.Runner(plan, self.threads)
+        except Exception as error:  # whatever a compiler may raise: the caller can do without it
+            raise BackendError(
+                f"the compiled backend cannot run here: {type(error).__name__}: {error}"
+            ) from error
+
+
+def warmup() -> str:
+    """Load the kernels, compiling them if no cached machine code fits; a sentence that says what was done."""
+    from refnet.kernels import machine_code
+
+    return machine_code.warmup()
+
+
+def peak() -> float:
+    """GFLOP/s of nothing but fused multiply-adds on this core, now: what benchmarks are compared with."""
+    from refnet.kernels import threads as runners
+
+    return runners.peak()
