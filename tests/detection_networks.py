@@ -40,8 +40,8 @@ def image_of(height: int, width: int, seed: int = 0) -> np.ndarray:
     return image.astype(np.uint8)
 
 
-def median_threshold(model: Model, image: np.ndarray) -> float:
-    """A threshold that a few hundred units of the network pass on `image`."""
+def median_threshold(model: Model, image: np.ndarray, units: int = 300) -> float:
+    """A threshold that `units` units of the network pass on `image`, or half of them."""
     outputs = model(image.transpose(2, 0, 1)[None].astype(np.float32))
     scores = np.concatenate([output.ravel() for output in outputs[::2]])
-    return float(np.sort(scores)[-min(300, len(scores) // 2)])
+    return float(np.sort(scores)[-min(units, len(scores) // 2)])

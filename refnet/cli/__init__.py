@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from refnet import __version__
 from refnet.errors import RefnetError
 
-VERBS = ("landmarks", "models", "info", "run", "convert", "rf", "erf")
+VERBS = ("faces", "landmarks", "models", "info", "run", "convert", "rf", "erf")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
