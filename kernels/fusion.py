@@ -168,9 +168,8 @@ class Fuser:
         self.readers = consumers(graph)
         self.claimed: set[str] = set()
         self.lazy = lazy
-        self.before: dict[str, set[str]] = {graph.input: set()}
-        for node in graph.nodes:
-            self.before[node.name] = set(node.inputs).union(*(self.before[x] for x in node.inputs))
+        #: {tensor: what else must be made before it}, because its layer adds that on the way.
+        self.awaits: dict[str, str] = {}
 
     def epilogue(self, node: Node, dual: bool) -> Epilogue:
         """The epilogue of `node`; `dual` says whether its kernel can store twice."""
@@ -188,8 +187,8 @@ class Fuser:
             relu = self._sole(current, RELUS)
             if relu:
                 plan.first, plan.activation = relu.name, relu.op
-                return self._claim(plan, added, relu)
-            self._claim(plan, added)
+                return self._claim(node, plan, added, relu)
+            self._claim(node, plan, added)
         elif added and dual:
             plan.residual, plan.residual_first = self._other(added, current), False
             plan.first = None if alone else current
@@ -197,16 +196,18 @@ class Fuser:
             relu = self._sole(added.name, RELUS)
             if relu:
                 plan.second, plan.second_activation = relu.name, relu.op
-            return self._claim(plan, added, relu)
+            return self._claim(node, plan, added, relu)
         if not plan.activation and dual:
             rectified = [r for r in self.readers[current] if r.op in RELUS and self._free(r)]
             if rectified:
                 plan.second, plan.second_activation = rectified[0].name, rectified[0].op
-        return self._claim(plan)
+        return self._claim(node, plan)
 
-    def _claim(self, plan: Epilogue, *nodes: Node | None) -> Epilogue:
-        self.claimed.update(node.name for node in nodes if node is not None)
-        self.claimed.update(plan.names)
+    def _claim(self, node: Node, plan: Epilogue, *nodes: Node | None) -> Epilogue:
+        taken = {node.name, *plan.names, *(n.name for n in nodes if n is not None)}
+        self.claimed.update(taken - {node.name})
+        if plan.residual is not None:
+            self.awaits.update(dict.fromkeys(taken, plan.residual))
         return plan
 
     def _free(self, node: Node) -> bool:
@@ -224,13 +225,24 @@ class Fuser:
         for reader in self.readers[name]:
             if reader.op == "add" and len(set(reader.inputs)) == 2 and self._free(reader):
                 other = self._other(reader, name)
-                if (
-                    len(reader.inputs) == 2
-                    and node.name not in self.before[other]
-                    and other != node.name
-                ):
+                if len(reader.inputs) == 2 and not self._depends(other, node.name):
                     return reader
         return None
+
+    def _depends(self, name: str, on: str) -> bool:
+        """Whether `name` can only be made after `on`, in the graph or by what has been fused so far."""
+        seen: set[str] = set()
+        stack = [name]
+        while stack:
+            current = stack.pop()
+            if current == on:
+                return True
+            if current not in seen and current in self.graph.node:
+                seen.add(current)
+                stack += self.graph.node[current].inputs
+                if current in self.awaits:
+                    stack.append(self.awaits[current])
+        return False
 
     @staticmethod
     def _other(addition: Node, name: str) -> str:

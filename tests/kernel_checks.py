@@ -55,6 +55,11 @@ class Net(Builder):
         )
 
 
+def window_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Number of positions of a window along one axis."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
 def graph_of(net: Builder, *outputs: str) -> Graph:
     """The graph that a builder has made."""
     return net.graph("drawn", outputs, {}, fixed_size=False)

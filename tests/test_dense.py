@@ -4,7 +4,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from refnet.ops import window_size
 from tests import kernel_checks as checks
 
 SIDE = st.integers(2, 24)
@@ -23,7 +22,7 @@ SIDE = st.integers(2, 24)
 def test_any_window_equals_the_definition(
     taken: int, made: int, height: int, width: int, kernel: int, stride: int, padding: int
 ) -> None:
-    assume(min(window_size(side, kernel, stride, padding) for side in (height, width)) >= 1)
+    assume(min(checks.window_size(side, kernel, stride, padding) for side in (height, width)) >= 1)
     net = checks.Net((taken, height, width))
     y = net.conv("input", "conv", made, kernel, stride=stride, padding=padding)
     checks.check(checks.graph_of(net, net.add("relu", "act", y)), checks.WINOGRAD)
@@ -42,7 +41,7 @@ def test_any_window_equals_the_definition(
 def test_any_first_layer_equals_the_definition(
     taken: int, made: int, height: int, width: int, kernel: int, stride: int, padding: int
 ) -> None:
-    assume(min(window_size(side, kernel, stride, padding) for side in (height, width)) >= 1)
+    assume(min(checks.window_size(side, kernel, stride, padding) for side in (height, width)) >= 1)
     net = checks.Net((taken, height, width))
     y = net.conv("input", "conv", made, kernel, stride=stride, padding=padding)
     plan = checks.check(checks.graph_of(net, net.add("relu6", "act", y)), checks.DIRECT)

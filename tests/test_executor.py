@@ -1,0 +1,146 @@
+"""Whole networks through the engine: agreement with the reference, identical bits, threads, fork, memory."""
+
+import multiprocessing
+import os
+import resource
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import refnet
+from refnet import reference
+from refnet.passes import fold
+from refnet.random_weights import random_weights
+from tests import kernel_checks as checks
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {"width": 0.25}) for name in refnet.networks() if name.startswith("pfld")),
+    ("pfld", {"input_size": 96}),
+    ("pfld-ultralight", {}),
+    ("pfld-ultralight-slim", {"width": 0.125, "input_size": 64}),
+    ("pfld-ghostone", {"input_size": 80}),
+    ("pfld-polaris", {"activation": "relu6", "conv2": "depthwise", "bn8": "applied"}),
+    *((name, {"input_size": (141, 133)}) for name in refnet.networks() if "lffd" in name),
+    ("lffd-face-v1", {"input_size": (127, 160), "residual": "post-activation"}),
+    ("basketnet", {"input_size": (150, 131)}),
+    ("tinynet", {"input_size": (61, 47)}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda case: str(case))
+def test_every_network_equals_the_float64_reference(name: str, options: dict[str, Any]) -> None:
+    """Between canaries and on memory full of NaN. Winograd's error stays inside of the direct tolerance."""
+    graph = refnet.build(name, **options)
+    weights = random_weights(graph)
+    x = checks.image(graph.input_shape)
+    if "lffd" in name:
+        x = np.random.default_rng(0).integers(0, 256, x.shape).astype(np.float32)
+    folded, narrow = fold(graph, weights)
+    plan = checks.compile_plan(folded, narrow, guard=16)
+    wide = {key: w.astype(np.float64) for key, w in weights.items()}
+    expected = reference.run(graph, wide, x.astype(np.float64))
+    for y, e in zip(checks.run_guarded(plan, x), expected, strict=True):
+        assert np.abs(y - e).max() <= checks.DIRECT * max(1.0, np.abs(e).max())
+
+
+@pytest.fixture(scope="module")
+def model() -> refnet.Model:
+    graph = refnet.build("pfld-ultralight", width=0.25)
+    return refnet.load("pfld-ultralight", random_weights(graph), width=0.25)
+
+
+@pytest.fixture(scope="module")
+def detector() -> refnet.Model:
+    graph = refnet.build("lffd-face-v2", input_size=(140, 150))
+    return refnet.load("lffd-face-v2", random_weights(graph), input_size=(140, 150))
+
+
+def test_thread_counts_give_identical_bits(model: refnet.Model) -> None:
+    x = checks.image((3, 112, 112), images=7)
+    expected = model(x)
+    for threads in (2, 3, 8):
+        many = refnet.Model(model.graph, model.weights, threads=threads)
+        assert_array_equal(many(x), expected)
+
+
+def test_rows_of_one_large_image_are_split_with_identical_bits(detector: refnet.Model) -> None:
+    x = checks.image((3, 260, 330))
+    many = refnet.Model(detector.graph, detector.weights, threads=3)
+    for y, e in zip(many(x), detector(x), strict=True):
+        assert_array_equal(y, e)
+
+
+def test_a_batch_is_its_images_one_by_one(detector: refnet.Model) -> None:
+    x = checks.image((3, 140, 150), images=3)
+    for i, outputs in enumerate(zip(*detector(x), strict=True)):
+        for y, e in zip(outputs, detector(x[i : i + 1]), strict=True):
+            assert_array_equal(y, e[0])
+
+
+def test_no_images_give_no_results(model: refnet.Model) -> None:
+    assert model(np.zeros((0, 3, 112, 112), np.float32)).shape == (0, 196)  # type: ignore[union-attr]
+
+
+def test_one_model_from_many_threads(model: refnet.Model) -> None:
+    images = [checks.image((3, 112, 112), seed) for seed in range(8)]
+    expected = [model(x) for x in images]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            if not np.array_equal(model(images[i]), expected[i]):
+                wrong.append(i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_runs_too(model: refnet.Model) -> None:
+    """Also with threads whose pool stayed with the parent."""
+    many = refnet.Model(model.graph, model.weights, threads=2)
+    x = checks.image((3, 112, 112), images=4)
+    expected = many(x)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def child() -> None:
+        theirs.send(bool(np.array_equal(many(x), expected)))
+
+    process = context.Process(target=child)
+    process.start()
+    assert ours.poll(60) and ours.recv() is True
+    process.join()
+
+
+def test_strides_and_byte_order_of_the_input_do_not_matter(model: refnet.Model) -> None:
+    x = checks.image((3, 112, 112), images=2)
+    expected = model(x)
+    assert_array_equal(model(np.asfortranarray(x)), expected)
+    assert_array_equal(model(np.repeat(x, 2, axis=3)[..., ::2]), expected)
+
+
+def test_float64_takes_the_reference_and_says_so_when_asked_otherwise(model: refnet.Model) -> None:
+    x = checks.image((3, 112, 112)).astype(np.float64)
+    assert model(x).dtype == np.float64  # type: ignore[union-attr]
+    with pytest.raises(refnet.BackendError, match="computes in float32"):
+        model.run(x, backend="numba")
+
+
+def test_runs_do_not_grow_memory(model: refnet.Model) -> None:
+    x = checks.image((3, 112, 112))
+    for _ in range(50):
+        model(x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2000):
+        model(x)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 2048, f"2000 runs grew memory by {grown} KiB"

@@ -1,0 +1,211 @@
+"""Plans: drawn graphs against the reference, what is fused, how memory is placed, and what the verifier catches."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import refnet
+from refnet.kernels import executor, layout, memory, verify
+from refnet.passes import fold
+from refnet.random_weights import random_weights
+from tests import kernel_checks as checks
+
+ACTIVATIONS = ("relu", "relu6")
+
+
+class Drawing:
+    """Grows a random graph, one operation of the vocabulary at a time."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+        channels, height, width = (self.draw(1, 20), self.draw(3, 14), self.draw(3, 14))
+        self.net = checks.Net((channels, height, width))
+        self.names = ["input"]
+
+    def draw(self, low: int, high: int) -> int:
+        return self.data.draw(st.integers(low, high))
+
+    def grow(self) -> None:
+        x = self.names[-1 - min(self.draw(0, 3), len(self.names) - 1)]
+        channels, height, width = self.net.shape[x]
+        name, kind = f"n{len(self.names)}", self.draw(0, 9)
+        if kind <= 2:
+            kernel, padding = self.draw(1, 4), self.draw(0, 1)
+            stride = self.draw(1, 2)
+            if min(checks.window_size(s, kernel, stride, padding) for s in (height, width)) >= 1:
+                y = self.net.conv(x, name, self.draw(1, 24), kernel, stride=stride, padding=padding)
+                self.names.append(y)
+        elif kind == 3 and channels > 1 and min(height, width) >= 3:
+            y = self.net.conv(
+                x,
+                name,
+                channels,
+                3,
+                stride=self.draw(1, 2),
+                padding=self.draw(0, 1),
+                groups=channels,
+            )
+            self.names.append(y)
+        elif kind == 4:
+            self.names.append(self.net.add(ACTIVATIONS[self.draw(0, 1)], name, x))
+        elif kind in (5, 6):
+            same = [n for n in self.names if self.net.shape[n] == self.net.shape[x]]
+            self.names.append(self.net.add("add", name, x, same[self.draw(0, len(same) - 1)]))
+        elif kind == 7:
+            fitting = [n for n in self.names if self.net.shape[n][1:] == (height, width)]
+            other = fitting[self.draw(0, len(fitting) - 1)]
+            if channels + self.net.shape[other][0] <= 60:
+                self.names.append(self.net.add("concat", name, x, other, axis=1))
+        elif kind == 8:
+            start = self.draw(0, channels - 1)
+            stop = self.draw(start + 1, channels)
+            self.names.append(self.net.add("slice", name, x, start=start, stop=stop))
+        elif min(height, width) >= 2:
+            op = ("average_pool", "max_pool")[self.draw(0, 1)]
+            size = self.draw(1, 2)
+            window: Any = {"kernel": (2, 2), "stride": (size, size), "padding": (0, 0)}
+            self.names.append(self.net.add(op, name, x, **window))
+
+
+@settings(max_examples=250)
+@given(data=st.data(), size=st.integers(1, 12))
+def test_any_graph_of_the_vocabulary_equals_the_reference(data: st.DataObject, size: int) -> None:
+    drawing = Drawing(data)
+    for _ in range(size):
+        drawing.grow()
+    if len(drawing.names) == 1:
+        return
+    count = min(len(drawing.names) - 1, drawing.draw(1, 2))
+    graph = checks.graph_of(drawing.net, *dict.fromkeys(drawing.names[-count:]))
+    checks.check(graph, checks.WINOGRAD)
+
+
+def compiled(name: str, **options: Any) -> checks.Plan:
+    graph = refnet.build(name, **options)
+    return checks.compile_plan(*fold(graph, random_weights(graph)))
+
+
+def test_networks_are_planned_without_copies() -> None:
+    """Concatenations, slices and residuals cost nothing in the networks that we ship."""
+    for name in ("pfld", "pfld-msfc", "pfld-ultralight", "pfld-ultralight-slim", "pfld-ghostone"):
+        for width in (0.25, 1.0):
+            assert not {"gather", "combine", "block"} & set(
+                checks.opcodes(compiled(name, width=width))
+            ), name
+    for name in ("lffd-face-v1", "lffd-plate-small"):
+        assert not {"gather", "combine", "affine"} & set(checks.opcodes(compiled(name))), name
+
+
+def test_explain_names_every_layer_and_its_kernel() -> None:
+    text = compiled("lffd-face-v2", input_size=(160, 160)).explain()
+    assert "lffd-face-v2 on (3, 160, 160)" in text
+    assert "F(4x4,3x3)" in text and "rectifies its input" in text and "MiB of scratch" in text
+
+
+def test_dead_code_is_dropped() -> None:
+    net = checks.Net((5, 6, 6))
+    y = net.conv("input", "used", 4, 1)
+    net.conv("input", "unused", 4, 3)
+    assert "unused" not in checks.check(checks.graph_of(net, y), checks.DIRECT).explain()
+
+
+@pytest.mark.parametrize("change", ["groups", "dilation", "stride", "softmax"])
+def test_what_the_engine_cannot_run_is_said(change: str) -> None:
+    net = checks.Net((6, 8, 8))
+    window: Any = {
+        "kernel": (3, 3),
+        "stride": (1, 1),
+        "padding": (1, 1),
+        "dilation": (1, 1),
+        "groups": 1,
+    }
+    window |= {
+        "groups": {"groups": 3},
+        "dilation": {"dilation": (2, 2)},
+        "stride": {"stride": (1, 2)},
+    }.get(change, {})
+    weight = ("w", (6, 6 // window["groups"], 3, 3))
+    y = net.add("conv", "conv", "input", parameters={"weight": weight}, **window)
+    if change == "softmax":
+        y = net.add("softmax", "softmax", y, axis=1)
+    graph = checks.graph_of(net, y)
+    with pytest.raises(
+        checks.UnsupportedError, match="softmax" if change == "softmax" else "conv is a conv"
+    ):
+        checks.compile_plan(graph, random_weights(graph))
+    with pytest.warns(RuntimeWarning, match="NumPy runs instead"):
+        model = refnet.Model(graph, random_weights(graph))
+        assert model(checks.image((6, 8, 8))).shape[0] == 1  # type: ignore[union-attr]
+    assert model.backend == "numpy"
+
+
+@settings(max_examples=60)
+@given(
+    lives=st.lists(
+        st.tuples(st.integers(1, 200), st.integers(0, 20), st.integers(0, 8)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_values_that_live_together_never_overlap(lives: list[tuple[int, int, int]]) -> None:
+    values = [
+        layout.Value(str(i), floats, first=first, last=first + length)
+        for i, (floats, first, length) in enumerate(lives)
+    ]
+    size = memory.place(values, guard=3)
+    for i, a in enumerate(values):
+        assert (
+            a.offset >= 0 and a.offset + a.floats + 3 <= size and a.offset % memory.ALIGNMENT == 0
+        )
+        for b in values[:i]:
+            if a.first <= b.last and b.first <= a.last:
+                assert a.offset + a.floats + 3 <= b.offset or b.offset + b.floats + 3 <= a.offset
+
+
+def test_memory_is_shared_over_time() -> None:
+    plan = compiled("pfld")
+    values = {v for step in plan.steps for v in step.touched()}
+    assert plan.arena < sum(v.floats for v in values) / 3
+
+
+def broken(plan: checks.Plan, row: int, column: int, value: int) -> checks.Plan:
+    program = plan.program.copy()
+    program[row * executor.ROW + column] = value
+    return replace(plan, program=program)
+
+
+def test_the_verifier_refuses_what_would_leave_its_buffers() -> None:
+    """Every offset and every size of every row, made too large or negative, is refused or changes nothing it guards."""
+    plan = compiled("pfld-ultralight", width=0.25)
+    verify.verify(plan)
+    for row, step in enumerate(plan.steps):
+        # Column 1 is where the row writes, column 3 how many blocks, column 4 its weights (or its sources).
+        for column, value in ((1, plan.arena + plan.output_size), (1, -16), (3, 1 << 10)):
+            with pytest.raises((verify.PlanError, IndexError)):
+                verify.verify(broken(plan, row, column, value))
+        if executor.OPCODES[step.opcode] in ("pointwise", "depthwise", "planar"):
+            with pytest.raises(verify.PlanError):
+                verify.verify(broken(plan, row, 4, len(plan.weights)))
+
+
+def test_the_verifier_refuses_reads_of_what_nothing_wrote() -> None:
+    plan = compiled("pfld", width=0.25)
+    steps = plan.steps
+    program = plan.program.copy()
+    first, second = program[: executor.ROW].copy(), program[executor.ROW : 2 * executor.ROW].copy()
+    program[: executor.ROW], program[executor.ROW : 2 * executor.ROW] = second, first
+    with pytest.raises(verify.PlanError, match="which nothing wrote"):
+        verify.verify(replace(plan, program=program, steps=(steps[1], steps[0], *steps[2:])))
+
+
+def test_folding_keeps_float64_until_the_end() -> None:
+    """(x - 127.5) / 127.5 folded into the first layer: exact to float32's last bits."""
+    net = checks.Net((3, 9, 9))
+    y = net.add("normalize", "normalize", "input", mean=127.5, std=127.5)
+    graph = checks.graph_of(net, net.conv(y, "conv", 8, 3, stride=2))
+    x = np.random.default_rng(0).integers(0, 256, (1, 3, 9, 9)).astype(np.float32)
+    checks.check(graph, 2e-6, x)
