@@ -40,7 +40,7 @@ def animation(
     path: str | os.PathLike[str],
     *,
     seconds: float = 0.5,
-    dpi: int = 80,
+    dpi: int = 72,
 ) -> int:
     """Write a GIF of the field from the first layer to `output`; the number of its frames.
 

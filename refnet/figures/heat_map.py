@@ -63,9 +63,11 @@ def comparison(
     last = list(fields.values())[-1]
     # A linear network's field is the same at every unit, so all may be drawn at the last one's.
     fields = {title: replace(field, origin=last.origin) for title, field in fields.items()}
-    left, top, right, bottom = _limits(last, image)
-    height = 4.7 * (bottom - top) / (right - left)
-    figure = new_figure(1.1 + 4.7 * len(fields), 1.3 + height, layout="compressed")
+    # One field on its whole image; of several, what differs is inside.
+    left, top, right, bottom = _limits(last, image if len(fields) == 1 else None)
+    width = 4.7 if len(fields) == 1 else 3.9
+    height = width * (bottom - top) / (right - left)
+    figure = new_figure(1.1 + width * len(fields), 1.3 + height, layout="compressed")
     panels = figure.subplots(1, len(fields), squeeze=False, sharey=True)[0]
     for axes, (title, field) in zip(panels, fields.items(), strict=True):
         _draw(axes, field, image)
@@ -73,8 +75,8 @@ def comparison(
         axes.set_ylim(bottom, top)
         axes.set_aspect("equal")
         outline_field(axes, field, objects)
-        width = pixels(field.two_sigma)
-        axes.set_title(title if len(fields) == 1 else f"{title}: {width}", fontsize=13)
+        looks = pixels(field.two_sigma)
+        axes.set_title(title if len(fields) == 1 else f"{title}: {looks}", fontsize=13)
         axes.set_xlabel("column, px")
     panels[0].set_ylabel("row, px")
     looks = f"looks at {pixels(last.two_sigma)} (2σ)" if len(fields) == 1 else "looks at (2σ)"
