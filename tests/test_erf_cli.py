@@ -133,6 +133,62 @@ def test_erf_of_weights_on_an_image(
     assert data["unit"] == [9, 14]
 
 
+def test_networks_in_onnx_files(capsys: Output, photo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.random.default_rng(0).normal(size=(4, 3, 5, 3)).astype(np.float32)
+    conv = helper.make_node("Conv", ["image", "w"], ["map"], strides=[2, 2])
+    graph = helper.make_graph(
+        [conv],
+        "drawn",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 3, "h", "w"))],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    path = str(tmp_path / "own.onnx")
+    onnx.save(helper.make_model(graph, ir_version=8), path)
+    size = ["--option", "input_size=180x240"]
+    assert main(["rf", path, *size]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:6] == [
+        "map",
+        "conv",
+        *["5", "×", "3", "2"],
+    ]
+    image = [
+        "--weights",
+        path,
+        "--image",
+        str(photo),
+        "--scaling",
+        "0.01,-1",
+        "--rgb",
+        "--channel",
+        "2",
+    ]
+    assert main(["erf", path, *size, *image, "--json"]) == 0
+    (data,) = json.loads(capsys.readouterr().out)
+    assert data["peak"] == pytest.approx(np.abs(weight[2]).sum(0).max(), rel=1e-6)
+    assert main(["rf", path]) == 1
+    assert "input_size" in capsys.readouterr().err
+    assert main(["rf", path, "--option", "width=2"]) == 1
+    assert "only input_size" in capsys.readouterr().err
+
+
+def test_scaling_is_the_networks_own() -> None:
+    from refnet.cli.erf import network_input
+
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, :, 0] = 255  # blue
+    for network, blue in (("lffd-head", 255), ("basketnet", 0), ("tinynet", 1), ("pfld", 1)):
+        x = network_input(refnet.build(network), image)
+        assert x.shape == (3, 8, 8)
+        assert x[0, 0, 0] == pytest.approx(blue)
+    assert network_input(refnet.build("pfld"), image)[1, 0, 0] == -1
+    assert network_input(refnet.build("basketnet"), image)[2, 0, 0] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

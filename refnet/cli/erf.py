@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refnet import seed_experiment
 from refnet.branches import Branch, branches
 from refnet.cli.arguments import add_options, parse_options
-from refnet.cli.rf import read_graph
+from refnet.cli.rf import read_graph, read_onnx
+from refnet.cli.seed_recipes import recipe, table
 from refnet.effective_receptive_field import (
     THRESHOLDS,
     EffectiveReceptiveField,
@@ -40,10 +39,6 @@ HEADINGS = (
     "95.45 %",
     "σ fit",
     "objects",
-)
-TABLE_HEADINGS = (
-    *("branch", "RF", "u8", "script RF", ".5/.75/.85 raw"),
-    *("script .75", "script .85", "Luo", "2σ", "window"),
 )
 FIGURES = ("heat_map", "profile", "sheet", "compare", "animation", "explorer")
 
@@ -89,13 +84,24 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
         help="differentiate this channel; may be repeated, such as 0=1 and 1=-1 for a contrast "
         "(default: the sum of all)",
     )
-    group.add_argument("--weights", metavar="FILE", help="a checkpoint, with --image")
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a checkpoint, with --image; of an ONNX network, the same file again",
+    )
     group.add_argument(
         "--image",
         action="append",
         metavar="FILE",
         help="an image to average over; may be repeated. Without --weights it is only drawn behind",
     )
+    group.add_argument(
+        "--scaling",
+        type=_scaling,
+        metavar="SCALE,SHIFT",
+        help="turns a pixel's value into the network's input (default: the network's own, else 1/255)",
+    )
+    group.add_argument("--rgb", action="store_true", help="the network takes R, G, B, not B, G, R")
     group.add_argument(
         "--constant",
         type=float,
@@ -127,11 +133,11 @@ def _add_figures(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.table:
-        return _table(arguments)
+        return table(as_json=arguments.json)
     if arguments.network is None:
         raise OptionError("name a network, such as `refnet erf lffd-face-v2`, or pass --table")
     if arguments.recipe:
-        return _recipe(arguments)
+        return recipe(arguments.network, arguments.recipe, as_json=arguments.json)
     experiment = _Experiment(arguments)
     chosen = experiment.chosen()
     fields = [(branch, experiment.measure(branch.tensor)) for branch in chosen]
@@ -159,12 +165,15 @@ class _Experiment:
                 )
             if arguments.draws:
                 raise OptionError("--draws makes its own weights; leave out --weights")
-            self.model = load(arguments.network, arguments.weights, backend="numpy", **options)
+            self.model = _trained(arguments.network, arguments.weights, options)
             self.graph = self.model.graph
         else:
             self.graph = read_graph(arguments.network, options)
         self.images = [_fitted(self.graph, image) for image in images]
-        self.inputs = [network_input(self.graph, image) for image in self.images]
+        self.inputs = [
+            network_input(self.graph, image, arguments.scaling, rgb=arguments.rgb)
+            for image in self.images
+        ]
         self.channels = dict(arguments.channel) if arguments.channel else None
 
     @property
@@ -224,15 +233,34 @@ def _fitted(graph: Graph, image: Array) -> Array:
     return resized
 
 
-def network_input(graph: Graph, image: Array) -> Array:
-    """An image as the network was trained on, float32 (C, H, W)."""
-    scale, shift = 1 / 255, 0.0
-    if graph.name == "basketnet":
-        image = image[:, :, ::-1]
-    elif graph.name.startswith("lffd"):
-        scale = 1.0
+def _trained(network: str, weights: str, options: dict[str, Any]) -> Model:
+    """A network with the weights of a file; an ONNX network brings its own."""
+    if not network.lower().endswith(".onnx"):
+        return load(network, weights, backend="numpy", **options)
+    if Path(network) != Path(weights):
+        raise OptionError(
+            f"{network} has its own weights: pass --weights {network}, or no --weights"
+        )
+    return read_onnx(network, options)
+
+
+def network_input(
+    graph: Graph, image: Array, scaling: tuple[float, float] | None = None, *, rgb: bool = False
+) -> Array:
+    """An image as the network was trained on, float32 (C, H, W).
+
+    Args:
+        scaling: value · scale + shift of a pixel; the network's own by default, else 1 / 255 and 0.
+        rgb: in the order R, G, B, as basketnet takes it anyway.
+    """
+    known = (1 / 255, 0.0)
+    if graph.name.startswith("lffd"):
+        known = (1.0, 0.0)
     elif graph.name.startswith("pfld"):
-        scale, shift = SCALING.get(graph.name, USUAL_SCALING)
+        known = SCALING.get(graph.name, USUAL_SCALING)
+    scale, shift = known if scaling is None else scaling
+    if rgb or graph.name == "basketnet":
+        image = image[:, :, ::-1]
     scaled: Array = image.transpose(2, 0, 1) * np.float32(scale) + np.float32(shift)
     return np.ascontiguousarray(scaled)
 
@@ -326,60 +354,6 @@ def _size(size: Sequence[float]) -> str:
     return words[0] if words[0] == words[1] else " × ".join(words)
 
 
-def _recipe(arguments: argparse.Namespace) -> int:
-    if arguments.network != "tinynet":
-        raise OptionError(f"the recipe is an experiment on tinynet, not on {arguments.network}")
-    seed = arguments.recipe == "seed"
-    sizes: tuple[Any, ...]
-    sizes = seed_experiment.seed_recipe() if seed else seed_experiment.exact_recipe()
-    if arguments.json:
-        keys = ("receptive_field", "above_0.75", "above_0.85")
-        print(
-            json.dumps(
-                {"recipe": arguments.recipe, **dict(zip(keys, sizes, strict=True))}, indent=2
-            )
-        )
-        return 0
-    print(", ".join(map(str, sizes)))
-    print("\n" + textwrap.fill(seed_experiment.EXPLANATION, 88))
-    return 0
-
-
-def _table(arguments: argparse.Namespace) -> int:
-    rows = seed_experiment.table()
-    if arguments.json:
-        print(json.dumps([row.as_data() for row in rows], indent=2))
-        return 0
-    lines = [
-        (
-            row.label,
-            str(row.receptive_field),
-            str(row.script[0].before[0]),
-            _printed(row.script[0]),
-            "/".join(map(str, row.raw)),
-            _printed(row.script[1]),
-            _printed(row.script[2]),
-            f"{row.luo:.1f}",
-            f"{row.two_sigma:.1f}",
-            str(row.window),
-        )
-        for row in rows
-    ]
-    print("\n".join(align([TABLE_HEADINGS, *lines], right=range(1, 10))))
-    print(
-        "\nu8: box after the cast to uint8. script: what the seed's steps print, (n) with the number of\n"
-        "contours where there are several and the first is arbitrary. raw: true boxes above 0.5, 0.75\n"
-        "and 0.85 of the peak. Luo: √(pixels above 0.0455). 2σ: four standard deviations of a marginal.\n"
-        "window: smallest centred square that holds 95.45 % of the gradient."
-    )
-    return 0
-
-
-def _printed(printed: seed_experiment.Printed) -> str:
-    several = f" ({printed.contours})" if printed.contours > 1 else ""
-    return f"{printed.size[0]}{several}"
-
-
 def _numbers(text: str, count: int, form: str) -> list[int]:
     try:
         numbers = [int(word) for word in text.split(",")]
@@ -393,6 +367,14 @@ def _numbers(text: str, count: int, form: str) -> list[int]:
 def _unit(text: str) -> Pair:
     row, column = _numbers(text, 2, "ROW,COLUMN")
     return row, column
+
+
+def _scaling(text: str) -> tuple[float, float]:
+    try:
+        scale, shift = (float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected SCALE,SHIFT, got {text!r}") from None
+    return scale, shift
 
 
 def _box(text: str) -> tuple[int, int, int, int]:

@@ -76,8 +76,11 @@ def _reduced(png: io.BytesIO) -> bytes:
 
 
 def even(field: EffectiveReceptiveField) -> Array:
-    """The map blurred over half a stride, as the eye does: the comb of strides aliases when drawn."""
-    return field.smoothed(max(*field.field.jump, 1) / 2).map
+    """The map blurred over half a stride, as the eye does: the comb of strides aliases when drawn.
+
+    A vector has no stride, and its map is noisy from pixel to pixel: it is blurred over 2 pixels.
+    """
+    return field.smoothed((max(field.field.jump) or 4) / 2).map
 
 
 def glow(field: Array, gamma: float = 0.5) -> Array:
