@@ -11,8 +11,9 @@ linear                      POINTWISE with one pixel
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,23 +25,28 @@ from . import layout, pointwise
 from .executor import DENSE, DEPTHWISE, PLANAR, POINTWISE, WINOGRAD
 from .fusion import Epilogue
 from .layout import Blob, Plane, Tensor, Value
-from .pointwise import (
-    ACTIVATIONS,
-    RESIDUAL_FIRST,
-    RESIDUAL_SECOND,
-    STORE_FIRST,
-    STORE_SECOND,
+from .pointwise import ACTIVATIONS, RESIDUAL_FIRST
+from .products import (
+    CACHE,
+    PLANAR_CHANNELS,
+    Results,
+    Window,
+    by_lane,
+    fusion_note,
+    input_rows,
 )
 from .simd import LANES
 from .steps import Step, Table, UnsupportedError, values_of
 from .winograd import transform_kernel
 
-#: Floats of inputs that a group of pixels, or a band of rows, may fill: it shall stay in the second-level cache.
-CACHE = 1 << 16
-PLANAR_CHANNELS = 4
 WINOGRAD_GROUP = 28
 #: Cycles per patch and block that the two Winograd transforms take, in vector operations; measured.
 TRANSFORM_IN, TRANSFORM_OUT = 110, 100
+
+
+#: Appends the step of a layer for part of its extent (pixels, patches or rows), and that extent: a layer is prepared
+#: once, its weights packed, and emitted whole or in parts, from and to the whole tensors or bands of them.
+Prepared: TypeAlias = tuple[Callable[[Tensor, Results, int, int], None], int]
 
 
 def blocks_of(channels: int) -> int:
@@ -131,40 +137,62 @@ class Convolutions:
         mean, std = node.attributes["mean"], node.attributes["std"]
         return 1.0 / std, -mean / std
 
-    def lower_convolution(self, node: Node, epilogue: Epilogue) -> None:
-        """The steps of one layer, and the tensors that it makes."""
-        weight = self.weights[node.parameters["weight"]]
-        bias = self.weights.get(node.parameters.get("bias", ""), np.zeros(len(weight)))
+    def kind(self, node: Node) -> str:
+        """Which kernel runs this layer: pointwise, depthwise, planar, winograd or dense.
+
+        Raises:
+            UnsupportedError: none does.
+        """
         a = node.attributes
         if node.op == "linear":
             if len(self.shapes[node.inputs[0]]) != 1:
                 raise UnsupportedError(f"{node.name} is linear over a map; flatten it first")
-            self._lower_pointwise(node, epilogue, weight, bias)
-        elif self.is_depthwise(node):
-            self._lower_depthwise(node, epilogue, weight, bias)
-        elif a["groups"] != 1 or tuple(a["dilation"]) != (1, 1) or a["stride"][0] != a["stride"][1]:
+            return "pointwise"
+        if self.is_depthwise(node):
+            return "depthwise"
+        if a["groups"] != 1 or tuple(a["dilation"]) != (1, 1) or a["stride"][0] != a["stride"][1]:
             raise UnsupportedError(
-                f"{node.name} is a convolution with kernel {a['kernel']}, stride {a['stride']}, padding "
-                f"{a['padding']}, dilation {a['dilation']} and {a['groups']} groups; the engine has kernels for "
-                "groups=1 and for depthwise 3x3, without dilation, of one stride"
+                f"{node.name} is a convolution with kernel {a['kernel']}, stride {a['stride']}, "
+                f"padding {a['padding']}, dilation {a['dilation']} and {a['groups']} groups; the "
+                "engine has kernels for groups=1 and for depthwise 3x3, without dilation, of one stride"
             )
-        elif self._reads_image(node):
-            self._lower_planar(node, epilogue, weight, bias)
-        elif runs_as_winograd(node, self.shapes):
-            self._lower_winograd(node, epilogue, weight, bias)
-        elif (a["kernel"], a["stride"], a["padding"]) == ((1, 1), (1, 1), (0, 0)):
-            self._lower_pointwise(node, epilogue, weight[:, :, 0, 0], bias)
-        else:
-            self._lower_dense(node, epilogue, weight, bias)
-
-    def _reads_image(self, node: Node) -> bool:
         name = node.inputs[0]
         image = name == self.graph.input or name in self.images
-        return image and self.shapes[name][0] <= PLANAR_CHANNELS
+        if image and self.shapes[name][0] <= PLANAR_CHANNELS:
+            return "planar"
+        if runs_as_winograd(node, self.shapes):
+            return "winograd"
+        window = (tuple(a["kernel"]), tuple(a["stride"]), tuple(a["padding"]))
+        return "pointwise" if window == ((1, 1), (1, 1), (0, 0)) else "dense"
+
+    def lower_convolution(self, node: Node, epilogue: Epilogue) -> None:
+        """The steps of one layer, and the tensors that it makes."""
+        kind = self.kind(node)
+        if kind == "depthwise":
+            self._lower_depthwise(node, epilogue)
+            return
+        name = node.inputs[0]
+        if kind == "planar":
+            source = Tensor(self.shapes[name], (), ())
+        elif kind == "winograd" and name in self.tensors and self.tensors[name].planes:
+            source = self.tensors[name]  # rectified as it is read, if need be
+        else:
+            source = self.stored(name)
+        results = self.results(node, epilogue)
+        if kind != "pointwise":
+            results = results.contiguous(self)
+        prepare = getattr(self, f"prepare_{kind}")
+        emit, extent = prepare(node, epilogue, source, results.lanes)
+        emit(source, results, 0, extent)
+
+    def parameters(self, node: Node) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Weight and bias in float64; a missing bias is zero."""
+        weight = self.weights[node.parameters["weight"]]
+        return weight, self.weights.get(node.parameters.get("bias", ""), np.zeros(len(weight)))
 
     # ------------------------------------------------------------------------------ results
 
-    def _results(self, node: Node, epilogue: Epilogue) -> _Results:
+    def results(self, node: Node, epilogue: Epilogue) -> Results:
         """Allocate what the layer makes, in the layout that its readers want, and find its residual."""
         shape = self.shapes[node.name]
         wanted = frozenset().union(*(self.breaks.get(name, ()) for name in epilogue.names))
@@ -175,52 +203,46 @@ class Convolutions:
             lanes = residual.lanes  # it is there already: taking its layout saves moving it
         made = {name: layout.allocate(name, shape, lanes) for name in epilogue.names}
         self.tensors.update(made)
-        flags = ACTIVATIONS[epilogue.activation]
         first = made[epilogue.first] if epilogue.first is not None else None
         second = made[epilogue.second] if epilogue.second is not None else None
-        if first is not None:
-            flags |= STORE_FIRST
-        if second is not None:
-            flags |= STORE_SECOND | ACTIVATIONS[epilogue.second_activation] << 2
-        if residual is not None:
-            flags |= RESIDUAL_FIRST if epilogue.residual_first else RESIDUAL_SECOND
-        return _Results(lanes, flags, first, second, residual)
+        return Results(lanes, epilogue.flags, first, second, residual, math.prod(shape[1:]))
 
     # ------------------------------------------------------------------------------ kernels
 
-    def _lower_pointwise(
-        self, node: Node, epilogue: Epilogue, weight: NDArray[Any], bias: NDArray[Any]
-    ) -> None:
-        source = self.stored(node.inputs[0])
-        results = self._results(node, epilogue)
-        pixels, single = source.pixels, int(source.pixels == 1)
-        counts, rows = source.counts(), _input_rows(source, weight.T)
-        for first, last in results.runs(pixels):
-            lanes = results.lanes[first * LANES : last * LANES]
-            packed = self.blob.add(pointwise.pack(rows, bias, lanes, single))
-            group = max(CACHE // max(sum(counts), 1) // 56, 1) * 56
+    def prepare_pointwise(
+        self, node: Node, epilogue: Epilogue, source: Tensor, lanes: tuple[int, ...]
+    ) -> Prepared:
+        """A 1x1 convolution or a linear layer, by pixels."""
+        weight, bias = self.parameters(node)
+        single, counts = int(source.pixels == 1), source.counts()
+        rows = input_rows(source, weight.reshape(len(weight), -1).T)
+        depth = max(sum(counts), 1)
+        group = max(CACHE // depth // 56, 1) * 56
+        packed: dict[tuple[int, int], int] = {}
 
-            def encode(
-                table: Table,
-                first: int = first,
-                last: int = last,
-                packed: int = packed,
-                group: int = group,
-            ) -> list[int]:
-                steps = [
-                    x for p, n in zip(source.planes, counts, strict=True) for x in (p.address, n)
-                ]
-                head = results.head(POINTWISE, pixels, first, last, packed, single)
-                head[5:8] = [table.list(steps), len(counts), sum(counts)]
-                return [*head, 0, pixels, group]
+        def emit(source: Tensor, results: Results, start: int, stop: int) -> None:
+            for run in results.runs():
+                part = lanes[run[0] * LANES : run[1] * LANES]
+                if run not in packed:
+                    packed[run] = self.blob.add(pointwise.pack(rows, bias, part, single))
 
-            note = f"{sum(counts)} -> {weight.shape[0]} channels, {pixels} pixels{results.note(epilogue)}"
-            reads = [*values_of(source.planes), *results.reads(first, last)]
-            self.step(POINTWISE, node.name, note, reads, results.writes(), encode)
+                def encode(table: Table, run: tuple[int, int] = run) -> list[int]:
+                    places = zip(source.planes, counts, strict=True)
+                    steps = [x for plane, n in places for x in (plane.address, n)]
+                    head = results.head(POINTWISE, *run, packed[run], single)
+                    head[5:8] = [table.list(steps), len(counts), sum(counts)]
+                    return [*head, start, stop, group]
 
-    def _lower_depthwise(
-        self, node: Node, epilogue: Epilogue, weight: NDArray[Any], bias: NDArray[Any]
-    ) -> None:
+                note = f"{depth} -> {len(weight)} channels, pixels {start} to {stop}"
+                reads = [*values_of(source.planes), *results.reads(*run)]
+                writes = results.writes()
+                self.step(POINTWISE, node.name, note + fusion_note(epilogue), reads, writes, encode)
+                self.steps[-1].in_place = results.in_place(source)
+
+        return emit, source.pixels
+
+    def _lower_depthwise(self, node: Node, epilogue: Epilogue) -> None:
+        weight, bias = self.parameters(node)
         source = self.stored(node.inputs[0])
         if epilogue.residual is not None:
             residual: Tensor | None = self.matched(
@@ -266,264 +288,117 @@ class Convolutions:
                 added = r.address - y.address if r is not None else 0
                 return [*head, stride, padding, flags, added, 0, shape[1]]
 
-            note = f"{source.shape} -> {shape}, stride {stride}{_note(epilogue)}"
+            note = f"{source.shape} -> {shape}, stride {stride}{fusion_note(epilogue)}"
             reads = values_of([x], [r] if r is not None else [])
             self.step(DEPTHWISE, node.name, note, reads, (y.value,), encode)
         self.tensors[epilogue.first] = made
 
-    def _lower_winograd(
-        self, node: Node, epilogue: Epilogue, weight: NDArray[Any], bias: NDArray[Any]
-    ) -> None:
-        name = node.inputs[0]
-        source = self.tensors[name] if name in self.tensors else self.stored(name)
-        if not source.planes:
-            source = self.stored(name)
-        results = self._results(node, epilogue).contiguous(self)
+    def prepare_winograd(
+        self, node: Node, epilogue: Epilogue, source: Tensor, lanes: tuple[int, ...]
+    ) -> Prepared:
+        """F(4x4, 3x3), by patches."""
+        weight, bias = self.parameters(node)
         _, rows, columns = source.shape
-        counts, blocks = source.counts(), len(results.lanes) // LANES
-        planes, group = len(source.planes), WINOGRAD_GROUP
-        matrices = transform_kernel(weight)
-        packed = np.concatenate(
-            [
-                pointwise.pack(_input_rows(source, m), np.zeros(len(bias)), results.lanes, 0)
-                for m in matrices
-            ]
-        )
-        weights = self.blob.add(packed)
-        biases = self.blob.add(_by_lane(bias, results.lanes))
-        patches = -(-rows // 4) * -(-columns // 4)
-        group = min(group, patches)
-        scratch = Value(f"{node.name} patches", 36 * ((planes + blocks) * group + 2) * LANES)
-
-        def encode(table: Table) -> list[int]:
-            steps = [x for i, n in enumerate(counts) for x in (i * group * LANES, n)]
-            head = results.head(WINOGRAD, rows * columns, 0, blocks, weights, 0)
-            head[5:8] = [table.list(steps), planes, sum(counts)]
-            inputs = table.list([plane.address for plane in source.planes])
-            tail = [rows, columns, int(source.rectify), biases]
-            return [*head, 0, patches, group, scratch.offset, inputs, planes, *tail]
-
-        note = f"F(4x4,3x3) {source.shape} -> {weight.shape[0]} channels{results.note(epilogue)}"
-        if source.rectify:
-            note += ", rectifies its input"
-        reads = [*values_of(source.planes), *results.reads(0, blocks)]
-        self.step(WINOGRAD, node.name, note, reads, results.writes(), encode, (scratch,))
-
-    def _lower_dense(
-        self, node: Node, epilogue: Epilogue, weight: NDArray[Any], bias: NDArray[Any]
-    ) -> None:
-        source = self.stored(node.inputs[0])
-        results = self._results(node, epilogue).contiguous(self)
-        window = _Window(node, source.shape, self.shapes[node.name])
-        counts, blocks = source.counts(), len(results.lanes) // LANES
-        taps = [
-            _input_rows(source, weight[:, :, i, j].T)
-            for i in range(window.taps[0])
-            for j in range(window.taps[1])
-        ]
-        ends = np.cumsum(counts)
-        rows = np.concatenate(
-            [tap[end - n : end] for end, n in zip(ends, counts, strict=True) for tap in taps]
-        )
-        single = int(window.out_columns == 1)
-        packed = self.blob.add(pointwise.pack(rows, bias, results.lanes, single))
+        counts, blocks = source.counts(), len(lanes) // LANES
         planes = len(source.planes)
-        band = window.band(planes * LANES) if window.copies else window.out_rows
-        floats = planes * LANES * window.band_rows(band) * window.pitch if window.copies else 0
-        scratch = (Value(f"{node.name} band", floats),) if window.copies else ()
+        empty = np.zeros(len(bias))
+        matrices = [input_rows(source, matrix) for matrix in transform_kernel(weight)]
+        packed = np.concatenate([pointwise.pack(m, empty, lanes, 0) for m in matrices])
+        weights, biases = self.blob.add(packed), self.blob.add(by_lane(bias, lanes))
+        patches = -(-rows // 4) * -(-columns // 4)
+        group = min(WINOGRAD_GROUP, patches)
 
-        def encode(table: Table) -> list[int]:
-            offsets = [
-                plane * window.band_rows(band) * window.pitch * LANES
-                if window.copies
-                else source.planes[plane].address
-                for plane in range(planes)
-            ]
-            steps = [
-                x
-                for offset, n in zip(offsets, counts, strict=True)
-                for tap in window.offsets(LANES)
-                for x in (offset + tap, n)
-            ]
-            head = results.head(
-                DENSE, window.out_rows * window.out_columns, 0, blocks, packed, single
+        def emit(source: Tensor, results: Results, start: int, stop: int) -> None:
+            floats = 36 * ((planes + blocks) * group + 2) * LANES
+            scratch = Value(f"{node.name} patches", floats)
+
+            def encode(table: Table) -> list[int]:
+                steps = [x for i, n in enumerate(counts) for x in (i * group * LANES, n)]
+                head = results.head(WINOGRAD, 0, blocks, weights, 0)
+                head[5:8] = [table.list(steps), planes, sum(counts)]
+                inputs = table.list([plane.address for plane in source.planes])
+                tail = [rows, columns, int(source.rectify), biases]
+                return [*head, start, stop, group, scratch.offset, inputs, planes, *tail]
+
+            note = f"F(4x4,3x3) {source.shape} -> {len(weight)} channels{fusion_note(epilogue)}"
+            if source.rectify:
+                note += ", rectifies its input"
+            reads = [*values_of(source.planes), *results.reads(0, blocks)]
+            writes = results.writes()
+            self.step(WINOGRAD, node.name, note, reads, writes, encode, (scratch,))
+            self.steps[-1].in_place = results.in_place(source)
+
+        return emit, patches
+
+    def prepare_dense(
+        self, node: Node, epilogue: Epilogue, source: Tensor, lanes: tuple[int, ...]
+    ) -> Prepared:
+        """A direct window over channel blocks, by output rows."""
+        weight, bias = self.parameters(node)
+        window = Window(node, source.shape, self.shapes[node.name])
+        counts, blocks, planes = source.counts(), len(lanes) // LANES, len(source.counts())
+        taps = [input_rows(source, weight[:, :, i, j].T) for i, j in np.ndindex(window.taps)]
+        ends = zip(np.cumsum(counts), counts, strict=True)
+        rows = np.concatenate([tap[end - n : end] for end, n in ends for tap in taps])
+        single = int(window.out_columns == 1)
+        packed = self.blob.add(pointwise.pack(rows, bias, lanes, single))
+        most = window.band(planes * LANES) if window.copies else window.out_rows
+
+        def emit(source: Tensor, results: Results, start: int, stop: int) -> None:
+            band = min(most, stop - start)
+            plane = window.band_rows(band) * window.pitch * LANES
+            scratch = (Value(f"{node.name} band", planes * plane),) if window.copies else ()
+
+            def encode(table: Table) -> list[int]:
+                inputs = [plane.address for plane in source.planes]
+                origins = [i * plane for i in range(planes)] if window.copies else inputs
+                places = itertools.product(zip(origins, counts, strict=True), window.offsets(LANES))
+                steps = [x for (origin, n), tap in places for x in (origin + tap, n)]
+                head = results.head(DENSE, 0, blocks, packed, single)
+                head[5:8] = [table.list(steps), len(steps) // 2, len(rows)]
+                copied = scratch[0].offset if scratch else 0
+                head += [start, stop, band, copied, table.list(inputs), planes]
+                return [*head, *window.columns()]
+
+            how = f"bands of {band} rows" if window.copies else "read in place"
+            note = (
+                f"{window} {source.shape} -> {self.shapes[node.name]}{fusion_note(epilogue)}, {how}"
             )
-            head[5:8] = [table.list(steps), len(steps) // 2, len(rows)]
-            inputs = table.list([plane.address for plane in source.planes])
-            start = scratch[0].offset if scratch else 0
-            return [*head, 0, window.out_rows, band, start, inputs, planes, *window.columns()]
+            reads = [*values_of(source.planes), *results.reads(0, blocks)]
+            self.step(DENSE, node.name, note, reads, results.writes(), encode, scratch)
 
-        note = (
-            f"{window} {source.shape} -> {self.shapes[node.name]}{results.note(epilogue)}"
-            f"{f', bands of {band} rows' if window.copies else ', read in place'}"
-        )
-        reads = [*values_of(source.planes), *results.reads(0, blocks)]
-        self.step(DENSE, node.name, note, reads, results.writes(), encode, scratch)
+        return emit, window.out_rows
 
-    def _lower_planar(
-        self, node: Node, epilogue: Epilogue, weight: NDArray[Any], bias: NDArray[Any]
-    ) -> None:
-        name = node.inputs[0]
-        shape = self.shapes[name]
-        results = self._results(node, epilogue).contiguous(self)
-        window = _Window(node, shape, self.shapes[node.name])
-        channels, blocks = shape[0], len(results.lanes) // LANES
-        rows = weight.transpose(1, 2, 3, 0).reshape(-1, weight.shape[0])
-        packed = self.blob.add(pointwise.pack(rows, bias, results.lanes, 0))
-        constants = self.blob.add(np.array(self.images.get(name, (1.0, 0.0)), np.float32))
-        band = window.band(channels)
-        scratch = Value(f"{node.name} band", channels * window.band_rows(band) * window.pitch)
+    def prepare_planar(
+        self, node: Node, epilogue: Epilogue, source: Tensor, lanes: tuple[int, ...]
+    ) -> Prepared:
+        """A direct window over the caller's image, by output rows."""
+        weight, bias = self.parameters(node)
+        window = Window(node, source.shape, self.shapes[node.name])
+        channels, blocks = source.shape[0], len(lanes) // LANES
+        rows = weight.transpose(1, 2, 3, 0).reshape(-1, len(weight))
+        packed = self.blob.add(pointwise.pack(rows, bias, lanes, 0))
+        constants = np.array(self.images.get(node.inputs[0], (1.0, 0.0)), np.float32)
+        normalization = self.blob.add(constants)
+        most = window.band(channels)
 
-        def encode(table: Table) -> list[int]:
-            steps = [
-                x
-                for channel in range(channels)
-                for tap in window.offsets(1)
-                for x in (channel * window.band_rows(band) * window.pitch + tap, 1)
-            ]
-            head = results.head(PLANAR, window.out_rows * window.out_columns, 0, blocks, packed, 0)
-            head[5:8] = [table.list(steps), len(steps) // 2, len(rows)]
-            common = [0, window.out_rows, band, scratch.offset, 0, channels]
-            return [*head, *common, *window.columns(), constants]
+        def emit(source: Tensor, results: Results, start: int, stop: int) -> None:
+            band = min(most, stop - start)
+            plane = window.band_rows(band) * window.pitch
+            scratch = Value(f"{node.name} band", channels * plane)
 
-        note = f"{window} image {shape} -> {self.shapes[node.name]}{results.note(epilogue)}"
-        reads = results.reads(0, blocks)
-        self.step(PLANAR, node.name, note, reads, results.writes(), encode, (scratch,))
+            def encode(table: Table) -> list[int]:
+                places = itertools.product(range(channels), window.offsets(1))
+                steps = [x for channel, tap in places for x in (channel * plane + tap, 1)]
+                head = results.head(PLANAR, 0, blocks, packed, 0)
+                head[5:8] = [table.list(steps), len(steps) // 2, len(rows)]
+                head += [start, stop, band, scratch.offset, 0, channels]
+                return [*head, *window.columns(), normalization]
 
+            note = (
+                f"{window} image {source.shape} -> {self.shapes[node.name]}{fusion_note(epilogue)}"
+            )
+            reads, writes = results.reads(0, blocks), results.writes()
+            self.step(PLANAR, node.name, note, reads, writes, encode, (scratch,))
 
-class _Window:
-    """Sizes of a dense window, and where its taps lie in scratch."""
-
-    def __init__(self, node: Node, shape: tuple[int, ...], made: tuple[int, ...]) -> None:
-        a = node.attributes
-        self.taps: tuple[int, int] = a["kernel"]
-        self.stride: int = a["stride"][0]
-        self.padding: tuple[int, int] = a["padding"]
-        _, self.rows, self.in_columns = shape
-        _, self.out_rows, self.out_columns = made
-        image = len(shape) == 3 and shape[0] <= PLANAR_CHANNELS
-        self.copies = image or self.stride > 1 or self.padding != (0, 0)
-        self.phase = -(-(self.in_columns + 2 * self.padding[1]) // self.stride)
-        #: Pixels between a row and the next one.
-        self.pitch = self.stride * self.phase if self.copies else self.in_columns
-
-    def __str__(self) -> str:
-        return f"{self.taps[0]}x{self.taps[1]}/{self.stride}"
-
-    def band_rows(self, band: int) -> int:
-        """Input rows that `band` output rows read."""
-        return (band - 1) * self.stride + self.taps[0]
-
-    def band(self, floats: int) -> int:
-        """Output rows of a band whose inputs, `floats` a pixel, fit the cache."""
-        most = CACHE // (floats * self.pitch)
-        return int(min(max((most - self.taps[0]) // self.stride + 1, 1), self.out_rows))
-
-    def offsets(self, scale: int) -> list[int]:
-        """Distance of each tap from the first one, `scale` floats being one pixel."""
-        phases = self.stride if self.copies else 1
-        return [
-            (i * self.pitch + (j % phases) * self.phase + j // phases) * scale
-            for i in range(self.taps[0])
-            for j in range(self.taps[1])
-        ]
-
-    def columns(self) -> list[int]:
-        """The columns ROWS to COPY of a DENSE row."""
-        head = [self.rows, self.in_columns, self.stride, *self.padding]
-        return [*head, self.taps[0], self.phase, self.out_columns, int(self.copies)]
-
-
-class _Results:
-    """What a layer stores, and the columns of its row that say where."""
-
-    def __init__(
-        self,
-        lanes: tuple[int, ...],
-        flags: int,
-        first: Tensor | None,
-        second: Tensor | None,
-        residual: Tensor | None,
-    ) -> None:
-        self.lanes, self.flags = lanes, flags
-        self.first, self.second, self.residual = first, second, residual
-
-    @property
-    def main(self) -> Tensor:
-        made = self.first if self.first is not None else self.second
-        assert made is not None
-        return made
-
-    def runs(self, pixels: int) -> list[tuple[int, int]]:
-        """Stretches of output planes whose residual planes lie behind each other."""
-        lists = [t.planes for t in (self.main, self.residual) if t is not None]
-        return layout.runs(pixels, *lists)
-
-    def contiguous(self, lowering: Convolutions) -> _Results:
-        """The same, with a residual in one stretch: moved together if it is not."""
-        if self.residual is not None and len(self.runs(self.main.pixels)) > 1:
-            self.residual = lowering.moved(self.residual, self.lanes, "residual")
-        return self
-
-    def head(
-        self, opcode: int, pixels: int, first: int, last: int, packed: int, single: int
-    ) -> list[int]:
-        """Columns 0 to 11, those of the steps still empty."""
-        y = self.main.planes[first].address
-        second = self.second.planes[first].address - y if self.second is not None else 0
-        residual = self.residual.planes[first].address - y if self.residual is not None else 0
-        blocks = last - first
-        return [
-            opcode,
-            y,
-            pixels * LANES,
-            blocks,
-            packed,
-            0,
-            0,
-            0,
-            self.flags,
-            second,
-            residual,
-            single,
-        ]
-
-    def reads(self, first: int, last: int) -> tuple[Value, ...]:
-        return values_of(self.residual.planes[first:last]) if self.residual is not None else ()
-
-    def writes(self) -> tuple[Value, ...]:
-        return values_of(*(t.planes for t in (self.first, self.second) if t is not None))
-
-    def note(self, epilogue: Epilogue) -> str:
-        return _note(epilogue)
-
-
-def _note(epilogue: Epilogue) -> str:
-    """What a layer is fused with, for people."""
-    parts = []
-    if epilogue.residual and epilogue.residual_first:
-        parts.append(f"+ {epilogue.residual}")
-    if epilogue.activation:
-        parts.append(epilogue.activation)
-    if epilogue.second:
-        added = (
-            f"+ {epilogue.residual} " if epilogue.residual and not epilogue.residual_first else ""
-        )
-        parts.append(f"and {added}{epilogue.second_activation}".rstrip())
-    return "".join(f", {part}" for part in parts)
-
-
-def _input_rows(source: Tensor, channels: NDArray[Any]) -> NDArray[Any]:
-    """Rows of `channels` (C, O) in the order in which steps visit the source's lanes; zeros for padding."""
-    order = [
-        lane
-        for i, n in enumerate(source.counts())
-        for lane in source.lanes[i * LANES : i * LANES + n]
-    ]
-    index = np.array(order)
-    return np.where(index[:, None] >= 0, channels[np.maximum(index, 0)], 0.0)
-
-
-def _by_lane(bias: NDArray[Any], lanes: Sequence[int]) -> NDArray[np.float32]:
-    index = np.array(lanes)
-    return np.where(index >= 0, bias[np.maximum(index, 0)], 0.0).astype(np.float32)
+        return emit, window.out_rows

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from refnet.graph import Graph, Node, consumers
 
+from .pointwise import ACTIVATIONS, RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
+
 Weights = dict[str, NDArray[Any]]
 RELUS = ("relu", "relu6")
 
@@ -158,6 +160,16 @@ class Epilogue:
     def names(self) -> tuple[str, ...]:
         """The tensors that the layer makes."""
         return tuple(name for name in (self.first, self.second) if name is not None)
+
+    @property
+    def flags(self) -> int:
+        """The same as bits, for the tiles."""
+        flags = ACTIVATIONS[self.activation] | ACTIVATIONS[self.second_activation] << 2
+        flags |= STORE_FIRST if self.first is not None else 0
+        flags |= STORE_SECOND if self.second is not None else 0
+        if self.residual is not None:
+            flags |= RESIDUAL_FIRST if self.residual_first else RESIDUAL_SECOND
+        return flags
 
 
 class Fuser:

@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 from refnet.graph import Graph, Node
 
 from . import layout
-from .convolutions import Convolutions, runs_as_winograd
+from .convolutions import runs_as_winograd
 from .executor import AFFINE, BLOCK, COMBINE, GATHER, GLOBAL_AVERAGE, SIGMOID, UNBLOCK, WINDOW_POOL
 from .fusion import RELUS, Epilogue, Fuser
 from .layout import Plane, Tensor
 from .pointwise import ACTIVATIONS
 from .simd import LANES
 from .steps import Output, Step, Table, UnsupportedError, values_of
+from .streaming import Streaming
 
 
-class Lowering(Convolutions):
+class Lowering(Streaming):
     """One use: `lower()` returns the steps and the outputs; `blob` then holds the weights."""
 
     def __init__(

@@ -9,7 +9,7 @@ read what nothing wrote. Then the table may run without bounds checks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from refnet.graph import Graph
 from .executor import OPCODES
 from .fusion import simplify
 from .layers import Lowering
+from .layout import Value
 from .memory import place
 from .steps import Output, Step, Table, UnsupportedError
 from .verify import verify
@@ -67,6 +68,25 @@ class Plan:
         return "\n".join(lines)
 
 
+def place_all(steps: Sequence[Step], guard: int) -> int:
+    """Give every value of the steps its place; results take the place of residuals that nobody needs any more."""
+    for number, step in enumerate(steps):
+        for value in step.touched():
+            value.first = number if value.first < 0 else value.first
+            value.last = number
+    values = dict.fromkeys(value for step in steps for value in step.touched())
+    host: dict[Value, Value] = {}
+    for number, step in enumerate(steps):
+        if step.in_place and step.in_place[0].last == step.in_place[1].first == number:
+            old, new = step.in_place
+            host[new] = host.get(old, old)
+            host[new].last = max(host[new].last, new.last)
+    arena = place([value for value in values if value not in host], guard)
+    for value, place_of in host.items():
+        value.offset = place_of.offset
+    return arena
+
+
 def compile_plan(
     graph: Graph,
     weights: Mapping[str, NDArray[Any]],
@@ -85,12 +105,7 @@ def compile_plan(
     simplified, wide = simplify(graph, weights)
     lowering = Lowering(simplified, wide, shape)
     steps, outputs = lowering.lower()
-    for number, step in enumerate(steps):
-        for value in step.touched():
-            value.first = number if value.first < 0 else value.first
-            value.last = number
-    values = list(dict.fromkeys(value for step in steps for value in step.touched()))
-    arena = place(values, guard)
+    arena = place_all(steps, guard)
     table = Table(len(steps))
     for step in steps:
         table.write(step.encode(table))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,8 @@ class Step:
         note: shapes and the choice that was made, for people.
         reads, writes: the values that it touches; scratch is both written and read by the step itself.
         encode: the row's integers, once every value has its place.
-        macs: multiply-accumulates of the layer, as the graph counts them.
+        scratch: values that live for this step only.
+        in_place: (residual, result) that may share memory, if nobody needs the residual afterwards.
     """
 
     opcode: int
@@ -62,8 +63,8 @@ class Step:
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
     encode: Callable[[Table], list[int]]
-    macs: int = 0
-    scratch: tuple[Value, ...] = field(default=())
+    scratch: tuple[Value, ...] = ()
+    in_place: tuple[Value, Value] | None = None
 
     def touched(self) -> tuple[Value, ...]:
         """Every value that must be in memory while the step runs."""

@@ -85,12 +85,12 @@ def verify(plan: Plan) -> None:
                     raise PlanError(
                         f"row {number} ({step.name}) touches {start}:{stop} of {size} floats"
                     )
-        living = {id(v): v for v in step.touched()}.values()
         for start, stop in access.reads:
-            value = next(
-                (v for v in living if v.offset <= start and stop <= v.offset + v.floats), None
-            )
-            if value is None or (owner[start // LANES : -(-stop // LANES)] != id(value)).any():
+            seen = owner[start // LANES : -(-stop // LANES)]
+            if not any(
+                v.offset <= start and stop <= v.offset + v.floats and (seen == id(v)).all()
+                for v in (*step.reads, *step.writes)
+            ):
                 raise PlanError(
                     f"row {number} ({step.name}) reads {start}:{stop}, which nothing wrote"
                 )
@@ -179,11 +179,14 @@ def _window(row: Row, program: Row, access: Access, width: int) -> None:
 
 
 def _dense(row: Row, program: Row, access: Access) -> None:
-    plane = int(row[ROWS]) * int(row[COLUMNS]) * LANES
     if row[COPY]:
         _window(row, program, access, LANES)
         inputs = program[int(row[INPUTS]) : int(row[INPUTS]) + int(row[PLANES])]
-        access.reads += [(int(x), int(x) + plane) for x in inputs]
+        start = max(int(row[12]) * int(row[STRIDE]) - int(row[TOP]), 0)
+        stop = (int(row[13]) - 1) * int(row[STRIDE]) - int(row[TOP]) + int(row[TAP_ROWS])
+        stop = max(min(stop, int(row[ROWS])), start)
+        line = int(row[COLUMNS]) * LANES
+        access.reads += [(int(x) + start * line, int(x) + stop * line) for x in inputs]
         return
     steps = _steps(row, program)
     rows = (int(row[12]), int(row[13]) - 1)
