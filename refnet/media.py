@@ -46,20 +46,30 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     Raises:
         ImageError: the file is absent, unreadable, empty, or no image that OpenCV can decode.
     """
-    cv2 = opencv()
     try:
         data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
     except OSError as error:
         raise ImageError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
-    if not len(data):
-        raise ImageError(f"cannot read {os.fspath(path)}: the file is empty")
+    return decode_image(data, os.fspath(path))
+
+
+def decode_image(data: bytes | Array, name: str = "the image") -> Array:
+    """The image in the bytes of a file, as `read_image` has it; `name` is what errors call it.
+
+    Raises:
+        ImageError: the bytes are none, or no image that OpenCV can decode.
+    """
+    cv2 = opencv()
+    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+    if not len(array):
+        raise ImageError(f"cannot read {name}: the file is empty")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(array, cv2.IMREAD_COLOR)
     except cv2.error as error:  # such as a picture of more pixels than OpenCV's limit
-        raise ImageError(f"cannot decode {os.fspath(path)}: {error.err or error}") from error
+        raise ImageError(f"cannot decode {name}: {error.err or error}") from error
     if image is None:
         raise ImageError(
-            f"cannot decode {os.fspath(path)}: it is damaged, or no image (JPEG, PNG, WebP, TIFF, BMP)"
+            f"cannot decode {name}: it is damaged, or no image (JPEG, PNG, WebP, TIFF, BMP)"
         )
     return np.asarray(image)
 
