@@ -310,7 +310,7 @@ class Convolutions:
 
         def emit(source: Tensor, results: Results, start: int, stop: int) -> None:
             floats = 36 * ((planes + blocks) * group + 2) * LANES
-            scratch = Value(f"{node.name} patches", floats)
+            scratch = Value(f"{node.name} patches", floats, private=True)
 
             def encode(table: Table) -> list[int]:
                 steps = [x for i, n in enumerate(counts) for x in (i * group * LANES, n)]
@@ -347,7 +347,9 @@ class Convolutions:
         def emit(source: Tensor, results: Results, start: int, stop: int) -> None:
             band = min(most, stop - start)
             plane = window.band_rows(band) * window.pitch * LANES
-            scratch = (Value(f"{node.name} band", planes * plane),) if window.copies else ()
+            scratch = (
+                (Value(f"{node.name} band", planes * plane, private=True),) if window.copies else ()
+            )
 
             def encode(table: Table) -> list[int]:
                 inputs = [plane.address for plane in source.planes]
@@ -385,7 +387,7 @@ class Convolutions:
         def emit(source: Tensor, results: Results, start: int, stop: int) -> None:
             band = min(most, stop - start)
             plane = window.band_rows(band) * window.pitch
-            scratch = Value(f"{node.name} band", channels * plane)
+            scratch = Value(f"{node.name} band", channels * plane, private=True)
 
             def encode(table: Table) -> list[int]:
                 places = itertools.product(range(channels), window.offsets(1))

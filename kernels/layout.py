@@ -25,11 +25,13 @@ class Value:
         name: the tensor it belongs to, for people.
         floats: its size.
         offset: where it begins in the arena; -1 until memory is planned.
+        private: whether each thread of a run has its own; true of what lives within one step or one band.
         first, last: the first and the last step that touch it.
     """
 
     name: str
     floats: int
+    private: bool = False
     offset: int = -1
     first: int = -1
     last: int = -1

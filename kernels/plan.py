@@ -39,7 +39,7 @@ class Plan:
         program: int64, the table: ROW integers a step, then the integer lists that steps refer to.
         rows: number of steps.
         weights: float32, packed.
-        arena: floats of scratch memory that a run needs.
+        arena: floats of scratch memory that a run needs, the last `private` of them once per thread.
         outputs: where each output lies in an image's `output_size` floats, and its shape.
         output_size: floats of all outputs of an image.
         steps: what each row does, for people and for the verifier.
@@ -51,6 +51,7 @@ class Plan:
     rows: int
     weights: NDArray[np.float32]
     arena: int
+    private: int
     outputs: tuple[Output, ...]
     output_size: int
     steps: tuple[Step, ...]
@@ -68,8 +69,11 @@ class Plan:
         return "\n".join(lines)
 
 
-def place_all(steps: Sequence[Step], guard: int) -> int:
-    """Give every value of the steps its place; results take the place of residuals that nobody needs any more."""
+def place_all(steps: Sequence[Step], guard: int) -> tuple[int, int]:
+    """Give every value of the steps its place: (shared floats, private floats behind them).
+
+    Results take the place of residuals that nobody needs any more.
+    """
     for number, step in enumerate(steps):
         for value in step.touched():
             value.first = number if value.first < 0 else value.first
@@ -81,10 +85,14 @@ def place_all(steps: Sequence[Step], guard: int) -> int:
             old, new = step.in_place
             host[new] = host.get(old, old)
             host[new].last = max(host[new].last, new.last)
-    arena = place([value for value in values if value not in host], guard)
+    shared = place([v for v in values if v not in host and not v.private], guard)
+    mine = [v for v in values if v.private]
+    private = place(mine, guard)
+    for value in mine:
+        value.offset += shared
     for value, place_of in host.items():
         value.offset = place_of.offset
-    return arena
+    return shared, private
 
 
 def compile_plan(
@@ -105,7 +113,7 @@ def compile_plan(
     simplified, wide = simplify(graph, weights)
     lowering = Lowering(simplified, wide, shape)
     steps, outputs = lowering.lower()
-    arena = place_all(steps, guard)
+    shared, private = place_all(steps, guard)
     table = Table(len(steps))
     for step in steps:
         table.write(step.encode(table))
@@ -115,7 +123,8 @@ def compile_plan(
         program=table.array(),
         rows=len(steps),
         weights=lowering.blob.array(),
-        arena=arena,
+        arena=shared + private,
+        private=private,
         outputs=tuple(outputs),
         output_size=sum(output.size for output in outputs),
         steps=tuple(steps),

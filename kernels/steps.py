@@ -54,6 +54,7 @@ class Step:
         reads, writes: the values that it touches; scratch is both written and read by the step itself.
         encode: the row's integers, once every value has its place.
         scratch: values that live for this step only.
+        band: (stream, number) for a step that makes one band of a stream; bands may run in any order.
         in_place: (residual, result) that may share memory, if nobody needs the residual afterwards.
     """
 
@@ -65,6 +66,7 @@ class Step:
     encode: Callable[[Table], list[int]]
     scratch: tuple[Value, ...] = ()
     in_place: tuple[Value, Value] | None = None
+    band: tuple[str, int] | None = None
 
     def touched(self) -> tuple[Value, ...]:
         """Every value that must be in memory while the step runs."""

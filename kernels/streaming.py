@@ -61,7 +61,7 @@ class Streaming(Convolutions):
 
     def _band(self, name: str, like: Tensor, first: int, pixels: int) -> Tensor:
         """Pixels first to first + pixels of a tensor that exists only in bands; addressed as if it were whole."""
-        value = Value(f"{name} from {first}", len(like.lanes) * pixels)
+        value = Value(f"{name} from {first}", len(like.lanes) * pixels, private=True)
         offsets = range(-first * LANES, value.floats - first * LANES, pixels * LANES)
         return replace(like, planes=tuple(Plane(value, offset) for offset in offsets))
 
@@ -93,6 +93,7 @@ class Streaming(Convolutions):
             band = self._band(node.name, between, top * columns, (bottom - top) * columns)
             emit_first(image, self._inner(epilogue, band, (bottom - top) * columns), top, bottom)
             emit_second(band, results, start, stop)
+            self._mark(node.name, start // size, 2)
 
     def _stream_pixels(self, root: Node) -> None:
         """A tree of 1x1 convolutions."""
@@ -119,7 +120,7 @@ class Streaming(Convolutions):
         size = max(BAND_PIXELS, -(-pixels // MOST_BANDS // 14) * 14)
         for start in range(0, pixels, size):
             stop = min(start + size, pixels)
-            bands = {root.inputs[0]: source}
+            bands, before = {root.inputs[0]: source}, len(self.steps)
             for node, (emit, _) in prepared:
                 epilogue = self.epilogues[node.name]
                 results = leaves.get(node.name)
@@ -128,6 +129,12 @@ class Streaming(Convolutions):
                     bands[str(epilogue.first)] = band
                     results = self._inner(epilogue, band, stop - start)
                 emit(bands[node.inputs[0]], results, start, stop)
+            self._mark(root.name, start // size, len(self.steps) - before)
+
+    def _mark(self, stream: str, band: int, count: int) -> None:
+        """Note for the last `count` steps which band of which stream they make."""
+        for step in self.steps[-count:]:
+            step.band = (stream, band)
 
     @staticmethod
     def _inner(epilogue: Epilogue, band: Tensor, pitch: int) -> Results:

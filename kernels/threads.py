@@ -1,8 +1,8 @@
 """Running a plan: arenas, batches and threads.
 
 Every thread that runs a plan has an arena of its own, so one plan may be used from many threads at once; the compiled
-code holds no state and releases the GIL. With `threads` above 1 a batch is split by image. An image's result does not
-depend on who computes it, so any thread count gives identical bits.
+code holds no state and releases the GIL. With `threads` above 1 a batch is split by image, and a large image by rows
+(`parts.py`). A result does not depend on who computes it, so any thread count gives identical bits.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import machine_code
+from . import machine_code, parts
 from .executor import PROBE, ROW
 from .plan import Plan
 from .simd import LANES
@@ -52,15 +54,14 @@ class Runner:
         x = np.ascontiguousarray(x, np.float32)
         images = len(x)
         results = np.empty((images, self.plan.output_size), np.float32)
-        parts = min(self.threads, images)
-        if parts > 1:
-            bounds = [images * i // parts for i in range(parts + 1)]
+        if self.threads > images and self._large:
+            for n in range(images):
+                self._shared(x, results, n)
+        elif self.threads > 1 and images > 1:
+            count = min(self.threads, images)
+            bounds = [images * i // count for i in range(count + 1)]
             ranges = list(itertools.pairwise(bounds))
-            pool = _pool(self.threads)
-            futures = [pool.submit(self._images, x, results, *r) for r in ranges[1:]]
-            self._images(x, results, *ranges[0])
-            for future in futures:
-                future.result()
+            self._together([partial(self._images, x, results, *r) for r in ranges])
         else:
             self._images(x, results, 0, images)
         if len(self.plan.outputs) == 1:
@@ -70,18 +71,58 @@ class Runner:
             for o in self.plan.outputs
         )
 
+    def _together(self, tasks: Sequence[Callable[[], None]]) -> None:
+        """Run the first task here and the others in the pool; wait for all of them."""
+        pool = _pool(self.threads)
+        futures = [pool.submit(task) for task in tasks[1:]]
+        tasks[0]()
+        for future in futures:
+            future.result()
+
+    @cached_property
+    def _large(self) -> bool:
+        """Whether an image is worth the threads' waiting for each other."""
+        rows = self.plan.program[: self.plan.rows * ROW].reshape(-1, ROW)
+        return sum(parts.work(row) for row in rows) >= 100 * parts.LEAST_WORK
+
+    @cached_property
+    def _parts(self) -> parts.Parts:
+        return parts.split(self.plan, self.threads)
+
+    def _shared(self, x: NDArray[np.float32], results: NDArray[np.float32], n: int) -> None:
+        """Run image n on all threads."""
+        split, memory = self._parts, self._memory("shared", self._parts.arena)
+        source, target = x[n].ctypes.data, results[n].ctypes.data
+        size = self.plan.output_size
+
+        def task(thread: int, first: int, last: int) -> None:
+            program = split.programs[thread].ctypes.data
+            self._entry(
+                *(program, first, last, self._weights.ctypes.data, memory),
+                *(source, self._image, 1, target, size),
+            )
+
+        for first, last, shared in split.phases:
+            workers = range(self.threads) if shared else range(1)
+            self._together([partial(task, thread, first, last) for thread in workers])
+
+    def _memory(self, name: str, floats: int) -> int:
+        """The address of this Python thread's arena of that name."""
+        arenas = self._local.__dict__
+        if name not in arenas:
+            memory = aligned(max(floats, LANES))
+            arenas[name] = (memory, memory.ctypes.data)
+        return int(arenas[name][1])
+
     def _images(
         self, x: NDArray[np.float32], results: NDArray[np.float32], first: int, last: int
     ) -> None:
         """Run images first to last in this thread."""
-        arena = getattr(self._local, "arena", None)
-        if arena is None:
-            memory = aligned(max(self.plan.arena, LANES))
-            arena = self._local.arena = (memory, memory.ctypes.data)
+        arena = self._memory("arena", self.plan.arena)
         image, size = self._image, self.plan.output_size
         source = x.ctypes.data + first * image * 4
         target = results.ctypes.data + first * size * 4
-        self._entry(*self._program, arena[1], source, image, last - first, target, size)
+        self._entry(*self._program, arena, source, image, last - first, target, size)
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

@@ -67,10 +67,12 @@ def test_thread_counts_give_identical_bits(model: refnet.Model) -> None:
 
 
 def test_rows_of_one_large_image_are_split_with_identical_bits(detector: refnet.Model) -> None:
-    x = checks.image((3, 260, 330))
+    x = checks.image((3, 430, 570))
     many = refnet.Model(detector.graph, detector.weights, threads=3)
     for y, e in zip(many(x), detector(x), strict=True):
         assert_array_equal(y, e)
+    phases = many.engine.runner(x.shape[1:])._parts.phases
+    assert sum(shared for _, _, shared in phases) > 20
 
 
 def test_a_batch_is_its_images_one_by_one(detector: refnet.Model) -> None:
