@@ -1,0 +1,93 @@
+"""What the numbers of landmark schemes mean: mirrors, eye corners, and the way from 98 to 68 points.
+
+Sources: WFLW (Wu et al. 2018) for 98 points, 300-W (Sagonas et al. 2013) for 68. "Left" is the
+image's left, the subject's right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from refnet.errors import OptionError
+from refnet.ops import Array
+
+
+def _mirror_98() -> Array:
+    """Each part runs on both sides in opposite senses, so a mirrored pair has a constant sum."""
+    mirror = np.arange(98)
+
+    def pair(start: int, stop: int, total: int) -> None:
+        for i in range(start, stop):
+            mirror[i], mirror[total - i] = total - i, i
+
+    pair(0, 33, 32)  # contour
+    pair(33, 38, 79)  # brows, upper edges
+    pair(38, 42, 88)  # brows, lower edges: 38 and 50, 41 and 47
+    pair(55, 60, 114)  # nostrils
+    pair(60, 65, 132)  # eyes, upper lids
+    pair(65, 68, 140)  # eyes, lower lids: 65 and 75
+    pair(76, 83, 158)  # outer lip, upper edge
+    pair(83, 88, 170)  # outer lip, lower edge
+    pair(88, 93, 180)  # inner lip, upper edge
+    pair(93, 96, 188)  # inner lip, lower edge
+    pair(96, 98, 193)  # pupils
+    mirror.flags.writeable = False
+    return mirror
+
+
+#: Point i of a mirrored face is point MIRROR_98[i] of the face, mirrored; an involution.
+MIRROR_98 = _mirror_98()
+
+#: Point k of 300-W's 68 is about point TO_68[k] of WFLW's 98. The makers of WFLW warn that the two
+#: schemes are not exactly the same: contours and lids differ by a few hundredths of the eyes' distance.
+TO_68 = np.array(
+    [
+        *range(0, 33, 2),
+        *range(33, 38),
+        *range(42, 47),
+        *range(51, 60),
+        *(60, 61, 63, 64, 65, 67),
+        *(68, 69, 71, 72, 73, 75),
+        *range(76, 96),
+    ]
+)
+TO_68.flags.writeable = False
+
+#: {number of points: indices of the outer corners of both eyes}.
+EYE_CORNERS: Mapping[int, tuple[int, int]] = {98: (60, 72), 68: (36, 45), 29: (8, 9)}
+
+#: {number of points: for each eye the indices whose mean is its middle}.
+EYES: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    98: ((96,), (97,)),
+    68: (tuple(range(36, 42)), tuple(range(42, 48))),
+}
+
+
+def mirrored(points: Array, width: float) -> Array:
+    """98 points (..., 98, 2) of a face, as those of the face's mirror image in a frame of `width`.
+
+    `width` is in the points' units: 1 for fractions of a crop, W - 1 for pixel indices.
+
+    Raises:
+        OptionError: another number of points.
+    """
+    if points.shape[-2] != 98:
+        raise OptionError(f"the mirror of 98 points is known, not of {points.shape[-2]}")
+    flipped = points[..., MIRROR_98, :].copy()
+    flipped[..., 0] = width - flipped[..., 0]
+    return flipped
+
+
+def as_68(points: Array) -> Array:
+    """Points (..., K, 2) in 300-W's order: 98 are mapped, 68 are taken as they are.
+
+    Raises:
+        OptionError: another number of points.
+    """
+    if points.shape[-2] == 68:
+        return points
+    if points.shape[-2] != 98:
+        raise OptionError(f"98 or 68 points can be given as 68, not {points.shape[-2]}")
+    return points[..., TO_68, :]
