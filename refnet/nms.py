@@ -15,7 +15,6 @@ equal scores. Those are common at the top: a softmax in float32 cannot come clos
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,53 +78,31 @@ def suppress(
 
 def _greedy(boxes: Array, threshold: float, measure: str) -> Array:
     """Indices of the kept rows of `boxes`, which stand in order of falling score."""
-    overlap = _OVERLAPS[measure]
+    shared_extra, area_extra = _EXTRA[measure]
     suppresses = np.greater_equal if measure == "inclusive-iou" else np.greater
-    kept = []
+    corners = np.ascontiguousarray(boxes.T)
+    width, height = corners[2:] - corners[:2] + area_extra
+    areas = width * height
     rest = np.arange(len(boxes))
+    kept = []
     while rest.size:
         kept.append(rest[0])
-        ratio = overlap(boxes[rest[0]], boxes[rest[1:]])
-        rest = rest[1:][~suppresses(ratio, np.float32(threshold))]
+        low = np.maximum(corners[:2, :1], corners[:2, 1:])
+        high = np.minimum(corners[2:, :1], corners[2:, 1:])
+        width, height = np.maximum(high - low + shared_extra, 0)
+        shared = width * height
+        whole = areas[1:] if measure == "lower-area" else areas[0] + areas[1:] - shared
+        stays = 1 + np.flatnonzero(~suppresses(_ratio(shared, whole), np.float32(threshold)))
+        corners, areas, rest = corners[:, stays], areas[stays], rest[stays]
     return np.array(kept, np.int64)
 
 
-def _sides(boxes: Array, extra: int = 0) -> tuple[Array, Array]:
-    return boxes[..., 2] - boxes[..., 0] + extra, boxes[..., 3] - boxes[..., 1] + extra
-
-
-def _area(boxes: Array, extra: int = 0) -> Array:
-    width, height = _sides(boxes, extra)
-    return width * height
-
-
-def _intersection(box: Array, others: Array, extra: int) -> Array:
-    """Area that `box` (4,) shares with each of `others` (N, 4)."""
-    shared = np.concatenate(
-        [np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])], 1
-    )
-    width, height = _sides(shared, extra)
-    return np.maximum(width, 0) * np.maximum(height, 0)
-
-
-def _ratio(intersection: Array, area: Array) -> Array:
-    """intersection / area; a box without area that touches the other is wholly covered: infinite."""
-    ratio = np.where(intersection > 0, np.float32(np.inf), np.float32(0))
-    np.divide(intersection, area, out=ratio, where=area > 0)
+def _ratio(shared: Array, area: Array) -> Array:
+    """shared / area; a box without area that touches the other is wholly covered: infinite."""
+    ratio = np.where(shared > 0, np.float32(np.inf), np.float32(0))
+    np.divide(shared, area, out=ratio, where=area > 0)
     return ratio
 
 
-def _lower_area(box: Array, others: Array) -> Array:
-    return _ratio(_intersection(box, others, 1), _area(others))
-
-
-def _iou(box: Array, others: Array, extra: int = 0) -> Array:
-    shared = _intersection(box, others, extra)
-    return _ratio(shared, _area(box, extra) + _area(others, extra) - shared)
-
-
-_OVERLAPS: dict[str, Callable[[Array, Array], Array]] = {
-    "lower-area": _lower_area,
-    "iou": _iou,
-    "inclusive-iou": lambda box, others: _iou(box, others, 1),
-}
+#: Per measure, what is added to the sides of an intersection, and of a box.
+_EXTRA = {"lower-area": (1, 0), "iou": (0, 0), "inclusive-iou": (1, 1)}
