@@ -172,7 +172,8 @@ def load(
         name_or_file: a name from `refnet.networks()`, or a checkpoint whose network can be told from
             it, such as a file made by `refnet convert`.
         weights: a checkpoint's path, or {state-dict name: array}. A checkpoint may be a PyTorch file
-            (never executed), safetensors, npz, ONNX, MXNet or ncnn.
+            (never executed), safetensors, npz, ONNX, MXNet or ncnn. With a network's name, None takes
+            the weights that refnet comes with, where there are any with these options.
         backend: "numba" for the compiled engine (float32), "numpy" for the reference, "auto" for the engine
             where it runs, else NumPy with one warning that says why. float64 always takes the reference.
         threads: number of threads that one run may use.
@@ -191,11 +192,9 @@ def load(
         build(name)  # raises the error that names the networks
     if weights is None:
         if network is not None:
-            raise WeightsError(
-                f"refnet has no released weights for {network}; pass weights=, a checkpoint's path or "
-                "{state-dict name: array}"
-            )
-        weights = name
+            weights = _released(network, options)
+        else:
+            weights = name
     if isinstance(weights, Mapping):
         if network is None:
             raise OptionError("with weights as a mapping, the first argument is a network's name")
@@ -205,6 +204,24 @@ def load(
 
         network, options, tensors = identify(read(weights), network, **options)
     return Model(build(network, **options), tensors, backend=backend, threads=threads)
+
+
+def _released(network: str, options: Mapping[str, Any]) -> Path:
+    """The file of released weights for a network, or the error that says which there are."""
+    from refnet.weights import catalogue, released
+
+    found = released(network, options)
+    if found is None:
+        asked = "".join(f", {key}={value}" for key, value in options.items())
+        others = ", ".join(
+            f"{name} (width={recorded['width']:g})" if "width" in recorded else name
+            for name, recorded in catalogue().values()
+        )
+        raise WeightsError(
+            f"refnet has no released weights for {network}{asked}; pass weights=, a checkpoint's path or "
+            f"{{state-dict name: array}}. Released: {others or 'none'}"
+        )
+    return found
 
 
 def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array]:
