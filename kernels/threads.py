@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import machine_code, parts
-from .executor import PROBE, ROW
+from .executor import OPCODES, PROBE, ROW
 from .plan import Plan
 from .simd import LANES
 
@@ -70,6 +70,26 @@ class Runner:
             np.ascontiguousarray(results[:, o.offset : o.offset + o.size]).reshape(images, *o.shape)
             for o in self.plan.outputs
         )
+
+    def profile(self, x: NDArray[np.float32], seconds: float) -> list[tuple[str, str, str, float]]:
+        """(layer, kernel, note, best microseconds) of every step, each called by itself, for `seconds`."""
+        steps, x = self.plan.steps, np.ascontiguousarray(x[:1], np.float32)
+        results = np.empty(self.plan.output_size, np.float32)
+        memory = self._memory("arena", self.plan.arena)
+        best = [float("inf")] * len(steps)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or best[0] == float("inf"):
+            for i in range(len(steps)):
+                start = time.perf_counter()
+                self._entry(
+                    *(self._program[0], i, i + 1, self._program[3], memory),
+                    *(x.ctypes.data, self._image, 1, results.ctypes.data, self.plan.output_size),
+                )
+                best[i] = min(best[i], time.perf_counter() - start)
+        return [
+            (step.name, OPCODES[step.opcode], step.note, micros * 1e6)
+            for step, micros in zip(steps, best, strict=True)
+        ]
 
     def _together(self, tasks: Sequence[Callable[[], None]]) -> None:
         """Run the first task here and the others in the pool; wait for all of them."""

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from refnet import __version__
 from refnet.errors import RefnetError
 
-VERBS = ("faces", "landmarks", "models", "info", "run", "convert", "rf", "erf")
+VERBS = (
+    *("faces", "landmarks", "models", "info", "run", "convert", "export", "rf", "erf"),
+    *("bench", "warmup"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

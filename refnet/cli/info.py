@@ -7,8 +7,10 @@ import json
 from typing import Any
 
 from refnet.cli.arguments import add_options, parse_options
+from refnet.engine import Engine
 from refnet.graph import Graph
 from refnet.networks import build
+from refnet.random_weights import random_weights
 from refnet.receptive_field import receptive_field
 
 
@@ -22,11 +24,17 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("network", help="a name that `refnet models` lists")
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--plan", action="store_true", help="show what the compiled engine runs, and why"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     graph = build(arguments.network, **parse_options(arguments.option))
+    if arguments.plan:
+        print(Engine(graph, random_weights(graph)).plan().explain())
+        return 0
     print(json.dumps(_as_data(graph), indent=2) if arguments.json else graph.summary())
     return 0
 
