@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from .machine_code import kernel
 from .pointwise import multiply, multiply_planar
-from .simd import LANES, Integers, Pointer, at, integers_at, load, splat, store
+from .simd import LANES, Integers, Pointer, at, evens, fma, integers_at, load, splat, store
 
 # Columns of a DENSE or PLANAR row, after those it shares with POINTWISE (0 to 13, pixels being output rows).
 BAND, SCRATCH, INPUTS, PLANES = 14, 15, 16, 17
@@ -68,12 +68,16 @@ def _copy_planar_row(
         for i in range(first):
             target[i] = 0.0
         source = at(x, first * stride + q - left)
+        done = 0
         if stride == 2:
-            for i in range(last - first):
-                target[first + i] = source[2 * i] * scale + shift
-        else:
-            for i in range(last - first):
-                target[first + i] = source[i * stride] * scale + shift
+            # The last vector is left to the loop below: it would read one float past the row.
+            factor, summand = splat(scale), splat(shift)
+            while done + LANES < last - first:
+                pair = evens(load(source, 2 * done), load(source, 2 * done + LANES))
+                store(target, first + done, fma(pair, factor, summand))
+                done += LANES
+        for i in range(done, last - first):
+            target[first + i] = source[i * stride] * scale + shift
         for i in range(last, phase):
             target[i] = 0.0
 

@@ -184,6 +184,12 @@ def _define_arithmetic() -> None:
     for function, body in binary:
         define(function, _V, _V, returns=vector)(body)
 
+    def evens(builder: Any, _: Any, a: Any, b: Any) -> Any:
+        mask = ir.Constant(ir.VectorType(INT32, LANES), list(range(0, 2 * LANES, 2)))
+        return builder.shuffle_vector(a, b, mask)
+
+    define(simd.evens, _V, _V, returns=vector)(evens)
+
     def power_of_two(builder: Any, _: Any, a: Any) -> Any:
         kind = ir.VectorType(INT32, LANES)
         biased = builder.add(builder.fptosi(a, kind), ir.Constant(kind, [127] * LANES))

@@ -109,6 +109,11 @@ def minimum(bound: Vector, a: Vector) -> Vector:
     return np.where(bound < a, bound, a)
 
 
+def evens(a: Vector, b: Vector) -> Vector:
+    """Elements 0, 2, 4, ... of the two vectors, one behind the other."""
+    return np.concatenate([a, b])[::2]
+
+
 def power_of_two(a: Vector) -> Vector:
     """2 ** a for integral a in -126..127: the integer goes straight into the exponent's bits."""
     return ((a.astype(np.int32) + 127) << 23).view(np.float32)

@@ -74,6 +74,7 @@ def test_definitions_in_numpy() -> None:
     assert_array_equal(simd.broadcast(simd.at(memory, 2), 1), np.full(LANES, 3))
     assert_array_equal(simd.fma(vector, vector, simd.splat(1.0)), vector * vector + 1)
     assert_array_equal(simd.power_of_two(simd.splat(-3.0)), np.full(LANES, 0.125))
+    assert_array_equal(simd.evens(vector, vector + LANES), np.arange(3, 3 + 2 * LANES, 2))
     simd.store(memory, 0, simd.splat(7.0))
     assert_array_equal(memory[:LANES], np.full(LANES, 7))
 
