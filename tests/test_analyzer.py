@@ -56,16 +56,18 @@ def points_of(face: Face) -> np.ndarray:
 @pytest.mark.parametrize("net", ONNX)
 @pytest.mark.parametrize("order", ["bgr", "rgb"])
 @pytest.mark.parametrize("margin", ["m100", "m120"])
+@pytest.mark.parametrize(("backend", "tolerance"), [("numpy", 2e-6), ("auto", 2e-5)])
 def test_real_landmarks_equal_the_recorded_ones(
-    assets: Path, net: str, order: str, margin: str
+    assets: Path, net: str, order: str, margin: str, backend: str, tolerance: float
 ) -> None:
-    """Ten faces, from the recorded crops, whose order is R, G, B."""
+    """Ten faces, from the recorded crops, whose order is R, G, B; by the definition, and as usual."""
     recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
-    finder = FaceLandmarker(assets / f"pfld/onnx/{ONNX[net]}.onnx", channel_order=order)
+    file = assets / f"pfld/onnx/{ONNX[net]}.onnx"
+    finder = FaceLandmarker(file, channel_order=order, backend=backend)
     crops = np.stack([recorded[f"crop_rgb/{photo}/{i}/{margin}"] for photo, i in FACES])
     want = [recorded[f"out/{photo}/{i}/{margin}/{order}/{net}"] for photo, i in FACES]
     got = finder.predict_crops(np.ascontiguousarray(crops[..., ::-1]))
-    np.testing.assert_allclose(got, np.reshape(want, (10, 98, 2)), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(got, np.reshape(want, (10, 98, 2)), rtol=0, atol=tolerance)
 
 
 def test_an_astronaut(assets: Path) -> None:
@@ -118,7 +120,7 @@ def test_files_and_red_first_arrays_are_images_too(tmp_path: Path) -> None:
 def test_no_faces_and_tiny_images() -> None:
     quiet = FaceAnalyzer(FaceDetector(seeded("lffd-head"), threshold=0.9999), landmarker())
     assert quiet(image_of(130, 130)) == [] and quiet.batch([]) == []
-    for shape in ((1, 1), (1, 300), (40, 3)):
+    for shape in ((1, 1), (1, 20), (40, 3)):
         for face in analyzer()(np.full((*shape, 3), 90, np.uint8)):
             assert np.isfinite(face.box).all() and face.image_size == shape
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import refnet
 import refnet.media
+from refnet import detection
 from refnet.decoding import Candidates, basketnet_priors, decode_branch, geometry
 from refnet.detection import USUAL, Detections, FaceDetector
 from refnet.errors import ImageError, OptionError
@@ -172,6 +173,22 @@ def test_tiles_give_what_the_whole_image_gives(
     whole, tiled = finder.detect(image), finder.detect(image, tile=tile)
     by_place = [np.lexsort(np.round(d.boxes, 1).T) for d in (whole, tiled)]
     same(tiled[by_place[1]], whole[by_place[0]])
+
+
+def test_large_images_are_tiled_by_themselves(monkeypatch: Any) -> None:
+    image, model = image_of(240, 430), seeded("lffd-head")
+    finder = FaceDetector(model, threshold=median_threshold(model, image))
+    whole, shapes = finder.detect(image), []
+    monkeypatch.setattr(detection, "TILED_ABOVE", 240 * 430 - 1)
+    monkeypatch.setattr(detection, "TILE", 400)
+
+    def seen(x: np.ndarray) -> Any:
+        shapes.append(x.shape)
+        return model(x)
+
+    finder.model = cast(Any, seen)
+    same(finder.detect(image), whole)
+    assert len(shapes) == 2 and max(shape[3] for shape in shapes) == 400
 
 
 def test_tiles_of_real_heads(assets: Path) -> None:
