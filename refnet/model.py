@@ -55,6 +55,10 @@ class Model:
         self.threads = threads
         self._cast: dict[np.dtype[Any], dict[str, Array]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What process pools send to their workers: all but the machine's own, which is made anew."""
+        return {k: v for k, v in self.__dict__.items() if k != "engine"} | {"_cast": {}}
+
     def __call__(self, x: Array) -> Array | tuple[Array, ...]:
         """The network's outputs for `x`; see `run`."""
         return self.run(x)
@@ -261,9 +265,10 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
 
 
 def _read_only(array: Array) -> Array:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    """`array` itself where nobody can write to it, else a copy: a model's weights never change."""
+    kept = array.copy() if array.flags.writeable else array
+    kept.flags.writeable = False
+    return kept
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -188,10 +188,19 @@ def test_what_load_cannot_find(tmp_path: Any) -> None:
 
 
 def test_a_model_survives_pickling(tinynet: refnet.Model) -> None:
-    """Process pools send models to their workers."""
+    """Process pools send models to their workers, also after a run."""
     x = image(1, 3, 15, 15)
-    again = pickle.loads(pickle.dumps(tinynet))
-    np.testing.assert_array_equal(again(x), tinynet(x))
+    for model in (tinynet, refnet.load("tinynet", tinynet.weights)):
+        y = model(x)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(model))(x), y)
+
+
+def test_weights_are_the_models_own(tinynet: refnet.Model) -> None:
+    """Writing to the arrays that a model was made from does not change the model."""
+    mine = {name: w.copy() for name, w in tinynet.weights.items()}
+    model = refnet.load("tinynet", mine, backend="numpy")
+    mine["conv1.weight"][:] = 0
+    np.testing.assert_array_equal(model(image(1, 3, 15, 15)), tinynet(image(1, 3, 15, 15)))
 
 
 def test_one_model_from_many_threads(tinynet: refnet.Model) -> None:
