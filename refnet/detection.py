@@ -133,8 +133,7 @@ class FaceDetector:
         weights: as in `refnet.load`, where `model` is a name or a path.
         threshold: boxes with a strictly higher score are kept. The usual one of the network by
             default, as are the next two; see `USUAL`.
-        nms_threshold: boxes that overlap a better one by more are dropped; None in the call to
-            `detect` never means "off": pass `nms=None` for that.
+        nms_threshold: boxes that overlap a better one by more are dropped.
         nms: how overlap is measured, see `refnet.nms`; "usual" for the network's own, None to keep
             all candidates.
         top_k: how many candidates, best first, take part in suppression.
@@ -189,6 +188,7 @@ class FaceDetector:
         self.top_k, self.minimum_side, self.clip = int(top_k), int(minimum_side), bool(clip)
         self.scales = checked_scales(resize_scale)
         self.stretches = name == "basketnet"
+        self.branches = geometry(self.model.graph)
         if self.stretches:
             if self.scales != (1.0,) or tuple(skip_branches):
                 raise OptionError(
@@ -197,7 +197,6 @@ class FaceDetector:
                 )
             self.priors = basketnet_priors(self.model.graph)
         else:
-            self.branches = geometry(self.model.graph)
             if unknown := [i for i in skip_branches if not 0 <= i < len(self.branches)]:
                 raise OptionError(
                     f"{name} has branches 0 to {len(self.branches) - 1}; got {unknown}"

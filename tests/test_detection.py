@@ -338,6 +338,15 @@ def test_wrong_settings_are_named(make: Callable[[], Any], message: str) -> None
         make()
 
 
+def test_detectors_tell_the_sizes_that_they_find() -> None:
+    for name, sizes in {
+        "lffd-face-v1": (10, 560),
+        "lffd-plate": (64, 512),
+        "basketnet": (10, 560),
+    }.items():
+        assert FaceDetector(seeded(name)).object_range == sizes
+
+
 def test_every_detector_has_usual_settings() -> None:
     detectors = {n for n in refnet.networks() if n.startswith("lffd") or n == "basketnet"}
     assert set(USUAL) == detectors

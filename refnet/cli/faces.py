@@ -260,6 +260,7 @@ class _Job:
         try:
             for frame in frames:
                 self.handle(frame, writer)
+                self.progress.advance()
         except KeyboardInterrupt:
             code = 130
         finally:
@@ -292,7 +293,6 @@ class _Job:
         self.count["faces"] += len(faces)
         self.count["images" if frame.index is None else "frames"] += 1
         self.count["videos"] += frame.last and frame.index is not None
-        self.progress.advance()
 
     def track(self, frame: Frame, faces: Faces) -> Faces:
         if frame.index is None or frame.time is None:
