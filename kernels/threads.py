@@ -12,16 +12,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import machine_code, parts
+from . import machine_code
 from .executor import OPCODES, PROBE, ROW
 from .plan import Plan
 from .simd import LANES
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from . import parts
 
 _ALIGNMENT = 64
 
@@ -103,10 +108,14 @@ class Runner:
     def _large(self) -> bool:
         """Whether an image is worth the threads' waiting for each other."""
         rows = self.plan.program[: self.plan.rows * ROW].reshape(-1, ROW)
+        from . import parts
+
         return sum(parts.work(row) for row in rows) >= 100 * parts.LEAST_WORK
 
     @cached_property
     def _parts(self) -> parts.Parts:
+        from . import parts
+
         return parts.split(self.plan, self.threads)
 
     def _shared(self, x: NDArray[np.float32], results: NDArray[np.float32], n: int) -> None:
@@ -147,6 +156,8 @@ class Runner:
 
 def _pool(threads: int) -> ThreadPoolExecutor:
     """One pool a process and size, shared by all models; a forked child starts its own."""
+    from concurrent.futures import ThreadPoolExecutor  # 15 ms that one thread need not spend
+
     key = (os.getpid(), threads)
     with _lock:
         if key not in _pools:

@@ -96,7 +96,7 @@ def test_the_key_follows_sources_versions_and_lanes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(machine_code, "LANES", 2 * simd.LANES)
     assert machine_code.cache_key() != key
     monkeypatch.undo()
-    monkeypatch.setattr("importlib.metadata.version", lambda package: "0.0")
+    monkeypatch.setattr(machine_code, "_numba_version", lambda: b"0.0")
     assert machine_code.cache_key() != key
 
 
