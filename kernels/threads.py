@@ -38,6 +38,12 @@ def aligned(floats: int) -> NDArray[np.float32]:
     return buffer[start : start + floats * 4].view(np.float32)
 
 
+def address(array: NDArray[np.float32]) -> int:
+    """Where an array's values begin; a third of the time of `array.ctypes.data`."""
+    place: int = array.__array_interface__["data"][0]
+    return place
+
+
 class Runner:
     """A plan with memory, ready to run.
 
@@ -55,14 +61,22 @@ class Runner:
         self._image = int(np.prod(plan.input_shape))
 
     def run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """The outputs for a batch of any size."""
+        """The outputs for a batch of any size.
+
+        Raises:
+            ValueError: `x` is not (N, C, H, W) of the plan's image shape.
+        """
         x = np.ascontiguousarray(x, np.float32)
+        if x.shape[1:] != self.plan.input_shape:
+            raise ValueError(f"this plan is for images {self.plan.input_shape}, not {x.shape[1:]}")
         images = len(x)
         results = np.empty((images, self.plan.output_size), np.float32)
-        if self.threads > images and self._large:
+        if self.threads == 1:
+            self._images(x, results, 0, images)
+        elif self.threads > images and self._large:
             for n in range(images):
                 self._shared(x, results, n)
-        elif self.threads > 1 and images > 1:
+        elif images > 1:
             count = min(self.threads, images)
             bounds = [images * i // count for i in range(count + 1)]
             ranges = list(itertools.pairwise(bounds))
@@ -137,11 +151,14 @@ class Runner:
 
     def _memory(self, name: str, floats: int) -> int:
         """The address of this Python thread's arena of that name."""
-        arenas = self._local.__dict__
-        if name not in arenas:
+        try:
+            place: int = getattr(self._local, name)
+        except AttributeError:
             memory = aligned(max(floats, LANES))
-            arenas[name] = (memory, memory.ctypes.data)
-        return int(arenas[name][1])
+            place = address(memory)
+            setattr(self._local, name, place)
+            setattr(self._local, f"{name}_memory", memory)  # keeps it alive
+        return place
 
     def _images(
         self, x: NDArray[np.float32], results: NDArray[np.float32], first: int, last: int
@@ -149,8 +166,8 @@ class Runner:
         """Run images first to last in this thread."""
         arena = self._memory("arena", self.plan.arena)
         image, size = self._image, self.plan.output_size
-        source = x.ctypes.data + first * image * 4
-        target = results.ctypes.data + first * size * 4
+        source = address(x) + first * image * 4
+        target = address(results) + first * size * 4
         self._entry(*self._program, arena, source, image, last - first, target, size)
 
 

@@ -82,6 +82,13 @@ def test_a_batch_is_its_images_one_by_one(detector: refnet.Model) -> None:
             assert_array_equal(y, e[0])
 
 
+def test_a_runner_refuses_another_shape(model: refnet.Model) -> None:
+    runner = model.engine.runner((3, 112, 112))
+    for shape in ((1, 3, 112, 111), (3, 112, 112), (1, 1, 112, 112)):
+        with pytest.raises(ValueError, match="this plan is for images"):
+            runner.run(np.zeros(shape, np.float32))
+
+
 def test_no_images_give_no_results(model: refnet.Model) -> None:
     assert model(np.zeros((0, 3, 112, 112), np.float32)).shape == (0, 196)  # type: ignore[union-attr]
 
