@@ -58,6 +58,8 @@ class Runner:
         self._weights[:] = plan.weights
         self._program = plan.program.ctypes.data, 0, plan.rows, self._weights.ctypes.data
         self._local = threading.local()
+        self._lock = threading.Lock()
+        self._split: parts.Parts | None = None
         self._image = int(np.prod(plan.input_shape))
 
     def run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -126,15 +128,19 @@ class Runner:
 
         return sum(parts.work(row) for row in rows) >= 100 * parts.LEAST_WORK
 
-    @cached_property
     def _parts(self) -> parts.Parts:
+        """The plan for all threads; made once, by one thread at a time, since `split` moves values to and fro."""
         from . import parts
 
-        return parts.split(self.plan, self.threads)
+        with self._lock:
+            if self._split is None:
+                self._split = parts.split(self.plan, self.threads)
+            return self._split
 
     def _shared(self, x: NDArray[np.float32], results: NDArray[np.float32], n: int) -> None:
         """Run image n on all threads."""
-        split, memory = self._parts, self._memory("shared", self._parts.arena)
+        split = self._parts()
+        memory = self._memory("shared", split.arena)
         source, target = x[n].ctypes.data, results[n].ctypes.data
         size = self.plan.output_size
 

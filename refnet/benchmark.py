@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,7 +129,9 @@ def pin() -> bool:
 
 def _difference(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
     pairs = list(zip(ours, theirs, strict=True))
-    return max(float(np.abs(a - b).max() / max(1.0, np.abs(a).max())) for a, b in pairs)
+    return max(
+        float(np.abs(a - b.reshape(a.shape)).max() / max(1.0, np.abs(a).max())) for a, b in pairs
+    )
 
 
 def _onnxruntime(graph: Graph, weights: Any, x: Array, threads: int) -> Run:
@@ -172,6 +176,55 @@ def _opencv(graph: Graph, weights: Any, x: Array, threads: int) -> Run:
     return run
 
 
+def _mnn(graph: Graph, weights: Any, x: Array, threads: int) -> Run:
+    # The converter's own module; importing MNN.tools instead would run pip behind the caller's back.
+    converter, mnn = importlib.import_module("_tools"), importlib.import_module("MNN")
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "model.onnx"), Path(folder, "model.mnn")
+        source.write_bytes(to_onnx(graph, weights, fold_first=False))
+        files = ["--modelFile", str(source), "--MNNModel", str(target)]
+        converter.mnnconvert(["mnnconvert", "-f", "ONNX", *files, "--bizCode", "refnet"])
+        # Without "high" it would compute in lower precision where the CPU can.
+        setting = {"backend": 0, "numThread": threads, "precision": "high"}
+        manager = mnn.nn.create_runtime_manager((setting,))
+        names = [graph.input], list(graph.outputs)
+        net = mnn.nn.load_module_from_file(str(target), *names, runtime_manager=manager)
+    planar = mnn.expr.const(x, list(x.shape), mnn.expr.NCHW)
+    source_value = mnn.expr.convert(planar, mnn.expr.NC4HW4)
+
+    def run() -> Sequence[Array]:
+        made = net.forward([source_value])
+        return [np.array(mnn.expr.convert(y, mnn.expr.NCHW).read()) for y in made]
+
+    return run
+
+
+def plot(results: Sequence[Result], path: Path) -> None:
+    """A bar per engine and network: its time over refnet's, so that refnet is the line at 1.
+
+    Raises:
+        DependencyError: matplotlib is missing.
+    """
+    try:
+        figures = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise DependencyError("--plot needs matplotlib: pip install 'refnet[plot]'") from error
+    networks = list(dict.fromkeys(r.network for r in results))
+    engines = list(dict.fromkeys(r.engine for r in results))
+    figure = figures.Figure(figsize=(2 + 1.6 * len(networks), 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(engines)
+    for i, engine in enumerate(engines):
+        shown = [r for r in results if r.engine == engine]
+        places = [networks.index(r.network) + (i - (len(engines) - 1) / 2) * width for r in shown]
+        axes.bar(places, [r.ratio for r in shown], width, label=engine)
+    axes.set_xticks(range(len(networks)), networks, rotation=20, ha="right")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_ylabel("median time / refnet's")
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
 def _needing(package: str, peer: Callable[..., Run]) -> Callable[..., Run]:
     def make(*arguments: Any) -> Run:
         try:
@@ -187,5 +240,6 @@ def _needing(package: str, peer: Callable[..., Run]) -> Callable[..., Run]:
 PEERS: dict[str, Callable[..., Run]] = {
     "onnxruntime": _needing("onnxruntime", _onnxruntime),
     "openvino": _needing("openvino", _openvino),
+    "mnn": _needing("MNN", _mnn),
     "opencv": _needing("opencv-python-headless", _opencv),
 }

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,12 @@ def test_the_table_and_its_json(capsys: pytest.CaptureFixture[str]) -> None:
     (result,) = json.loads(capsys.readouterr().out)
     assert result["batch"] == 2 and result["ratio"] == 1 and result["error"] == 0
     assert 0 < result["p10"] <= result["median"] <= result["p90"]
+
+
+def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert main([*CALL, "--plot", str(tmp_path / "ratios.png")]) == 0
+    assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_layers_are_timed_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:

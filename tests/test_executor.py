@@ -71,7 +71,7 @@ def test_rows_of_one_large_image_are_split_with_identical_bits(detector: refnet.
     many = refnet.Model(detector.graph, detector.weights, threads=3)
     for y, e in zip(many(x), detector(x), strict=True):
         assert_array_equal(y, e)
-    phases = many.engine.runner(x.shape[1:])._parts.phases
+    phases = many.engine.runner(x.shape[1:])._parts().phases
     assert sum(shared for _, _, shared in phases) > 20
 
 

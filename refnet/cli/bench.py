@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
-from refnet.benchmark import PEERS, Result, layers, measure, pin
+from refnet.benchmark import PEERS, Result, layers, measure, pin, plot
 from refnet.cli.arguments import add_options, parse_options
 from refnet.networks import build
 
@@ -34,6 +35,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each network")
     parser.add_argument("--layers", action="store_true", help="time every step of the plan instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", metavar="OUT.png", help="draw the ratios")
     add_options(parser)
     parser.set_defaults(run=run)
 
@@ -69,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{r.network:22} {r.batch:5} {r.engine:12} {r.median:10.3f} {r.p10:9.3f} {r.p90:9.3f} "
                 f"{r.gflops:8.1f} {r.peak_share:6.1%} {r.ratio:6.2f} {r.error:11.1e}"
             )
+    if arguments.plot:
+        plot(results, Path(arguments.plot))
     if arguments.json:
         print(json.dumps([dataclasses.asdict(r) for r in results], indent=2))
     return 0
