@@ -10,7 +10,7 @@ from typing import Any
 from refnet.cli.arguments import add_backend, add_options, parse_options
 from refnet.drawing import draw_landmarks
 from refnet.errors import OptionError, ShapeError
-from refnet.landmarks import FaceLandmarker
+from refnet.landmarks import USUAL_NETWORK, FaceLandmarker
 from refnet.media import read_image, write_bytes, write_image
 
 
@@ -24,12 +24,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("photo", help="an image file")
     parser.add_argument(
         "--weights",
-        required=True,
         metavar="FILE",
-        help="a checkpoint of a PFLD-family network (PyTorch, ONNX, safetensors, ...)",
+        help="a checkpoint of a PFLD-family network (PyTorch, ONNX, safetensors, ...); without it the "
+        "released weights of --network",
     )
     parser.add_argument(
-        "--network", help="its network, where the file does not tell (`refnet models` lists them)"
+        "--network",
+        help="its network, where the file does not tell (`refnet models` lists them; without a file: "
+        f"{USUAL_NETWORK})",
     )
     parser.add_argument(
         "--boxes",
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = read_image(photo)
     boxes = _boxes(arguments.boxes)
     landmarker = FaceLandmarker(
-        arguments.network or arguments.weights,
+        arguments.network or arguments.weights or USUAL_NETWORK,
         arguments.weights if arguments.network else None,
         margin=arguments.margin,
         channel_order=arguments.channel_order,
