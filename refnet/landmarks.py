@@ -36,6 +36,9 @@ WFLW_98: Mapping[str, range] = {
 }
 CLOSED = frozenset({"left_brow", "right_brow", "left_eye", "right_eye", "outer_lip", "inner_lip"})
 
+#: The network whose released weights find landmarks where nobody asks for another.
+USUAL_NETWORK = "pfld-ultralight-slim"
+
 #: value · scale + shift turns a pixel into what a network of this name was trained on.
 SCALING: Mapping[str, tuple[float, float]] = {"pfld-polaris": (1 / 255, 0.0)}
 USUAL_SCALING = (2 / 255, -1.0)
@@ -87,7 +90,7 @@ class FaceLandmarker:
 
     Args:
         model: a network of the PFLD family: a `Model`, a name from `refnet.networks()` or a
-            checkpoint's path.
+            checkpoint's path; the one that refnet comes with by default.
         weights: as in `refnet.load`, where `model` is a name or a path.
         margin: side of the crop over the longer side of the box. 1.0 suits a detector's box from
             forehead to chin; a box that hugs the landmarks wants 1.2, as in training.
@@ -101,7 +104,7 @@ class FaceLandmarker:
 
     def __init__(
         self,
-        model: Model | str | os.PathLike[str],
+        model: Model | str | os.PathLike[str] = USUAL_NETWORK,
         weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         *,
         margin: float = 1.0,
