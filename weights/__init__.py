@@ -1,7 +1,6 @@
-"""Released weights, one safetensors file and one model card a network.
+"""Released weights: one safetensors file a network, with its model card beside it.
 
-    released(network, options) -> the file to load, or None
-    card(path)                 -> the text of its model card
+`released(network, options)` is the file to load, `card(path)` the text of its card.
 """
 
 from __future__ import annotations

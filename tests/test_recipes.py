@@ -1,0 +1,396 @@
+"""Recipes: any graph trains as torch would train it, runs resume exactly, tiny runs go through."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refnet
+from refnet import reference
+from refnet.checkpoints import save
+from refnet.decoding import geometry
+from refnet.ops import Array
+from refnet.point_schemes import mirrored
+from refnet.random_weights import random_weights
+
+torch = pytest.importorskip("torch")
+twins = pytest.importorskip("parity.twins")
+cv2 = pytest.importorskip("cv2")
+
+from weights.recipes import basketnet, detection, landmarks  # noqa: E402
+from weights.recipes.detection_data import Photo, scene, target_side  # noqa: E402
+from weights.recipes.landmark_data import (  # noqa: E402
+    Faces,
+    Teacher,
+    augmented,
+    base_crop,
+    batch,
+    restore,
+    store,
+    trimmed,
+)
+from weights.recipes.splits import is_set_aside  # noqa: E402
+from weights.recipes.torch_graph import GraphModule, initialize  # noqa: E402
+from weights.recipes.training import Run, Schedule, read_log  # noqa: E402
+
+SMALL = {
+    "pfld": {"width": 0.25},
+    "pfld-msfc": {"width": 0.25},
+    "pfld-ultralight": {"width": 0.25},
+    "pfld-ultralight-slim": {"width": 0.125},
+    "pfld-ghostone": {"width": 0.25},
+    "pfld-polaris": {"width": 0.25},
+    "pfld-polaris-auxiliary": {"width": 0.25},
+    "lffd-face-v1": {"width": 0.125},
+    "lffd-plate-small": {"width": 0.25},
+    "tinynet": {},
+}
+
+
+def input_for(graph: refnet.Graph, count: int = 2) -> Array:
+    rng = np.random.default_rng(1)
+    shape = graph.input_shape if graph.fixed_size else (3, 671, 701)
+    return rng.normal(size=(count, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_module_of_a_graph_computes_what_the_graph_means(name: str) -> None:
+    graph = refnet.build(name, **SMALL[name])
+    weights = random_weights(graph)
+    module = GraphModule(graph, weights).eval()
+    assert {n: tuple(t.shape) for n, t in module.state_dict().items()} == dict(graph.state_dict)
+    x = input_for(graph, 1)
+    with torch.no_grad():
+        found = module(torch.from_numpy(x))
+    for ours, theirs in zip(found, reference.run(graph, weights, x), strict=True):
+        scale = max(1.0, float(np.abs(theirs).max()))
+        np.testing.assert_allclose(ours.numpy() / scale, theirs / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["pfld-ultralight-slim", "pfld-ghostone", "pfld-polaris"])
+def test_a_step_of_training_is_the_twins(name: str) -> None:
+    """Outputs and gradients with the batch's statistics, and the running ones afterwards."""
+    graph = refnet.build(name, width=0.25)
+    module, twin = (
+        GraphModule(graph).double().train(),
+        twins.twin(name, width=0.25).double().train(),
+    )
+    initialize(module, "he", 3)
+    twin.load_state_dict(module.state_dict())
+    x = torch.from_numpy(input_for(graph, 4)).double()
+    ours, theirs = module(x)[-1], twin(x)
+    theirs = theirs[-1] if isinstance(theirs, tuple) else theirs
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    ours.square().sum().backward()
+    theirs.square().sum().backward()
+    gradients = dict(twin.named_parameters())
+    for parameter, value in module.named_parameters():
+        if parameter in graph.parameters:
+            other = gradients[parameter].grad
+            torch.testing.assert_close(
+                value.grad, other, rtol=1e-6, atol=1e-8 * float(other.abs().max() + 1)
+            )
+    for buffer, statistics in module.named_buffers():
+        if "running" in buffer and buffer in graph.parameters:
+            torch.testing.assert_close(statistics, dict(twin.named_buffers())[buffer])
+
+
+def test_initial_weights_follow_their_scheme_and_seed() -> None:
+    graph = refnet.build("pfld-ultralight", width=0.25)
+    module = GraphModule(graph)
+    weight = module.state_dict()["conv8.0.weight"]
+    fan_in, fan_out = 8 * 49, 32 * 49
+    bounds = {"torch": 1 / fan_in, "he": 6 / fan_in, "xavier": 6 / (fan_in + fan_out)}
+    for scheme, square in bounds.items():
+        initialize(module, scheme, 1)
+        bound = square**0.5
+        assert 0.95 * bound < float(weight.abs().max()) <= bound * (1 + 1e-6)
+    before = weight.clone()
+    initialize(module, "xavier", 1)
+    assert (weight == before).all()
+
+
+#: By another program: the first 16 hexadecimal digits that `sha256sum` gives for the digits, modulo 10.
+FIXED = [0, 7, 9, 10, 33, 40, 44, 51, 57, 59]
+
+
+def test_the_split_is_fixed_and_about_a_tenth() -> None:
+    keys = [f"identity {i}" for i in range(5000)]
+    share = np.mean([is_set_aside(key) for key in keys])
+    assert 0.08 < share < 0.12
+    assert [i for i in range(60) if is_set_aside(str(i))] == FIXED
+
+
+def test_schedules() -> None:
+    cosine = Schedule(2.0, 110, warmup=10)
+    assert [cosine(0), cosine(9), cosine(10)] == pytest.approx([0.2, 2.0, 2.0])
+    assert cosine(60) == pytest.approx(1.0)
+    assert cosine(110) == pytest.approx(0.0)
+    steps = Schedule(1.0, 100, drops=(0.5, 0.8))
+    assert [steps(49), steps(50), steps(80)] == pytest.approx([1, 0.1, 0.01])
+
+
+def tiny_run(out: Path, stop: int | None = None, seed: int = 0) -> Run:
+    torch.manual_seed(7)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)
+    )
+    optimizer = torch.optim.Adam(module.parameters())
+    run = Run(module, optimizer, Schedule(0.1, 8, warmup=2), out, settings={"seed": seed})
+
+    def loss(step: int) -> Any:
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.from_numpy(np.random.default_rng(step).normal(size=(6, 3)).astype(np.float32))
+        return (module(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+    run.train(loss, report=lambda: {"step_seen": run.step}, report_every=2, save_every=3)
+    return run
+
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = tiny_run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "cut", stop=5)
+    resumed = tiny_run(tmp_path / "cut")
+    for name, tensor in whole.averaged.items():
+        assert torch.equal(tensor, resumed.averaged[name]), name
+    assert [line["step"] for line in read_log(tmp_path / "cut")] == [2, 4, 6, 8]
+    with pytest.raises(SystemExit, match="other settings"):
+        tiny_run(tmp_path / "cut", seed=1)
+
+
+# --- landmarks
+
+
+def dotted_face(side: int = 150) -> tuple[Array, Array]:
+    """A dark image with a bright dot at each of four points, and the 98 points."""
+    rng = np.random.default_rng(2)
+    points = rng.uniform(40, 110, (98, 2)).astype(np.float32)
+    points[60], points[72], points[16], points[54] = (45, 60), (105, 60), (75, 112), (75, 82)
+    image = np.zeros((side, side, 3), np.uint8)
+    for i in (60, 72, 16, 54):
+        cv2.circle(image, tuple(round(float(v)) for v in points[i]), 4, (255, 255, 255), -1)
+    return image, points
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_augmented_points_stay_on_their_pixels(seed: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("weights.recipes.landmark_data.relit", lambda crop, rng: crop)
+    image, points = dotted_face()
+    crop, fractions = augmented(image, points, np.random.default_rng(seed))
+    assert crop.shape == (112, 112, 3)
+    checked = 0
+    for i in (60, 72, 16, 54):
+        x, y = np.round(fractions[i] * 112 - 0.5).astype(int)
+        if 1 < x < 110 and 1 < y < 110:
+            assert crop[y, x].min() > 200
+            checked += 1
+    assert checked >= 3
+
+
+def test_base_crop_is_the_points_box_times_a_fifth_more() -> None:
+    image, points = dotted_face()
+    crop, fractions = base_crop(image, points)
+    assert crop.shape == (112, 112, 3)
+    extent = fractions.max(axis=0) - fractions.min(axis=0)
+    assert extent.max() == pytest.approx(1 / 1.2, abs=0.01)
+    x, y = (fractions[16] * 112).astype(int)
+    assert crop[y, x].min() > 200
+
+
+def test_trimming_keeps_points_on_the_face() -> None:
+    image, points = dotted_face()
+    large = cv2.resize(image, (1500, 1500))
+    part, moved = trimmed(large, points * 10)
+    assert max(part.shape) < 300
+    x, y = moved[54].astype(int)
+    assert part[y, x].min() > 200
+
+
+def test_faces_survive_storing(tmp_path: Path) -> None:
+    image, points = dotted_face()
+    faces = Faces(
+        [image, image[:50, :70]], np.stack([points, points]), np.array([True, False]), ["a", "b"]
+    )
+    store(faces, tmp_path / "faces.npz")
+    back = restore(tmp_path / "faces.npz")
+    assert back.sources == ["a", "b"]
+    assert back.aside.tolist() == [True, False]
+    for one, other in zip(faces.images, back.images, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(back.where(~back.aside)) == 1
+    crops, found = batch(back, np.random.default_rng(0), 3)
+    assert (crops.shape, found.shape) == ((3, 112, 112, 3), (3, 98, 2))
+
+
+@pytest.fixture(scope="module")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Any 98-point network: its points are near the middle of the crop."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    graph = refnet.build("pfld", width=0.25)
+    weights = random_weights(graph)
+    shape = np.random.default_rng(3).uniform(0.2, 0.8, (98, 2)).astype(np.float32)
+    shape[60], shape[72] = (0.3, 0.4), (0.7, 0.4)
+    weights["fc.bias"] = shape.ravel()
+    weights["fc.weight"] = weights["fc.weight"] * np.float32(1e-3)
+    save(path, "pfld", graph.options, weights)
+    return path
+
+
+def test_training_starts_at_the_mean_face() -> None:
+    image, points = dotted_face()
+    faces = Faces([image] * 2, np.stack([points, points[::-1]]), np.zeros(2, bool), ["a", "b"])
+    module = GraphModule(refnet.build("pfld-ultralight-slim", width=0.125))
+    landmarks.begin_at_mean_shape(module, faces)
+    mean = (base_crop(image, points)[1] + base_crop(image, points[::-1])[1]) / 2
+    bias = module.state_dict()["fc.bias"].numpy().reshape(98, 2)
+    np.testing.assert_allclose(bias, mean, atol=1e-6)
+
+
+def test_a_teacher_sees_a_mirrored_face_mirrored(teacher_file: Path) -> None:
+    teacher = Teacher([teacher_file])
+    crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3)).astype(np.uint8)
+    plain, flipped = teacher.points(crops), teacher.points(crops[:, :, ::-1])
+    np.testing.assert_allclose(mirrored(flipped, 1.0), plain, atol=1e-5)
+
+
+def test_a_tiny_run_of_the_landmark_recipe(tmp_path: Path, teacher_file: Path) -> None:
+    folder = tmp_path / "data" / "train" / "youtube_faces_crops"
+    (folder / "crops112").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with open(folder / "labels.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["crop", "source"])
+        for i in range(30):
+            name = f"{i:05}.png"
+            cv2.imwrite(
+                str(folder / "crops112" / name), rng.integers(0, 256, (112, 112, 3), np.uint8)
+            )
+            table.writerow([name, f"Some_One_{i}_0{i % 3}.jpg"])
+    call = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--steps", "4"]
+    call += ["--teacher", str(teacher_file), "--batch", "4", "--report", "2", "--threads", "1"]
+    assert landmarks.main([*call, "--network", "pfld-ultralight-slim", "--width", "0.125"]) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["set_aside"] + result["trained_on"] == 30
+    assert 0 < result["nme"] < np.inf
+    assert len(read_log(tmp_path / "out")) == 2
+    model = refnet.load(tmp_path / "out" / "pfld-ultralight-slim.safetensors")
+    assert model.graph.options["width"] == 0.125
+
+
+# --- detection
+
+V2 = geometry(refnet.build("lffd-face-v2"))
+
+
+def photos(count: int = 12) -> list[Photo]:
+    """Gray photos with a bright square for a face."""
+    rng = np.random.default_rng(5)
+    made = []
+    for i in range(count):
+        image = rng.integers(60, 120, (200, 240, 3)).astype(np.uint8)
+        x, y, side = rng.integers(20, 100), rng.integers(20, 80), rng.integers(30, 90)
+        image[y : y + side, x : x + side] = 250
+        boxes = np.array([[x, y, x + side, y + side]], np.float64)
+        made.append(Photo(image, boxes, np.zeros(1, bool), i % 4 == 0))
+    return made
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_boxes_of_scenes_lie_on_faces(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    empty = [
+        Photo(np.full((180, 260, 3), 30, np.uint8), np.zeros((0, 4)), np.zeros(0, bool), False)
+    ]
+    for _ in range(6):
+        image, boxes, ignored = scene(photos(), empty, 256, V2, rng)
+        assert image.shape == (256, 256, 3)
+        assert len(boxes) == len(ignored)
+        for box in np.clip(boxes[~ignored], 0, 256):
+            x1, y1, x2, y2 = np.round(box).astype(int)
+            inside = image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
+            if inside.size and x2 - x1 > 8:
+                assert inside.mean() > np.median(image) or inside.mean() > 110
+
+
+def test_sizes_are_drawn_from_every_branch_and_tiny_faces_are_not_enlarged() -> None:
+    rng = np.random.default_rng(0)
+    large = np.array([target_side(100, V2, rng) for _ in range(2000)])
+    for branch in V2:
+        assert ((large >= branch.lower) & (large <= branch.upper)).mean() > 0.15
+    assert large.max() > V2[-1].upper
+    assert max(target_side(15, V2, rng) for _ in range(200)) <= 20
+    assert max(target_side(30, V2, rng) for _ in range(200)) <= 40
+
+
+def test_doubtful_boxes_count_in_no_class_loss() -> None:
+    shapes = [(63, 63), (31, 31), (15, 15), (7, 7), (3, 3)]
+    boxes = np.array([[50, 50, 64, 64], [100, 100, 200, 200.0]])
+    found = detection.targets_of(boxes, np.array([False, True]), V2, shapes)
+    assert found[0].face.any()
+    for target, branch in zip(found, V2, strict=True):
+        first = -(-(100 - branch.centre) // branch.stride)
+        last = (200 - branch.centre) // branch.stride
+        assert not target.class_mask[first : last + 1, first : last + 1].any()
+        assert target.class_mask[0, 0]
+
+
+def test_a_tiny_run_of_the_detection_recipe(tmp_path: Path) -> None:
+    settings = {
+        "network": "lffd-face-v2",
+        "width": 0.125,
+        "size": 192,
+        "steps": 3,
+        "batch": 2,
+        "rate": 1e-3,
+        "rule": "coded",
+        "scenes": 2,
+        "seed": 1,
+        "report": 3,
+    }
+    student, figures = detection.train(photos(), [], tmp_path, settings)
+    assert set(figures) == {"ap_photos", "ap_scenes"}
+    (line,) = read_log(tmp_path)
+    assert np.isfinite(line["loss"])
+    assert "conv20_3_bbox.weight" in student.arrays()
+
+
+def write_frame(folder: Path, name: str, balls: Sequence[tuple[str, int, int]]) -> None:
+    image = np.full((160, 160, 3), 90, np.uint8)
+    objects = ""
+    for kind, x, y in balls:
+        cv2.circle(
+            image, (x, y), 12, (0, 120, 255) if kind == "basketball" else (255, 255, 255), -1
+        )
+        corners = zip(
+            ("xmin", "ymin", "xmax", "ymax"), (x - 11, y - 11, x + 14, y + 14), strict=True
+        )
+        inner = "".join(f"<{tag}>{value}</{tag}>" for tag, value in corners)
+        objects += f"<object><name>{kind}</name><bndbox>{inner}</bndbox></object>"
+    cv2.imwrite(str(folder / f"{name}.png"), image)
+    (folder / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+
+
+def test_a_tiny_run_of_the_basketnet_recipe(tmp_path: Path) -> None:
+    data = tmp_path / "frames"
+    data.mkdir()
+    for i in range(4):
+        write_frame(data, f"{i}", [("basketball", 40 + 20 * i, 60), ("volleyball", 100, 110)])
+    frame = basketnet.frames(data)[0]
+    np.testing.assert_allclose(frame[1][0], [28, 48, 53, 73])
+    crop, boxes, labels = basketnet.varied(frame, 128, np.random.default_rng(0))
+    assert crop.shape == (128, 128, 3)
+    assert len(boxes) == len(labels)
+    call = ["--data", str(data), "--out", str(tmp_path / "out"), "--folds", "0", "--size", "128"]
+    assert (
+        basketnet.main([*call, "--steps", "2", "--batch", "2", "--report", "2", "--threads", "1"])
+        == 0
+    )
+    model = refnet.load(tmp_path / "out" / "basketnet.safetensors")
+    assert model.graph.name == "basketnet"
+    assert [basketnet.fold_of(i, 5) for i in range(6)] == [0, 1, 2, 3, 4, 0]

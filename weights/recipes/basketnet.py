@@ -1,0 +1,198 @@
+"""Train BasketNet on frames with balls, after cross-validation has told how good it will be.
+
+    python -m weights.recipes.basketnet --data DIR --out DIR
+
+DIR holds frames and Pascal VOC annotations. With so few frames nothing is set aside for good: `--folds`
+trainings, each without one part, give the figures, and the last one trains on all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+import refnet
+from refnet import losses
+from refnet.annotations import boxed_photos
+from refnet.checkpoints import save
+from refnet.decoding import basketnet_priors
+from refnet.detection import USUAL, FaceDetector
+from refnet.matching import match_basketnet
+from refnet.media import read_image
+from refnet.metrics import average_precision
+from refnet.model import Model
+from refnet.ops import Array
+from weights.recipes.detection import numbers
+from weights.recipes.detection_data import distorted
+from weights.recipes.landmarks import attached
+from weights.recipes.torch_graph import GraphModule, initialize
+from weights.recipes.training import Run, Schedule, draw_curve
+
+CLASSES = USUAL["basketnet"].classes
+#: The side that users' images are stretched to.
+INPUT = 640
+
+Frame = tuple[Array, Array, Array]  # image, boxes (B, 4), labels (B,) from 1
+
+
+def frames(data: Path) -> list[Frame]:
+    """Every annotated frame of `data`, by its file's name."""
+    found = []
+    for photo in sorted(boxed_photos(data), key=lambda p: p.image.name):
+        labels = np.array([1 + CLASSES.index(name) for name in photo.classes], np.int64)
+        found.append((read_image(photo.image), photo.boxes, labels))
+    return found
+
+
+def varied(frame: Frame, size: int, rng: np.random.Generator) -> Frame:
+    """A crop (size, size, 3) of the frame at 0.7 to 1.6 times its size in use, about a ball mostly."""
+    image, boxes, labels = frame
+    zoom = INPUT / np.array(image.shape[1::-1]) * np.exp(rng.uniform(np.log(0.7), np.log(1.6)))
+    extent = np.array(image.shape[1::-1]) * zoom
+    if len(boxes) and rng.random() < 0.85:
+        box = boxes[rng.integers(len(boxes))]
+        middle = (box[:2] + box[2:]) / 2 * zoom + rng.uniform(-0.4, 0.4, 2) * size
+        corner = middle - size / 2
+    else:
+        corner = rng.uniform(0, 1, 2) * np.maximum(extent - size, 0)
+    matrix = np.array(
+        [
+            [zoom[0], 0, 0.5 * zoom[0] - 0.5 - corner[0]],
+            [0, zoom[1], 0.5 * zoom[1] - 0.5 - corner[1]],
+        ]
+    )
+    crop = np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR))
+    moved = boxes * np.tile(zoom, 2) - np.tile(corner, 2)
+    middles = (moved[:, :2] + moved[:, 2:]) / 2
+    inside = ((middles > 0) & (middles < size)).all(axis=1)
+    moved = moved[inside]
+    if rng.random() < 0.5:
+        crop = np.ascontiguousarray(crop[:, ::-1])
+        moved = np.stack([size - moved[:, 2], moved[:, 1], size - moved[:, 0], moved[:, 3]], axis=1)
+    return distorted(crop, rng), moved, labels[inside]
+
+
+def precisions(model: Model, held: Sequence[Frame]) -> dict[str, float]:
+    """AP@0.5 of each class on frames."""
+    detector = FaceDetector(model, threshold=0.05)
+    found = [detector.detect(image) for image, _, _ in held]
+    result = {}
+    for i, name in enumerate(CLASSES):
+        ranked = [(d.boxes[d.labels == i], d.scores[d.labels == i]) for d in found]
+        truths = [boxes[labels == i + 1] for _, boxes, labels in held]
+        result[f"ap_{name}"] = average_precision(ranked, truths).value
+    return result
+
+
+def train(
+    learned: Sequence[Frame], held: Sequence[Frame], out: Path, settings: dict[str, Any]
+) -> GraphModule:
+    """Train on crops of `learned`; the log tells the precision on `held`, if there are any."""
+    size = settings["size"]
+    graph = refnet.build("basketnet", input_size=size)
+    priors = basketnet_priors(graph)
+    torch.manual_seed(settings["seed"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = GraphModule(graph)
+    initialize(module, "he", settings["seed"])
+    module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(module.parameters())
+    schedule = Schedule(settings["rate"], settings["steps"], warmup=settings["steps"] // 20)
+    run = Run(module, optimizer, schedule, out, average=0.99, settings=settings)
+
+    def loss(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([settings["seed"], step])
+        chosen = rng.integers(0, len(learned), settings["batch"])
+        drawn = [varied(learned[i], size, rng) for i in chosen]
+        rgb = np.stack([image[:, :, ::-1] for image, _, _ in drawn]).transpose(0, 3, 1, 2)
+        x = torch.from_numpy(np.ascontiguousarray(rgb, np.float32) / np.float32(255))
+        logits, locations = module(x.to(device, memory_format=torch.channels_last))
+        aims = [match_basketnet(boxes / size, own, priors) for _, boxes, own in drawn]
+        labels, targets = np.stack([a[0] for a in aims]), np.stack([a[1] for a in aims])
+        scores = losses.basketnet_class(numbers(logits), labels)
+        shifts = losses.basketnet_boxes(numbers(locations), targets, labels)
+        return attached(logits, *scores) + attached(locations, *shifts)
+
+    student = GraphModule(graph)
+
+    def report() -> dict[str, float]:
+        student.load_state_dict(run.averaged)
+        if not held:
+            return {}
+        model = Model(refnet.build("basketnet", input_size=INPUT), student.arrays())
+        return precisions(model, held)
+
+    run.train(
+        loss,
+        report=report,
+        report_every=settings["report"],
+        save_every=settings["report"],
+        clip=10.0,
+    )
+    report()
+    return student
+
+
+def fold_of(index: int, folds: int) -> int:
+    """The part that frame number `index`, by name, belongs to."""
+    return index % folds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="weights.recipes.basketnet", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of frames and annotations")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--folds", type=int, default=5, help="parts of the cross-validation; 0 for none"
+    )
+    parser.add_argument("--size", type=int, default=320, help="side of a training crop")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak of the learning rate")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=int, default=250, help="steps between two reports")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    every = frames(given.data)
+    names = ("size", "steps", "batch", "rate", "seed", "report")
+    settings = {name: getattr(given, name) for name in names}
+    results = []
+    for fold in range(given.folds):
+        held = [f for i, f in enumerate(every) if fold_of(i, given.folds) == fold]
+        learned = [f for i, f in enumerate(every) if fold_of(i, given.folds) != fold]
+        out = given.out / f"fold{fold}"
+        student = train(learned, held, out, settings)
+        model = Model(refnet.build("basketnet", input_size=INPUT), student.arrays())
+        results.append(precisions(model, held))
+        draw_curve(out, {f"ap_{name}": f"AP, {name}" for name in CLASSES})
+    student = train(every, [], given.out / "all", settings)
+    options = {"input_size": INPUT}
+    save(given.out / "basketnet.safetensors", "basketnet", options, student.arrays())
+    means = {
+        name: float(np.nanmean([r[name] for r in results]))
+        for name in (results[0] if results else {})
+    }
+    record = {
+        **settings,
+        **means,
+        "folds": results,
+        "frames": len(every),
+        "torch": torch.__version__,
+        "refnet": refnet.__version__,
+    }
+    (given.out / "result.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

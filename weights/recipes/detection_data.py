@@ -1,0 +1,278 @@
+"""Scenes to train a face detector on: photos with boxes, cropped at random scale, composed, distorted.
+
+Sampling follows YonghaoHe/LFFD: of every crop one face is the target, and its size is drawn branch by
+branch, so that all sizes occur. Photos here hold few small faces, so some crops are composed: several
+shrunken photos side by side, or faces pasted onto photos without people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from refnet.annotations import table
+from refnet.decoding import BranchGeometry
+from refnet.media import read_image
+from refnet.ops import Array
+from weights.recipes.splits import is_set_aside
+
+#: Boxes with a lower score are neither faces nor background.
+SURE = 0.5
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo in memory.
+
+    Attributes:
+        image: uint8 (H, W, 3) BGR.
+        boxes: (B, 4) float64, xyxy in pixels; none for a background.
+        ignored: (B,) bool, boxes that may or may not be faces.
+        aside: never trained on.
+    """
+
+    image: Array
+    boxes: Array
+    ignored: Array
+    aside: bool
+
+    @property
+    def faces(self) -> Array:
+        """The boxes that are surely faces, with an area."""
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        return self.boxes[~self.ignored & (sides > 1).all(axis=1)]
+
+
+def face_photos(data: Path) -> list[Photo]:
+    """The photos with at least one face under `data`/train, but augmented copies."""
+    photos = []
+    names = (
+        "web_photos/without_mask",
+        "web_photos/with_mask",
+        "coco256/train2017",
+        "coco256/val2017",
+    )
+    for name in names:
+        folder = data / "train" / name
+        listing = folder.with_name(f"{folder.name}_faces_pseudo.csv")
+        if not listing.exists():
+            continue
+        for entry in table(listing, folder, score=SURE):
+            if entry.image.name.startswith("augmented"):
+                continue
+            key = "".join(c for c in entry.image.name if c.isdigit())
+            # A doubtful box far below the bar is no face; one below it may be.
+            photo = Photo(read_image(entry.image), entry.boxes, entry.ignored, is_set_aside(key))
+            if len(photo.faces):
+                photos.append(photo)
+    return photos
+
+
+def backgrounds(data: Path) -> list[Photo]:
+    """The COCO photos under `data`/train without a person (class 0 of their YOLO labels)."""
+    folder = data / "train" / "coco256"
+    found = []
+    nothing = np.zeros((0, 4)), np.zeros(0, bool)
+    for labels in sorted((folder / "labels_yolo").rglob("*.txt")):
+        if any(line.split()[0] == "0" for line in labels.read_text().splitlines() if line):
+            continue
+        for part in ("train2017", "val2017"):
+            path = folder / part / f"{labels.stem}.jpg"
+            if path.exists():
+                key = "".join(c for c in path.name if c.isdigit())
+                found.append(Photo(read_image(path), *nothing, is_set_aside(key)))
+    return found
+
+
+def _any(photos: Sequence[Photo], rng: np.random.Generator) -> Photo:
+    return photos[int(rng.integers(len(photos)))]
+
+
+def target_side(side: float, branches: Sequence[BranchGeometry], rng: np.random.Generator) -> int:
+    """The longer side to which a face of `side` pixels is resized: LFFD's draw, branch by branch.
+
+    Faces of at most the first (second) branch's upper bound go to the first (either of the first two)
+    branches, so that tiny ones are hardly enlarged; others to any branch, or now and then beyond the
+    last.
+    """
+    count = len(branches)
+    if side <= branches[0].upper:
+        index = 0
+    elif side <= branches[1].upper:
+        index = int(rng.integers(0, 2))
+    else:
+        index = int(rng.integers(0, count + (rng.random() < 0.1)))
+    if index == count:
+        upper = branches[-1].upper
+        return upper + int(rng.integers(0, upper // 2 + 1))
+    branch = branches[index]
+    return int(rng.integers(branch.lower, branch.upper + 1))
+
+
+Scene = tuple[Array, Array, Array]  # image (S, S, 3) uint8, boxes (B, 4) xyxy, ignored (B,) bool
+
+
+def cropped(
+    photo: Photo,
+    size: int,
+    branches: Sequence[BranchGeometry],
+    rng: np.random.Generator,
+    onto: Array | None = None,
+) -> Scene:
+    """A crop about one of a photo's faces at a drawn scale; beyond the photo lies `onto`, or black."""
+    faces = photo.faces
+    box = faces[rng.integers(len(faces))]
+    side = float((box[2:] - box[:2]).max())
+    wanted = min(target_side(side, branches, rng), round(size * 0.9))
+    scale = wanted / side
+    jitter = max(4, size // 8)
+    corner = (box[:2] + box[2:]) / 2 * scale - size / 2 + rng.integers(-jitter, jitter + 1, 2)
+    # The crop's corner is a whole pixel of the resized photo, so that labels carry no rounding.
+    return _window(photo, scale, np.floor(corner), size, onto)
+
+
+def _window(
+    photo: Photo, scale: float, corner: Array, size: int, onto: Array | None = None
+) -> Scene:
+    """The window at `corner` of the photo resized by `scale`, drawn over `onto`, or over black."""
+    matrix = np.array([[scale, 0, -corner[0]], [0, scale, -corner[1]]])
+    matrix[:, 2] += 0.5 * scale - 0.5  # pixel centres, as cv2.resize has them
+    source = photo.image
+    if scale < 0.5:  # average before sampling, or small faces become noise
+        zoom = 2 * scale
+        source = cv2.resize(source, (0, 0), fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+        factor = np.array(source.shape[1::-1]) / np.array(photo.image.shape[1::-1])
+        matrix[:, :2] = np.diag(scale / factor)
+        matrix[:, 2] = -corner + 0.5 * scale / factor - 0.5
+    image = np.zeros((size, size, 3), np.uint8) if onto is None else onto.copy()
+    cv2.warpAffine(
+        source,
+        matrix,
+        (size, size),
+        dst=image,
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_TRANSPARENT,
+    )
+    return image, photo.boxes * scale - np.tile(corner, 2), photo.ignored.copy()
+
+
+def landscape(background: Photo, size: int, rng: np.random.Generator, zoom: float = 1.6) -> Array:
+    """A window (size, size, 3) into a photo without people, enlarged by up to `zoom` beyond need."""
+    scale = size / min(background.image.shape[:2]) * rng.uniform(1, zoom)
+    room = np.array(background.image.shape[1::-1]) * scale - size
+    corner = np.floor(rng.uniform(0, 1, 2) * np.maximum(room, 0))
+    return _window(background, scale, corner, size)[0]
+
+
+def mosaic(
+    photos: Sequence[Photo],
+    onto: Array,
+    branches: Sequence[BranchGeometry],
+    rng: np.random.Generator,
+) -> Scene:
+    """Two by two to four by four crops side by side over `onto`."""
+    count = int(rng.integers(2, 5))
+    side = len(onto) // count
+    image = onto.copy()
+    boxes, ignored = [], []
+    for row, column in np.ndindex(count, count):
+        y, x = row * side, column * side
+        under = onto[y : y + side, x : x + side]
+        part, own, unsure = cropped(_any(photos, rng), side, branches[:-1], rng, under)
+        image[y : y + side, x : x + side] = part
+        # What is cut at the seam to less than two thirds is no face to learn, nor background.
+        inner = np.clip(own, 0, side)
+        area = np.maximum((own[:, 2:] - own[:, :2]).prod(axis=1), 1e-9)
+        seen = (inner[:, 2:] - inner[:, :2]).prod(axis=1) / area
+        keep = seen > 0
+        boxes.append(inner[keep] + np.array([x, y, x, y]))
+        ignored.append((unsure | (seen < 2 / 3))[keep])
+    return image, np.concatenate(boxes), np.concatenate(ignored)
+
+
+def pasted(
+    photos: Sequence[Photo],
+    onto: Array,
+    branches: Sequence[BranchGeometry],
+    rng: np.random.Generator,
+) -> Scene:
+    """Up to eight faces with their surroundings, softly pasted over `onto`."""
+    image, size = onto.copy(), len(onto)
+    boxes: list[Array] = []
+    ignored: list[bool] = []
+    for _ in range(rng.integers(1, 9)):
+        photo = _any(photos, rng)
+        own = photo.faces[rng.integers(len(photo.faces))]
+        longer = float((own[2:] - own[:2]).max())
+        zoom = min(target_side(longer, branches[:-1], rng), size * 0.4) / longer
+        patch = int(min(size, max(8, 2.2 * longer * zoom)))
+        place = rng.integers(0, size - patch + 1, 2)
+        frame = np.array([*place, *(place + patch)])
+        if any((np.minimum(b[2:], frame[2:]) > np.maximum(b[:2], frame[:2])).all() for b in boxes):
+            continue
+        corner = np.floor((own[:2] + own[2:]) / 2 * zoom - patch / 2)
+        rows, columns = slice(place[1], place[1] + patch), slice(place[0], place[0] + patch)
+        under = image[rows, columns]
+        part, found, _ = _window(photo, zoom, corner, patch, under)
+        # A soft oval about the face, so that no straight seam gives it away.
+        y, x = np.mgrid[0:patch, 0:patch] / patch * 2 - 1
+        alpha = np.clip((1.0 - np.hypot(x, y)) / 0.25, 0, 1)[..., None]
+        image[rows, columns] = (part * alpha + under * (1 - alpha)).astype(np.uint8)
+        for box in found[(found[:, :2] < patch).all(axis=1) & (found[:, 2:] > 0).all(axis=1)]:
+            boxes.append(np.clip(box, 0, patch) + np.tile(place, 2))
+            centred = np.abs(box - (own * zoom - np.tile(corner, 2))).max() < 1e-6
+            ignored.append(not centred)  # a neighbour is half hidden by the oval
+    return image, np.array(boxes).reshape(-1, 4), np.array(ignored, bool)
+
+
+def distorted(image: Array, rng: np.random.Generator) -> Array:
+    """Brightness, saturation and contrast, each half of the time, in any order, in half of all crops."""
+    if rng.random() < 0.5:
+        return image
+    x: Array = image.astype(np.float32)
+    for kind in rng.permutation(3):
+        if rng.random() < 0.5:
+            continue
+        factor = float(rng.uniform(0.5, 1.5))
+        if kind == 0:
+            x = x * factor
+        else:
+            gray = x @ np.array([0.114, 0.587, 0.299], np.float32)
+            level = gray[..., None] if kind == 1 else gray.mean()
+            x = level + (x - level) * factor
+        x = np.clip(x, 0, 255)
+    return x.astype(np.uint8)
+
+
+def scene(
+    photos: Sequence[Photo],
+    empty: Sequence[Photo],
+    size: int,
+    branches: Sequence[BranchGeometry],
+    rng: np.random.Generator,
+) -> Scene:
+    """One training image.
+
+    A tenth shows no face, three tenths are mosaics, as many have faces pasted in, the rest are plain
+    crops; mirrored half of the time. Where a photo ends, mostly a landscape goes on, else black.
+    """
+    black = np.zeros((size, size, 3), np.uint8)
+    onto = landscape(_any(empty, rng), size, rng) if empty and rng.random() < 0.8 else black
+    kind = rng.random()
+    if kind < 0.1 and empty:
+        image = landscape(_any(empty, rng), size, rng, 3.0)
+        boxes, ignored = np.zeros((0, 4)), np.zeros(0, bool)
+    elif kind < 0.4:
+        image, boxes, ignored = mosaic(photos, onto, branches, rng)
+    elif kind < 0.7:
+        image, boxes, ignored = pasted(photos, onto, branches, rng)
+    else:
+        image, boxes, ignored = cropped(_any(photos, rng), size, branches, rng, onto)
+    if rng.random() < 0.5:
+        image = image[:, ::-1]
+        boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], axis=1)
+    return distorted(np.ascontiguousarray(image), rng), boxes, ignored

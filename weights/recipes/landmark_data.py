@@ -1,0 +1,281 @@
+"""Faces with 98 points to train on: where they come from, who labels them, how they are varied.
+
+A source yields faces without points; a `Teacher`, a set of trained networks, gives them. What was
+read and labelled is kept in one file, so that the next run starts at once.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import refnet
+from refnet.landmarks import cut, square_crop
+from refnet.media import read_image
+from refnet.ops import Array
+from refnet.point_schemes import mirrored
+from weights.recipes.splits import is_set_aside
+from weights.recipes.torch_graph import GraphModule
+
+SIDE = 112
+#: Side of a training crop over the longer side of its points' box, as the PFLD repositories cut.
+MARGIN = 1.2
+#: A source image is cut to this many times its points' box: what rotation, shift and scale can reach.
+CONTEXT = 2.2
+#: ... and shrunk until the usual crop of it has this many pixels.
+DETAIL = 128
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Faces of any image size.
+
+    Attributes:
+        images: uint8 (h, w, 3) BGR each.
+        points: (F, 98, 2) float32, in pixels of each image.
+        aside: (F,) bool, never trained on.
+        sources: the name of each face's source.
+    """
+
+    images: list[Array]
+    points: Array
+    aside: Array
+    sources: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def where(self, mask: Array) -> Faces:
+        """The faces at which `mask` (F,) holds."""
+        chosen = np.flatnonzero(mask)
+        return Faces(
+            [self.images[i] for i in chosen],
+            self.points[chosen],
+            self.aside[chosen],
+            [self.sources[i] for i in chosen],
+        )
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """A face to label: its image, its box (xyxy), and the identity or photo it is of."""
+
+    image: Array
+    box: Array
+    key: str
+    source: str
+
+
+def youtube_crops(folder: Path) -> Iterator[Unlabelled]:
+    """Face crops with labels.csv (crop, source frame, ...); a frame is named IDENTITY_NUMBER.jpg."""
+    with open(folder / "labels.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            identity, _, number = Path(row["source"]).stem.rpartition("_")
+            image = read_image(folder / "crops112" / row["crop"])
+            height, width = image.shape[:2]
+            key = identity if identity and number.isdigit() else row["source"]
+            yield Unlabelled(image, np.array([0, 0, width, height]), key, "youtube_faces_crops")
+
+
+def boxed_photos(
+    folder: Path, table: Path, source: str, *, score: float = 0.9, smallest: float = 40
+) -> Iterator[Unlabelled]:
+    """Faces of photos with a table (image, width, height, x1, y1, x2, y2, score, ...).
+
+    Photos that are augmented copies of others are left out, and a photo's number is its key, so that
+    two versions of one photo fall on the same side of the split.
+    """
+    with open(table, newline="") as file:
+        for row in csv.DictReader(file):
+            if not row["x1"]:  # a photo without a face
+                continue
+            box = np.array([float(row[k]) for k in ("x1", "y1", "x2", "y2")])
+            small = max(box[2] - box[0], box[3] - box[1]) < smallest
+            if float(row["score"]) < score or small or row["image"].startswith("augmented"):
+                continue
+            number = "".join(c for c in row["image"] if c.isdigit())
+            yield Unlabelled(read_image(folder / row["image"]), box, number, source)
+
+
+class Teacher:
+    """Trained landmark networks whose points, averaged with those of mirrored runs, are labels.
+
+    Args:
+        files: checkpoints of 98-point networks, ONNX or any other that `refnet.load` takes.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        models = [refnet.load(file) for file in files]
+        self.networks = [
+            GraphModule(m.graph, m.weights).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for m in models
+        ]
+
+    def points(self, crops: Array) -> Array:
+        """(N, 98, 2) float32, fractions of each crop, for uint8 BGR crops (N, 112, 112, 3)."""
+        found = []
+        with torch.inference_mode():
+            for x, flip in ((crops, False), (crops[:, :, ::-1], True)):
+                for network in self.networks:
+                    y = network(torch.from_numpy(as_input(x)))[-1].numpy().reshape(len(x), 98, 2)
+                    found.append(mirrored(y, 1.0) if flip else y)
+        return np.asarray(np.mean(found, axis=0), np.float32)
+
+    def label(self, faces: Sequence[Unlabelled]) -> list[Array]:
+        """(98, 2) points of each face in pixels of its image.
+
+        Found in the face's box, then once more in a crop by the points, as the teachers were trained.
+        """
+        crops = [square_crop(face.box) for face in faces]
+        for _ in range(2):
+            pixels = [cut(face.image, crop, SIDE) for face, crop in zip(faces, crops, strict=True)]
+            fractions = self.points(np.stack(pixels))
+            points = [
+                np.asarray(np.array(crop[:2]) + own * crop[2], np.float32)
+                for crop, own in zip(crops, fractions, strict=True)
+            ]
+            crops = [square_crop(bounds(own), MARGIN) for own in points]
+        return points
+
+
+def bounds(points: Array) -> Array:
+    """The box (4,) xyxy of points (K, 2)."""
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+
+def as_input(crops: Array) -> Array:
+    """BGR crops (N, H, W, 3) uint8 as the networks' input, float32 (N, 3, H, W) in [-1, 1]."""
+    scaled = crops.transpose(0, 3, 1, 2) * np.float32(2 / 255) - np.float32(1)
+    return np.ascontiguousarray(scaled, np.float32)
+
+
+def labelled(faces: Iterator[Unlabelled], teacher: Teacher, size: int = 16) -> Faces:
+    """The faces with the teacher's points, their images cut and shrunk to what training needs."""
+    images, points, aside, sources = [], [], [], []
+    while chunk := list(islice(faces, size)):
+        for face, own in zip(chunk, teacher.label(chunk), strict=True):
+            image, moved = trimmed(face.image, own)
+            images.append(image)
+            points.append(moved)
+            aside.append(is_set_aside(face.key))
+            sources.append(face.source)
+    return Faces(images, np.stack(points), np.array(aside), sources)
+
+
+def trimmed(image: Array, points: Array) -> tuple[Array, Array]:
+    """The part of `image` that augmented crops can reach, shrunk to `DETAIL`, with its points."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    side = float((high - low).max())
+    middle = (low + high) / 2
+    height, width = image.shape[:2]
+    x0, y0 = np.clip(np.floor(middle - CONTEXT * side / 2), 0, [width - 1, height - 1]).astype(int)
+    x1, y1 = np.clip(np.ceil(middle + CONTEXT * side / 2), [x0 + 1, y0 + 1], [width, height])
+    part = image[y0 : int(y1), x0 : int(x1)]
+    moved = points - np.array([x0, y0], np.float32)
+    scale = DETAIL / (MARGIN * side)
+    if scale >= 1:
+        return part.copy(), moved
+    size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
+    factors = np.array([size[0] / part.shape[1], size[1] / part.shape[0]], np.float32)
+    shrunk = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk), moved * factors
+
+
+def store(faces: Faces, path: Path) -> None:
+    """Write faces to one npz file, images as one run of bytes."""
+    np.savez(
+        path,
+        pixels=np.concatenate([image.ravel() for image in faces.images]),
+        shapes=np.array([image.shape for image in faces.images]),
+        points=faces.points,
+        aside=faces.aside,
+        sources=np.array(faces.sources),
+    )
+
+
+def restore(path: Path) -> Faces:
+    """What `store` wrote."""
+    with np.load(path) as file:
+        shapes = file["shapes"]
+        ends = np.cumsum(shapes.prod(axis=1))[:-1]
+        pixels = np.split(file["pixels"], ends)
+        images = [p.reshape(s) for p, s in zip(pixels, shapes, strict=True)]
+        return Faces(images, file["points"], file["aside"], file["sources"].tolist())
+
+
+def base_crop(image: Array, points: Array) -> tuple[Array, Array]:
+    """The plain crop of a face (112, 112, 3) and its points as fractions of it: what is evaluated."""
+    crop = square_crop(bounds(points), MARGIN)
+    return cut(image, crop, SIDE), (points - np.array(crop[:2], np.float32)) / np.float32(crop[2])
+
+
+FILLS = (cv2.BORDER_CONSTANT, cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)
+
+
+def augmented(image: Array, points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """A random crop (112, 112, 3) of a face and its points as fractions of it.
+
+    Rotation within ±30°, centre moved within ±10 % of the crop's side, side from the longer extent
+    of the rotated points to 1.45 times it, mirrored every second time: the PFLD repositories' ranges,
+    with a wider scale for boxes of detectors. Outside the image lies black, as in use, or, half of the
+    time, the border's continuation, so that black cannot give the face's place away. The light varies
+    too, which theirs does not.
+    """
+    low, high = points.min(axis=0), points.max(axis=0)
+    middle = (low + high) / 2
+    angle = np.deg2rad(rng.uniform(-30, 30) * (rng.random() < 0.7))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turned = (points - middle) @ turn.T
+    extent = float((turned.max(axis=0) - turned.min(axis=0)).max())
+    side = extent * rng.uniform(1.0, 1.45)
+    shift = rng.uniform(-0.1, 0.1, 2) * side
+    centre = (turned.max(axis=0) + turned.min(axis=0)) / 2 + shift
+    scale = SIDE / side
+    matrix = np.empty((2, 3))
+    matrix[:, :2] = turn * scale
+    # Pixel centres: the crop's fraction 0 is its edge, half a pixel before pixel 0's centre, and in the
+    # source likewise, as in cv2.resize.
+    matrix[:, 2] = -(turn @ middle + centre) * scale + SIDE / 2 - 0.5 + (turn * scale) @ [0.5, 0.5]
+    fill = FILLS[rng.integers(len(FILLS))]
+    crop = cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=fill)
+    fractions = ((turned - centre) / side + 0.5).astype(np.float32)
+    if rng.random() < 0.5:
+        crop, fractions = crop[:, ::-1], mirrored(fractions, 1.0)
+    return relit(np.asarray(crop), rng), fractions
+
+
+def relit(crop: Array, rng: np.random.Generator) -> Array:
+    """The crop in other light: contrast, brightness, tint, gray, blur, coarse pixels, noise."""
+    if rng.random() < 0.6:
+        gain = rng.uniform(0.6, 1.4) * rng.uniform(0.92, 1.08, 3)
+        mean = crop.mean()
+        crop = np.clip((crop - mean) * gain + mean + rng.uniform(-30, 30), 0, 255).astype(np.uint8)
+    if rng.random() < 0.1:
+        crop = np.repeat(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)[:, :, None], 3, axis=2)
+    if rng.random() < 0.2:
+        small = int(rng.integers(32, 90))
+        coarse = cv2.resize(crop, (small, small), interpolation=cv2.INTER_AREA)
+        crop = np.asarray(cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
+    if rng.random() < 0.1:
+        noise = rng.normal(0, rng.uniform(2, 10), crop.shape)
+        crop = np.clip(crop + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.15:  # something in front of the face
+        height, width = rng.integers(12, 40, 2)
+        y, x = rng.integers(0, SIDE - height), rng.integers(0, SIDE - width)
+        crop = crop.copy()
+        crop[y : y + height, x : x + width] = rng.integers(0, 256, 3)
+    return crop
+
+
+def batch(faces: Faces, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
+    """(crops (size, 112, 112, 3) uint8, points (size, 98, 2)) of augmented faces, drawn at random."""
+    chosen = rng.integers(0, len(faces), size)
+    pairs = [augmented(faces.images[i], faces.points[i], rng) for i in chosen]
+    return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])

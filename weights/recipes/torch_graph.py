@@ -1,0 +1,172 @@
+"""Any refnet graph as a torch module that can be trained: the same nodes, run by torch's operations.
+
+The state dict has the graph's names and shapes, so what is trained loads into refnet by name. In
+training mode a batch norm uses the batch's statistics and updates its running ones, as PyTorch's does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refnet.graph import BUFFERS, Graph, last_uses
+from refnet.ops import Array
+
+BATCH_NORM_MOMENTUM = 0.1
+
+
+class GraphModule(nn.Module):
+    """`graph` as a torch module: `module(x)` is a tuple of the graph's outputs.
+
+    Args:
+        graph: any network, in its training form if it is to be trained.
+        weights: {state-dict name: array}; freshly initialised by `initialize` where None.
+        outputs: names of nodes whose tensors to return; the graph's outputs by default.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Array] | None = None,
+        *,
+        outputs: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.outputs = graph.outputs if outputs is None else outputs
+        for name, shape in graph.state_dict.items():
+            *path, leaf = name.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if part not in dict(owner.named_children()):
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            if leaf == "num_batches_tracked":
+                owner.register_buffer(leaf, torch.zeros(shape, dtype=torch.int64))
+            elif leaf in BUFFERS:
+                owner.register_buffer(leaf, torch.full(shape, float(leaf == "running_var")))
+            else:
+                owner.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
+        initialize(self)
+        if weights is not None:
+            state = {n: torch.from_numpy(np.array(w, np.float32)) for n, w in weights.items()}
+            self.load_state_dict({**self.state_dict(), **state})
+        # Nodes look their tensors up by name; a dictionary keeps that out of the hot loop.
+        self._tensors: dict[str, Tensor] = {}
+        self._last = {node.name: done for node, done in last_uses(graph)}
+
+    def _apply(self, *arguments: Any, **keywords: Any) -> GraphModule:
+        super()._apply(*arguments, **keywords)  # type: ignore[no-untyped-call]
+        self._tensors = {}  # moving a module may replace its tensors
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for `x` (N, C, H, W)."""
+        if not self._tensors:
+            self._tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        known: dict[str, Tensor] = {self.graph.input: x}
+        kept = set(self.outputs)
+        for node in self.graph.nodes:
+            tensors = {role: self._tensors[name] for role, name in node.parameters.items()}
+            inputs = [known[name] for name in node.inputs]
+            if node.op == "batch_norm":
+                known[node.name] = self._batch_norm(inputs[0], tensors, node.attributes["epsilon"])
+            else:
+                known[node.name] = OPERATIONS[node.op](inputs, tensors, node.attributes)
+            for name in self._last[node.name]:
+                if name not in kept:
+                    del known[name]
+        return tuple(known[name] for name in self.outputs)
+
+    def _batch_norm(self, x: Tensor, tensors: Mapping[str, Tensor], epsilon: float) -> Tensor:
+        return functional.batch_norm(
+            x,
+            tensors["running_mean"],
+            tensors["running_var"],
+            tensors["weight"],
+            tensors["bias"],
+            training=self.training,
+            momentum=BATCH_NORM_MOMENTUM,
+            eps=epsilon,
+        )
+
+    def arrays(self) -> dict[str, Array]:
+        """{state-dict name: float32 array} of the tensors that the graph reads."""
+        state = self.state_dict()
+        return {name: state[name].detach().cpu().numpy() for name in self.graph.parameters}
+
+
+def initialize(module: GraphModule, scheme: str = "torch", seed: int | None = None) -> None:
+    """Draw fresh weights: biases 0, batch norms 1 and 0, the rest by `scheme`.
+
+    Args:
+        scheme: "torch", uniform in ±1/√fan-in as PyTorch's layers have by default; "xavier" (Glorot
+            & Bengio 2010), as LFFD was trained from; "he" (He et al. 2015).
+        seed: of a generator of its own; torch's global one by default.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for node in module.graph.nodes:
+            if node.op == "batch_norm":
+                parameters[node.parameters["weight"]].fill_(1.0)
+            if node.op not in ("conv", "linear"):
+                continue
+            weight = parameters[node.parameters["weight"]]
+            taps = math.prod(weight.shape[2:])
+            fan_in, fan_out = weight.shape[1] * taps, weight.shape[0] * taps
+            bound = {
+                "torch": 1 / math.sqrt(fan_in),
+                "xavier": math.sqrt(6 / (fan_in + fan_out)),
+                "he": math.sqrt(6 / fan_in),
+            }[scheme]
+            weight.uniform_(-bound, bound, generator=generator)
+
+
+Operation = Callable[[list[Tensor], Mapping[str, Tensor], Mapping[str, Any]], Tensor]
+
+
+def _conv(inputs: list[Tensor], tensors: Mapping[str, Tensor], a: Mapping[str, Any]) -> Tensor:
+    return functional.conv2d(
+        inputs[0],
+        tensors["weight"],
+        tensors.get("bias"),
+        stride=a["stride"],
+        padding=a["padding"],
+        dilation=a["dilation"],
+        groups=a["groups"],
+    )
+
+
+def _add(inputs: list[Tensor], tensors: Mapping[str, Tensor], a: Mapping[str, Any]) -> Tensor:
+    total = inputs[0] + inputs[1]
+    for x in inputs[2:]:
+        total = total + x
+    return total
+
+
+#: The vocabulary of `refnet.ops` but batch_norm, whose torch form depends on the module's mode.
+OPERATIONS: Mapping[str, Operation] = {
+    "conv": _conv,
+    "linear": lambda x, t, a: functional.linear(x[0], t["weight"], t["bias"]),
+    "relu": lambda x, t, a: functional.relu(x[0]),
+    "relu6": lambda x, t, a: functional.relu6(x[0]),
+    "sigmoid": lambda x, t, a: torch.sigmoid(x[0]),
+    "softmax": lambda x, t, a: torch.softmax(x[0], a["axis"]),
+    "normalize": lambda x, t, a: (x[0] - a["mean"]) / a["std"],
+    "average_pool": lambda x, t, a: functional.avg_pool2d(
+        x[0], a["kernel"], a["stride"], a["padding"]
+    ),
+    "max_pool": lambda x, t, a: functional.max_pool2d(x[0], a["kernel"], a["stride"], a["padding"]),
+    "add": _add,
+    "concat": lambda x, t, a: torch.cat(x, a["axis"]),
+    "slice": lambda x, t, a: x[0][:, a["start"] : a["stop"]],
+    "flatten": lambda x, t, a: x[0].flatten(1),
+    "cells": lambda x, t, a: x[0].flatten(2).transpose(1, 2),
+}
