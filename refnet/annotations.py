@@ -191,23 +191,26 @@ def wider(listing: Path, images: Path) -> Iterator[BoxedPhoto]:
             continue
         try:
             count = int(lines[at + 1])
-            rows = [
-                [float(v) for v in line.split()] for line in lines[at + 2 : at + 2 + max(1, count)]
-            ]
+            rows = [_row(line) for line in lines[at + 2 : at + 2 + count]]
         except (ValueError, IndexError):
             raise AnnotationError(
                 f"{listing}, line {at + 2}: after a photo's path come a number of faces and a line a face"
             ) from None
+        at += 2 + count
         # A photo without faces still has one line, of zeros; some copies of the list leave it out.
-        if count == 0 and rows and len(rows[0]) < 4:
-            rows = []
-            at += 2
-        else:
-            at += 2 + max(1, count)
-        rows = rows[:count]
+        if count == 0 and at < len(lines) and not any(lines[at].replace("0", " ").split()):
+            at += 1
         boxes = [[x, y, x + w, y + h] for x, y, w, h, *_ in rows]
         ignored = [r[2] <= 0 or r[3] <= 0 or (len(r) > 7 and r[7] == 1) for r in rows]
         yield BoxedPhoto.of(images / name, boxes, None, ignored)
+
+
+def _row(line: str) -> list[float]:
+    """x y w h and maybe flags. Raises ValueError where there are fewer numbers."""
+    values = [float(v) for v in line.split()]
+    if len(values) < 4:
+        raise ValueError(line)
+    return values
 
 
 def table(path: Path, images: Path, *, score: float = 0.5) -> Iterator[BoxedPhoto]:

@@ -1,0 +1,142 @@
+"""`refnet evaluate`: figures, plots and sheets, from perfect and from real networks."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import refnet
+from refnet.annotations import landmark_faces
+from refnet.checkpoints import save
+from refnet.cli import evaluate
+from refnet.detection import Detections, FaceDetector
+from refnet.errors import OptionError
+from refnet.landmarks import FaceLandmarker
+from refnet.random_weights import random_weights
+
+
+def call(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    evaluate.add_parser(parser.add_subparsers())
+    return evaluate.run(parser.parse_args(["evaluate", *words]))
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Path:
+    """Four prepared crops, whose points are known."""
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(4):
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 256, (112, 112, 3), np.uint8))
+        points = rng.uniform(0.2, 0.8, (98, 2))
+        points[60], points[72] = (0.3, 0.4), (0.7, 0.4)
+        lines.append(f"{i}.png " + " ".join(f"{v:.12f}" for v in points.ravel()))
+    (folder / "list.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    graph = refnet.build("pfld-ultralight-slim", width=0.125)
+    save(tmp_path / "slim.safetensors", graph.name, graph.options, random_weights(graph))
+    return tmp_path / "slim.safetensors"
+
+
+def test_landmarks_of_a_network_that_errs_by_a_known_shift(
+    crops: Path, weights: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    truth = np.stack([f.points for f in landmark_faces(crops)]) / 112
+    shift = np.array([0.02, 0.04, 0.06, 0.08])[:, None, None] * [1, 0]
+    monkeypatch.setattr(FaceLandmarker, "predict_crops", lambda self, pixels: truth + shift)
+    files = [str(tmp_path / "curve.png"), str(tmp_path / "worst.png")]
+    words = [
+        "--data",
+        str(crops),
+        "--weights",
+        str(weights),
+        "--plot",
+        files[0],
+        "--sheet",
+        files[1],
+    ]
+    assert call("landmarks", *words, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    # The eyes' corners are 0.4 apart: errors 0.05, 0.1, 0.15, 0.2.
+    assert figures["nme"] == pytest.approx(0.125)
+    assert figures["failure_rate@0.1"] in (0.5, 0.75)  # 0.1 itself, but for rounding
+    assert 0.12 < figures["auc@0.1"] < 0.13
+    assert (figures["faces"], figures["points"]) == (4, 98)
+    assert refnet.read_image(files[1]).shape == (224, 896, 3)
+    assert refnet.read_image(files[0]).shape[0] > 300
+    assert call("landmarks", *words, "--normalisation", "box", "--limit", "0.2") == 0
+    assert "auc@0.2" in capsys.readouterr().out
+
+
+def test_points_that_cannot_be_compared(crops: Path, tmp_path: Path) -> None:
+    graph = refnet.build("pfld-ultralight-slim", width=0.125, landmarks=17)
+    save(tmp_path / "few.safetensors", graph.name, graph.options, random_weights(graph))
+    with pytest.raises(OptionError, match="finds 17 points and the data has 98"):
+        call("landmarks", "--data", str(crops), "--weights", str(tmp_path / "few.safetensors"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three photos with two faces each, in a table."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rows = ["image,x1,y1,x2,y2"]
+    for i in range(3):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((160, 200, 3), 100, np.uint8))
+        rows += [f"{i}.png,20,20,60,70", f"{i}.png,100,40,112,52"]
+    (folder / "truth.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_detection_of_a_detector_with_known_boxes(
+    photos: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    graph = refnet.build("lffd-face-v2", width=0.125)
+    save(tmp_path / "v2.safetensors", graph.name, graph.options, random_weights(graph))
+    boxes = np.array([[20, 20, 60, 70], [130, 100, 160, 140]], np.float32)
+    found = Detections(boxes, np.array([0.9, 0.7], np.float32), np.zeros(2, np.int64))
+    monkeypatch.setattr(FaceDetector, "detect", lambda self, image: found)
+    words = ["--data", str(photos), "--weights", str(tmp_path / "v2.safetensors"), "--json"]
+    files = [str(tmp_path / "curve.png"), str(tmp_path / "worst.png")]
+    assert call("detection", *words, "--plot", files[0], "--sheet", files[1]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["face: AP@0.5"] == pytest.approx(0.5)  # three of six, and all before the false
+    assert (figures["face: true boxes"], figures["photos"]) == (6, 3)
+    assert (figures["face: found at 0.6"], figures["face: false at 0.6"]) == (3, 3)
+    assert refnet.read_image(files[1]).shape == (224, 672, 3)
+    assert call("detection", *words, "--smallest", "20") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["face: AP@0.5"] == pytest.approx(1)
+    assert figures["face: true boxes"] == 3
+
+
+def test_detection_of_other_classes(photos: Path, tmp_path: Path) -> None:
+    graph = refnet.build("lffd-plate-small", width=0.25)
+    save(tmp_path / "plate.safetensors", graph.name, graph.options, random_weights(graph))
+    with pytest.raises(OptionError, match="finds plate and the data has face"):
+        call("detection", "--data", str(photos), "--weights", str(tmp_path / "plate.safetensors"))
+
+
+def test_a_real_network_on_labels_by_hand(assets: Path, capsys: Any) -> None:
+    """GhostOne on augmented WFLW crops; on plain ones it is at 0.0353."""
+    weights = assets / "pfld" / "onnx" / "PFLD_GhostOne_112_1_opt_sim.onnx"
+    data = assets / "train" / "wflw30x10"
+    if not data.is_dir():
+        pytest.skip(f"no {data}")
+    assert call("landmarks", "--data", str(data), "--weights", str(weights), "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["faces"] == 300
+    assert 0.02 < figures["nme"] < 0.045
+    rgb = ["--data", str(data), "--weights", str(weights), "--json", "--channel-order", "rgb"]
+    assert call("landmarks", *rgb) == 0
+    assert json.loads(capsys.readouterr().out)["nme"] > figures["nme"]
