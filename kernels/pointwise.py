@@ -272,7 +272,7 @@ def pointwise(row: Integers, program: Integers, arena: Pointer, weights: Pointer
 
 
 def panels(blocks: int, single: int) -> list[int]:
-    """Widths of the panels that `blocks` output blocks are cut into; `few` 2 is the planar rule."""
+    """Widths of the panels that `blocks` output blocks are cut into."""
     widths: list[int] = []
     while sum(widths) < blocks:
         widths.append(int(panel_width(blocks - sum(widths), single)))

@@ -88,8 +88,9 @@ class Streaming(Convolutions):
         size = max(BAND_ROWS, -(-extent // MOST_BANDS))
         for start in range(0, extent, size):
             stop = min(start + size, extent)
-            top = max(start * stride - padding, 0)
-            bottom = min((stop - 1) * stride - padding + taps, rows)
+            # At least one row, though a band whose windows lie in the padding reads none.
+            top = min(max(start * stride - padding, 0), rows - 1)
+            bottom = max(min((stop - 1) * stride - padding + taps, rows), top + 1)
             band = self._band(node.name, between, top * columns, (bottom - top) * columns)
             emit_first(image, self._inner(epilogue, band, (bottom - top) * columns), top, bottom)
             emit_second(band, results, start, stop)

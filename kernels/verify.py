@@ -186,7 +186,8 @@ def _dense(row: Row, program: Row, access: Access) -> None:
         stop = (int(row[13]) - 1) * int(row[STRIDE]) - int(row[TOP]) + int(row[TAP_ROWS])
         stop = max(min(stop, int(row[ROWS])), start)
         line = int(row[COLUMNS]) * LANES
-        access.reads += [(int(x) + start * line, int(x) + stop * line) for x in inputs]
+        if start < stop:
+            access.reads += [(int(x) + start * line, int(x) + stop * line) for x in inputs]
         return
     steps = _steps(row, program)
     rows = (int(row[12]), int(row[13]) - 1)
