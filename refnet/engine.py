@@ -1,7 +1,7 @@
 """The one place where refnet calls its compiled kernels.
 
 `Engine` runs a graph with its weights through `refnet.kernels`, imported when the first engine is made: batch norms are
-folded, a plan is compiled for every input shape that comes along, the latest plans are kept.
+folded, a plan is compiled for every input shape that comes along, the newest plans are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from refnet.kernels import plan as plans
     from refnet.kernels import threads as runners
 
-#: Plans of so many input shapes are kept; the one used longest ago goes first.
+#: Plans of so many input shapes are kept; the oldest goes first.
 KEPT_PLANS = 8
 
 
