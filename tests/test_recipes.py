@@ -33,6 +33,7 @@ from weights.recipes.landmark_data import (  # noqa: E402
     store,
     trimmed,
 )
+from weights.recipes.release import SECTIONS, released_tensors  # noqa: E402
 from weights.recipes.splits import is_set_aside  # noqa: E402
 from weights.recipes.torch_graph import GraphModule, initialize  # noqa: E402
 from weights.recipes.training import Run, Schedule, read_log  # noqa: E402
@@ -281,6 +282,25 @@ def test_a_tiny_run_of_the_landmark_recipe(tmp_path: Path, teacher_file: Path) -
     assert len(read_log(tmp_path / "out")) == 2
     model = refnet.load(tmp_path / "out" / "pfld-ultralight-slim.safetensors")
     assert model.graph.options["width"] == 0.125
+    card = (tmp_path / "out" / "pfld-ultralight-slim.md").read_text()
+    for name in SECTIONS:
+        assert f"## {name}" in card
+    assert f"| nme of set-aside faces | {result['nme of set-aside faces']:.4f} |" in card
+    assert "- seed: 1" in card
+    assert landmarks.main([*call, "--network", "pfld-ultralight-slim", "--width", "0.125"]) == 0
+    assert len(read_log(tmp_path / "out")) == 2  # a finished run has nothing left to do
+
+
+def test_what_is_released_computes_what_was_trained() -> None:
+    graph = refnet.build("pfld-ultralight-slim", width=0.25)
+    weights = random_weights(graph)
+    options, tensors = released_tensors(graph, weights)
+    assert options["form"] == "inference"
+    assert {t.dtype.name for t in tensors.values()} == {"float16", "float32"}
+    x = input_for(graph, 1)
+    trained = refnet.load(graph.name, weights, width=0.25, backend="numpy")(x)
+    released = refnet.load(graph.name, tensors, backend="numpy", **options)(x)
+    np.testing.assert_allclose(released, trained, atol=2e-3 * float(np.abs(trained).max()))
 
 
 # --- detection
@@ -393,4 +413,5 @@ def test_a_tiny_run_of_the_basketnet_recipe(tmp_path: Path) -> None:
     )
     model = refnet.load(tmp_path / "out" / "basketnet.safetensors")
     assert model.graph.name == "basketnet"
+    assert "## Limits" in (tmp_path / "out" / "basketnet.md").read_text()
     assert [basketnet.fold_of(i, 5) for i in range(6)] == [0, 1, 2, 3, 4, 0]

@@ -21,7 +21,6 @@ import torch
 
 import refnet
 from refnet import losses
-from refnet.checkpoints import save
 from refnet.decoding import BranchGeometry, geometry
 from refnet.detection import FaceDetector
 from refnet.graph import Graph
@@ -31,6 +30,7 @@ from refnet.model import Model
 from refnet.ops import Array
 from weights.recipes.detection_data import Photo, backgrounds, face_photos, scene
 from weights.recipes.landmarks import attached
+from weights.recipes.release import release, rows
 from weights.recipes.torch_graph import GraphModule, initialize
 from weights.recipes.training import Run, Schedule, draw_curve
 
@@ -38,6 +38,33 @@ from weights.recipes.training import Run, Schedule, draw_curve
 BOX_WEIGHT = 4.0
 #: The smallest face that counts in the log's figures, longer side in input pixels.
 SMALLEST = 20
+
+
+#: The parts of the model card that do not depend on the run.
+CARD = {
+    "Data": """
+Web photos, in half of which a surgical mask is pasted over the face, and COCO photos, with boxes that a
+RetinaFace found; boxes it was unsure of count neither as faces nor as background. Most of these faces
+are large and alone, so training images are composed: photos shrunken side by side, faces pasted onto
+COCO photos without people, crops at random scale.""",
+    "Split": """
+A tenth of the photos was set aside before the first run, by a hash of their names
+(`weights/recipes/splits.py`), and was never trained on. Some people are on more than one photo.""",
+    "Figures": f"""
+Average precision is the area under the interpolated curve, at an IoU of 0.5, for faces of at least
+{SMALLEST} pixels on the longer side at the network's input; smaller ones are ignored. The truth is what
+the RetinaFace found. Scenes are composed of set-aside photos as training images are.""",
+    "Limits": """
+Faces below about 12 pixels, upside down or in profile are missed; round patterned things are sometimes
+taken for faces. Published test sets were not at hand, so no figure here compares with a paper's.""",
+    "Not for": """
+Surveillance, or anything where a face that is missed, or seen where there is none, harms somebody.
+Whether it works equally well for all groups of people has not been measured.""",
+    "Terms": """
+The weights are released under refnet's licence, Apache-2.0. The photos' terms are: COCO, Flickr's terms
+photo by photo; web photos without a stated licence. No image is part of the weights. Check for yourself
+whether your use agrees with that before you ship them.""",
+}
 
 
 def trainable_outputs(graph: Graph) -> tuple[str, ...]:
@@ -197,16 +224,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {name: getattr(given, name) for name in names}
     student, final = train(photos, empty, given.out, settings)
     draw_curve(given.out, {"ap_photos": "AP, photos", "ap_scenes": "AP, scenes"})
-    weights = given.out / f"{given.network}.safetensors"
-    save(weights, given.network, {"width": given.width}, student.arrays())
     record = {
         **settings,
         **final,
         "trained_on": sum(not p.aside for p in photos),
         "set_aside": sum(p.aside for p in photos),
-        "torch": torch.__version__,
-        "refnet": refnet.__version__,
     }
+    measured = {
+        f"AP@0.5 on {record['set_aside']} set-aside photos": final["ap_photos"],
+        f"AP@0.5 on {given.scenes} composed scenes": final["ap_scenes"],
+    }
+    sections = {**CARD, "Figures": f"{CARD['Figures']}\n\n{rows(measured)}"}
+    graph = refnet.build(given.network, width=given.width)
+    title = f"{given.network}, width {given.width:g}: faces"
+    weights = given.out / f"{given.network}.safetensors"
+    release(weights, graph, student.arrays(), title, sections, record)
     (given.out / "result.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
     return 0
