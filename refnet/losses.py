@@ -97,7 +97,6 @@ def pfld(
     attributes: Array,
     *,
     form: str = "published",
-    empty_class_weight: float | None = None,
 ) -> WeightedLoss:
     """PFLD's weighted loss: the mean over faces of A · B · E.
 
@@ -117,8 +116,6 @@ def pfld(
         landmarks, target: (N, F) coordinates.
         angles, target_angles: (N, 3) degrees.
         attributes: (N, 6) flags, 0 or 1: pose, expression, illumination, make-up, occlusion, blur.
-        empty_class_weight: weight of a class that no face of the batch has; it then multiplies zeros
-            only, so it changes nothing; N by default, as in the published code.
     """
     if form not in ("published", "corrected"):
         raise OptionError(f"form is 'published' or 'corrected', not {form!r}")
@@ -137,8 +134,7 @@ def pfld(
         ordinary = (attributes.sum(axis=1, keepdims=True) == 0).astype(attributes.dtype)
         classes = np.concatenate([classes, ordinary], axis=1)
     share = classes.mean(axis=0)
-    empty = float(count) if empty_class_weight is None else empty_class_weight
-    inverse = np.where(share > 0, 1 / np.where(share > 0, share, 1), empty)
+    inverse = 1 / np.where(share > 0, share, 1)  # a class that nobody has multiplies zeros
     belongs = classes @ inverse
     pose = (1 - np.cos(unit * turn)).sum(axis=1)
     error = np.square(difference).sum(axis=1)
