@@ -104,9 +104,8 @@ def pfld(
     adds up, over the classes a face belongs to, one over the class's share of the batch.
 
     `form` "published" is what the code does: cos takes the difference of angles in degrees as if it
-    were in radians, so A is near 0 whenever the error is near a multiple of 360/2π ≈ 57.3·2π...°; the
-    class of profile faces (column 0) is left out; and a face without any flag has B = 0, so that it
-    teaches nothing.
+    were in radians, so that A is 0 for errors of 0, 6.28, 12.57... degrees; the class of profile
+    faces (column 0) is left out; and a face without any flag has B = 0, so that it teaches nothing.
 
     "corrected" takes degrees as degrees, counts all six classes and an "ordinary" class of the faces
     without a flag, and uses 1 + A · B, as the first TensorFlow code does by adding the plain term:
