@@ -1,4 +1,4 @@
-"""The losses of `refnet.losses` in torch, whose automatic gradients ours are held to.
+"""The losses of `refnet.training.losses` in torch, whose automatic gradients ours are held to.
 
 Each takes torch tensors and returns a scalar; written from the formulas, without looking at ours.
 """

@@ -16,7 +16,6 @@ Importing refnet loads NumPy and nothing else.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from refnet.effective_receptive_field import EffectiveReceptiveField, effective_receptive_field
 from refnet.errors import (
     BackendError,
     CheckpointError,
@@ -29,17 +28,21 @@ from refnet.errors import (
     UnsafeCheckpointError,
     WeightsError,
 )
+from refnet.faces.landmarks import FaceLandmarker, Landmarks
+from refnet.fields.effective_receptive_field import (
+    EffectiveReceptiveField,
+    effective_receptive_field,
+)
+from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph, Node
-from refnet.landmarks import FaceLandmarker, Landmarks
-from refnet.media import read_image, write_image
+from refnet.media.images import read_image, write_image
 from refnet.model import Model, load
 from refnet.networks import build, network_options, networks
-from refnet.receptive_field import receptive_field
 
 if TYPE_CHECKING:
-    from refnet.analyzer import Face, FaceAnalyzer, Faces
-    from refnet.detection import Detections, FaceDetector
-    from refnet.tracking import FaceTracker, Smoothing
+    from refnet.detection.detector import Detections, FaceDetector
+    from refnet.faces.analyzer import Face, FaceAnalyzer, Faces
+    from refnet.faces.tracking import FaceTracker, Smoothing
 
 __version__ = "0.1.0"
 
@@ -79,13 +82,13 @@ __all__ = [
 
 #: Public names whose modules load when the name is first used, so that importing refnet stays quick.
 _LATER = {
-    "Detections": "detection",
-    "Face": "analyzer",
-    "FaceAnalyzer": "analyzer",
-    "FaceDetector": "detection",
-    "FaceTracker": "tracking",
-    "Faces": "analyzer",
-    "Smoothing": "tracking",
+    "Detections": "detection.detector",
+    "Face": "faces.analyzer",
+    "FaceAnalyzer": "faces.analyzer",
+    "FaceDetector": "detection.detector",
+    "FaceTracker": "faces.tracking",
+    "Faces": "faces.analyzer",
+    "Smoothing": "faces.tracking",
 }
 
 

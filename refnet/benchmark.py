@@ -19,7 +19,7 @@ import numpy as np
 
 from refnet.engine import Engine, peak
 from refnet.errors import DependencyError, OptionError
-from refnet.export import to_onnx
+from refnet.exchange.onnx_export import to_onnx
 from refnet.graph import Graph
 from refnet.ops import Array
 from refnet.passes import fold

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
+from refnet.fields.receptive_field import ReceptiveField, receptive_field
 from refnet.graph import Graph, Node
 from refnet.ops import Shape
-from refnet.receptive_field import ReceptiveField, receptive_field
 
 HEADINGS = ("layer", "op", "output shape", "parameters", "MACs", "receptive field", "jump")
 

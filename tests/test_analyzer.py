@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import refnet
-import refnet.media
-from refnet.analyzer import Face, FaceAnalyzer, Faces
-from refnet.detection import FaceDetector
-from refnet.drawing import draw_faces
+import refnet.media.images
+from refnet.detection.detector import FaceDetector
 from refnet.errors import DependencyError, WeightsError
-from refnet.interchange import FACE_COLUMNS, face_row
-from refnet.landmarks import FaceLandmarker
+from refnet.faces.analyzer import Face, FaceAnalyzer, Faces
+from refnet.faces.landmarks import FaceLandmarker
+from refnet.media.drawing import draw_faces
+from refnet.media.interchange import FACE_COLUMNS, face_row
 from refnet.random_weights import random_weights
 from tests.detection_networks import f32, image_of, median_threshold, seeded
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from refnet.annotations import (
+from refnet.errors import ImageError
+from refnet.training.annotations import (
     AnnotationError,
     boxed_photos,
     crop_list,
@@ -17,7 +18,6 @@ from refnet.annotations import (
     wflw,
     wider,
 )
-from refnet.errors import ImageError
 
 
 def numbers(count: int) -> str:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import refnet
-import refnet.media
-from refnet import detection
-from refnet.decoding import Candidates, basketnet_priors, decode_branch, geometry
-from refnet.detection import USUAL, Detections, FaceDetector
+import refnet.media.images
+from refnet.detection import detector as detection
+from refnet.detection.decoding import Candidates, basketnet_priors, decode_branch, geometry
+from refnet.detection.detector import USUAL, Detections, FaceDetector
+from refnet.detection.tiling import tiles
 from refnet.errors import ImageError, OptionError
 from refnet.model import Model
-from refnet.tiling import tiles
 from tests.detection_networks import box_weights, f32, image_of, median_threshold, seeded
 
 FILES = {
@@ -58,7 +58,7 @@ def detector(assets: Path, run: Any) -> FaceDetector:
 
 
 def pixels(assets: Path, run: Any) -> np.ndarray:
-    image = refnet.media.read_image(assets / "lffd" / run["image"])
+    image = refnet.read_image(assets / "lffd" / run["image"])
     digest = hashlib.sha256(image.tobytes()).hexdigest()
     if digest != run["decoded_sha256"]:
         pytest.skip("this OpenCV decodes the JPEG to other pixels than the reference's")

@@ -13,15 +13,12 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet import field_measures, reference
-from refnet.branches import branches
-from refnet.effective_receptive_field import constant_weights, effective_receptive_field
+from refnet import reference
 from refnet.errors import OptionError, ShapeError
-from refnet.graph import Builder, Graph, Window
-from refnet.media import read_image
-from refnet.ops import Array
-from refnet.random_weights import random_weights
-from refnet.seed_experiment import (
+from refnet.fields import measures as field_measures
+from refnet.fields.branches import branches
+from refnet.fields.effective_receptive_field import constant_weights, effective_receptive_field
+from refnet.fields.seed_experiment import (
     EXPLANATION,
     Row,
     exact_recipe,
@@ -30,7 +27,11 @@ from refnet.seed_experiment import (
     seed_steps,
     table,
 )
-from refnet.unit_gradient import Region, ending_at, unit_gradient, whole
+from refnet.fields.unit_gradient import Region, ending_at, unit_gradient, whole
+from refnet.graph import Builder, Graph, Window
+from refnet.media.images import read_image
+from refnet.ops import Array
+from refnet.random_weights import random_weights
 
 # ---------------------------------------------------------------- the gradient of one unit
 

@@ -70,7 +70,7 @@ def test_recipe_as_json(capsys: Output) -> None:
 
 
 def test_table(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    from refnet import seed_experiment
+    from refnet.fields import seed_experiment
 
     monkeypatch.setattr(seed_experiment, "TABLE", {"lffd-pedestrian": "ped"})  # the quickest
     assert main(["erf", "--table"]) == 0

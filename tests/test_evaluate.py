@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.annotations import landmark_faces
 from refnet.checkpoints import save
 from refnet.cli import evaluate
-from refnet.detection import Detections, FaceDetector
+from refnet.detection.detector import Detections, FaceDetector
 from refnet.errors import OptionError
-from refnet.landmarks import FaceLandmarker
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.random_weights import random_weights
+from refnet.training.annotations import landmark_faces
 
 
 def call(*words: str) -> int:

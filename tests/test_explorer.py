@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.branches import Branch, branches
-from refnet.effective_receptive_field import EffectiveReceptiveField, effective_receptive_field
 from refnet.errors import OptionError
-from refnet.figures import explorer
+from refnet.fields.branches import Branch, branches
+from refnet.fields.effective_receptive_field import (
+    EffectiveReceptiveField,
+    effective_receptive_field,
+)
+from refnet.fields.figures import explorer
 from refnet.graph import Graph
 from tests.headless_browser import Page, browser, chromium
 

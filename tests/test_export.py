@@ -9,7 +9,7 @@ import pytest
 import refnet
 from refnet import reference
 from refnet.cli import main
-from refnet.export import to_onnx
+from refnet.exchange.onnx_export import to_onnx
 from refnet.random_weights import random_weights
 
 pytest.importorskip("onnx")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refnet import face_measures as measures
 from refnet.errors import ShapeError
-from refnet.landmarks import WFLW_98
+from refnet.faces import measures
+from refnet.faces.landmarks import WFLW_98
 
 
 def face(**moved: tuple[float, float]) -> np.ndarray:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.analyzer import Face, Faces
 from refnet.cli import main
+from refnet.faces.analyzer import Face, Faces
+from refnet.media.sinks import Record, open_sink
+from refnet.media.sources import find_sources, read_frames
 from refnet.random_weights import random_weights
-from refnet.sinks import Record, open_sink
-from refnet.sources import find_sources, read_frames
 from tests.detection_networks import f32, image_of, median_threshold, seeded
 
 cv2 = pytest.importorskip("cv2")

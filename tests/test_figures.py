@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet import figures
-from refnet.branches import Branch, branches
-from refnet.effective_receptive_field import EffectiveReceptiveField, effective_receptive_field
 from refnet.errors import ImageError, OptionError
-from refnet.figures.depth import growing_layers
-from refnet.figures.style import LOOKS, OBJECTS, SEES, lit, placed
+from refnet.fields import figures
+from refnet.fields.branches import Branch, branches
+from refnet.fields.effective_receptive_field import (
+    EffectiveReceptiveField,
+    effective_receptive_field,
+)
+from refnet.fields.figures.depth import growing_layers
+from refnet.fields.figures.style import LOOKS, OBJECTS, SEES, lit, placed
 from refnet.graph import Graph
 
 pytest.importorskip("matplotlib", reason="figures need the extra `plot`")
@@ -208,7 +211,7 @@ WITHOUT_MATPLOTLIB = """
 import sys
 sys.modules["matplotlib"] = None
 import refnet
-from refnet import figures
+from refnet.fields import figures
 field = refnet.effective_receptive_field(refnet.build("tinynet"))
 try:
     figures.heat_map(field)

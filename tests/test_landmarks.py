@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import refnet
-from refnet.drawing import draw_boxes, draw_landmarks
 from refnet.errors import ImageError, OptionError, ShapeError
-from refnet.landmarks import CLOSED, WFLW_98, FaceLandmarker, cut, square_crop
+from refnet.faces.landmarks import CLOSED, WFLW_98, FaceLandmarker, cut, square_crop
+from refnet.media.drawing import draw_boxes, draw_landmarks
 from refnet.random_weights import random_weights
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refnet import losses
 from refnet.errors import OptionError, ShapeError
 from refnet.ops import Array
+from refnet.training import losses
 
 torch = pytest.importorskip("torch")
 twins = pytest.importorskip("parity.losses")

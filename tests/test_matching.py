@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.decoding import BranchGeometry, basketnet_priors, decode_branch, geometry
+from refnet.detection.decoding import BranchGeometry, basketnet_priors, decode_branch, geometry
 from refnet.errors import ShapeError
-from refnet.matching import covered, gray_range, match_basketnet, match_lffd, state
 from refnet.ops import Array
+from refnet.training.matching import covered, gray_range, match_basketnet, match_lffd, state
 
 # Gray bounds as the official iterators compute them, by network and branch.
 GRAY = {

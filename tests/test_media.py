@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refnet.errors import ImageError
-from refnet.media import as_image, read_image, write_image
+from refnet.media.images import as_image, read_image, write_image
 from refnet.ops import Array
 
 RNG = np.random.default_rng(0)

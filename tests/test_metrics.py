@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from refnet import metrics
 from refnet.errors import OptionError, ShapeError
-from refnet.metrics import average_precision, cumulative_error, matched, nme, normalisers
 from refnet.ops import Array
 from refnet.point_schemes import EYE_CORNERS, MIRROR_98, TO_68, as_68, mirrored
+from refnet.training import metrics
+from refnet.training.metrics import average_precision, cumulative_error, matched, nme, normalisers
 
 RNG = np.random.default_rng(3)
 

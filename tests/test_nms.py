@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refnet.detection.nms import MEASURES, sorted_by_score, suppress
 from refnet.errors import OptionError, ShapeError
-from refnet.nms import MEASURES, sorted_by_score, suppress
 
 
 def f32(values: Any) -> np.ndarray:

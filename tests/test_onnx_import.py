@@ -11,9 +11,9 @@ import pytest
 
 import refnet
 from refnet.errors import CheckpointError, DependencyError, OptionError, ShapeError
-from refnet.onnx_import import from_onnx
+from refnet.exchange.onnx_import import from_onnx
+from refnet.fields.receptive_field import receptive_field
 from refnet.ops import Array
-from refnet.receptive_field import receptive_field
 
 pytest.importorskip("onnx", reason="ONNX files need the extra `onnx`")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.branches import branches
-from refnet.effective_receptive_field import effective_receptive_field
 from refnet.errors import OptionError
+from refnet.fields.branches import branches
+from refnet.fields.effective_receptive_field import effective_receptive_field
 from refnet.ops import Array
 
 pytest.importorskip("torch", reason="parity needs torch")
@@ -72,7 +72,7 @@ def test_twins_become_the_network(network: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_exported_twins_become_the_network(network: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
-    from refnet.onnx_import import from_onnx
+    from refnet.exchange.onnx_import import from_onnx
 
     graph, module = _twin(network)
     path = tmp_path / f"{network}.onnx"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from refnet.pipeline import Ahead, Behind
+from refnet.media.pipeline import Ahead, Behind
 
 STEP, COUNT = 0.02, 15
 

@@ -12,7 +12,7 @@ import pytest
 import refnet
 from refnet import reference
 from refnet.checkpoints import save
-from refnet.decoding import geometry
+from refnet.detection.decoding import geometry
 from refnet.ops import Array
 from refnet.point_schemes import mirrored
 from refnet.random_weights import random_weights

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.analyzer import Face, FaceAnalyzer, Faces
-from refnet.detection import FaceDetector
+from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
-from refnet.landmarks import FaceLandmarker
-from refnet.tracking import FaceTracker, OneEuroFilter, Smoothing, intersection_over_union
+from refnet.faces.analyzer import Face, FaceAnalyzer, Faces
+from refnet.faces.landmarks import FaceLandmarker
+from refnet.faces.tracking import FaceTracker, OneEuroFilter, Smoothing, intersection_over_union
 
 FRAMES = 30  # a second
 

@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from refnet.branches import Branch, branches
 from refnet.cli.arguments import add_options, parse_options
 from refnet.cli.rf import read_graph, read_onnx
 from refnet.cli.seed_recipes import recipe, table
-from refnet.effective_receptive_field import (
+from refnet.errors import OptionError
+from refnet.faces.landmarks import SCALING, USUAL_SCALING
+from refnet.fields.branches import Branch, branches
+from refnet.fields.effective_receptive_field import (
     THRESHOLDS,
     EffectiveReceptiveField,
     effective_receptive_field,
 )
-from refnet.errors import OptionError
+from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
-from refnet.landmarks import SCALING, USUAL_SCALING
-from refnet.media import opencv, read_image, write_bytes
+from refnet.media.images import opencv, read_image, write_bytes
 from refnet.model import Model, load
 from refnet.ops import Array, Pair
-from refnet.receptive_field import receptive_field
 from refnet.summary import align
 
 HEADINGS = (
@@ -274,7 +274,7 @@ def _draw(
     asked = {name: path for name in FIGURES if (path := getattr(arguments, name)) is not None}
     if not asked:
         return
-    from refnet import figures
+    from refnet.fields import figures
 
     for name in ("heat_map", "profile", "compare", "animation"):
         if name in asked and len(fields) != 1:

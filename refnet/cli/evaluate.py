@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from refnet.annotations import BoxedPhoto, LandmarkFace, boxed_photos, landmark_faces
 from refnet.cli.arguments import add_backend, add_options, parse_options
-from refnet.detection import Detections, FaceDetector
+from refnet.detection.detector import Detections, FaceDetector
 from refnet.errors import OptionError
-from refnet.landmarks import USUAL_NETWORK, FaceLandmarker
-from refnet.media import opencv, read_image, write_image
-from refnet.metrics import (
+from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.media.images import opencv, read_image, write_image
+from refnet.ops import Array
+from refnet.point_schemes import as_68
+from refnet.training.annotations import BoxedPhoto, LandmarkFace, boxed_photos, landmark_faces
+from refnet.training.metrics import (
     NORMALISATIONS,
     RULES,
     average_precision,
@@ -25,8 +27,6 @@ from refnet.metrics import (
     matched,
     nme,
 )
-from refnet.ops import Array
-from refnet.point_schemes import as_68
 
 TILE = 224
 WORST = 12
@@ -149,7 +149,7 @@ def find_landmarks(
     Raises:
         OptionError: the network's points cannot be compared with the true ones.
     """
-    from refnet.landmarks import cut, square_crop
+    from refnet.faces.landmarks import cut, square_crop
 
     side = landmarker.model.graph.input_shape[1]
     crops, truth = [], []
@@ -232,7 +232,7 @@ def _grid(tiles: Sequence[Array], columns: int = 4) -> Array:
 
 
 def _plot(path: Path, lines: dict[str, tuple[Array, Array]], axes: tuple[str, str]) -> None:
-    from refnet.figures import style
+    from refnet.fields.figures import style
 
     figure = style.new_figure(6, 4.5)
     plot = figure.subplots()
@@ -311,7 +311,7 @@ def _usual_point(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """What the network's usual threshold finds and what it finds wrongly."""
-    from refnet.detection import USUAL
+    from refnet.detection.detector import USUAL
 
     threshold = USUAL[detector.model.graph.name].threshold
     hits = wrong = 0
@@ -331,7 +331,7 @@ def _worst_photos(
     arguments: argparse.Namespace,
 ) -> Array:
     """The photos with the most misses and false boxes at the usual threshold, drawn."""
-    from refnet.detection import USUAL
+    from refnet.detection.detector import USUAL
 
     threshold = USUAL[detector.model.graph.name].threshold
     kept = [d[d.scores > threshold] for d in found]

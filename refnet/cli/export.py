@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from refnet.cli.arguments import add_options, parse_options
-from refnet.export import export_onnx
+from refnet.exchange.onnx_export import export_onnx
 from refnet.model import load
 
 

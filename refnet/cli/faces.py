@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refnet.analyzer import FaceAnalyzer, Faces
-from refnet.annotated import AnnotatedCopies
 from refnet.cli.arguments import add_backend
-from refnet.detection import FaceDetector
+from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError, RefnetError, WeightsError
-from refnet.landmarks import FaceLandmarker
-from refnet.pipeline import Ahead, Behind
-from refnet.sinks import Record, Sink, open_sink
-from refnet.sources import Frame, Source, find_sources, frame_count, read_frames
-from refnet.tracking import FaceTracker, Smoothing
+from refnet.faces.analyzer import FaceAnalyzer, Faces
+from refnet.faces.landmarks import FaceLandmarker
+from refnet.faces.tracking import FaceTracker, Smoothing
+from refnet.media.annotated import AnnotatedCopies
+from refnet.media.pipeline import Ahead, Behind
+from refnet.media.sinks import Record, Sink, open_sink
+from refnet.media.sources import Frame, Source, find_sources, frame_count, read_frames
 
 DETECTOR, LANDMARKER = "lffd-face-v2", "pfld-ghostone"
 

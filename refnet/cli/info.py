@@ -8,10 +8,10 @@ from typing import Any
 
 from refnet.cli.arguments import add_options, parse_options
 from refnet.engine import Engine
+from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
 from refnet.networks import build
 from refnet.random_weights import random_weights
-from refnet.receptive_field import receptive_field
 
 
 def add_parser(subparsers: Any) -> None:

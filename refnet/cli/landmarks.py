@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from refnet.cli.arguments import add_backend, add_options, parse_options
-from refnet.drawing import draw_landmarks
 from refnet.errors import OptionError, ShapeError
-from refnet.landmarks import USUAL_NETWORK, FaceLandmarker
-from refnet.media import read_image, write_bytes, write_image
+from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.media.drawing import draw_landmarks
+from refnet.media.images import read_image, write_bytes, write_image
 
 
 def add_parser(subparsers: Any) -> None:

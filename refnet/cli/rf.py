@@ -6,14 +6,14 @@ import argparse
 import json
 from typing import Any
 
-from refnet.branches import branches
 from refnet.cli.arguments import add_options, parse_options
 from refnet.errors import OptionError
+from refnet.fields.branches import branches
+from refnet.fields.receptive_field import ReceptiveField, misalignments, receptive_field
 from refnet.graph import Graph
 from refnet.model import Model
 from refnet.networks import build
 from refnet.ops import Pair
-from refnet.receptive_field import ReceptiveField, misalignments, receptive_field
 from refnet.summary import align
 
 HEADINGS = ("tensor", "op", "sees", "stride", "centre of unit 0", "from", "objects")
@@ -65,7 +65,7 @@ def read_graph(network: str, options: dict[str, Any]) -> Graph:
 
 def read_onnx(path: str, options: dict[str, Any]) -> Model:
     """The network in an ONNX file, with its weights."""
-    from refnet.onnx_import import from_onnx
+    from refnet.exchange.onnx_import import from_onnx
 
     if unknown := [key for key in options if key != "input_size"]:
         raise OptionError(

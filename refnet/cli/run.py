@@ -11,7 +11,7 @@ import numpy as np
 
 from refnet.cli.arguments import add_backend, add_options, parse_options
 from refnet.errors import ShapeError
-from refnet.media import write_bytes
+from refnet.media.images import write_bytes
 from refnet.model import load
 from refnet.ops import Array
 

@@ -6,8 +6,8 @@ import json
 import textwrap
 from typing import Any
 
-from refnet import seed_experiment
 from refnet.errors import OptionError
+from refnet.fields import seed_experiment
 from refnet.summary import align
 
 HEADINGS = (

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 import refnet
-from refnet import losses
-from refnet.annotations import boxed_photos
-from refnet.decoding import basketnet_priors
-from refnet.detection import USUAL, FaceDetector
-from refnet.matching import match_basketnet
-from refnet.media import read_image
-from refnet.metrics import average_precision
+from refnet.detection.decoding import basketnet_priors
+from refnet.detection.detector import USUAL, FaceDetector
+from refnet.media.images import read_image
 from refnet.model import Model
 from refnet.ops import Array
+from refnet.training import losses
+from refnet.training.annotations import boxed_photos
+from refnet.training.matching import match_basketnet
+from refnet.training.metrics import average_precision
 from weights.recipes.detection import numbers
 from weights.recipes.detection_data import distorted
 from weights.recipes.landmarks import attached

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 import refnet
-from refnet import losses
-from refnet.decoding import BranchGeometry, geometry
-from refnet.detection import FaceDetector
+from refnet.detection.decoding import BranchGeometry, geometry
+from refnet.detection.detector import FaceDetector
 from refnet.graph import Graph
-from refnet.matching import BranchTargets, match_lffd
-from refnet.metrics import average_precision
 from refnet.model import Model
 from refnet.ops import Array
+from refnet.training import losses
+from refnet.training.matching import BranchTargets, match_lffd
+from refnet.training.metrics import average_precision
 from weights.recipes.detection_data import Photo, backgrounds, face_photos, scene
 from weights.recipes.landmarks import attached
 from weights.recipes.release import release, rows
@@ -100,7 +100,7 @@ def detection_loss(
     Args:
         outputs: logits (N, 2, h, w) and boxes (N, 4, h, w) of each branch.
         targets: of each image, of each branch.
-        rule: of mining, see `refnet.losses.mined`.
+        rule: of mining, see `refnet.training.losses.mined`.
     """
     total = torch.zeros(())
     for i in range(len(outputs) // 2):

@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from refnet.annotations import table
-from refnet.decoding import BranchGeometry
-from refnet.media import read_image
+from refnet.detection.decoding import BranchGeometry
+from refnet.media.images import read_image
 from refnet.ops import Array
+from refnet.training.annotations import table
 from weights.recipes.splits import is_set_aside
 
 #: Boxes with a lower score are neither faces nor background.

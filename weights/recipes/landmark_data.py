@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 import refnet
-from refnet.landmarks import cut, square_crop
-from refnet.media import read_image
+from refnet.faces.landmarks import cut, square_crop
+from refnet.media.images import read_image
 from refnet.ops import Array
 from refnet.point_schemes import mirrored
 from weights.recipes.splits import is_set_aside

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 
 import refnet
-from refnet import losses
-from refnet.annotations import landmark_faces
 from refnet.cli.evaluate import find_landmarks
-from refnet.landmarks import FaceLandmarker
-from refnet.metrics import cumulative_error, nme
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.model import Model
 from refnet.ops import Array
 from refnet.point_schemes import as_68
+from refnet.training import losses
+from refnet.training.annotations import landmark_faces
+from refnet.training.metrics import cumulative_error, nme
 from weights.recipes.landmark_data import (
     SIDE,
     Faces,

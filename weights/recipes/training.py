@@ -184,7 +184,7 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 def draw_curve(out: Path, metrics: Mapping[str, str]) -> Path | None:
     """Draw loss and `metrics` ({key in the log: label}) by step; None where matplotlib is absent."""
-    from refnet.figures import style
+    from refnet.fields.figures import style
 
     log = read_log(out)
     try:

@@ -1,0 +1,1 @@
+"""From an image to boxes: decoding, non-maximum suppression, tiles, and the detector that joins them."""

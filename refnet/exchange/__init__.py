@@ -1,0 +1,1 @@
+"""Networks of other programs: ONNX in and out."""

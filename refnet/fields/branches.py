@@ -1,0 +1,66 @@
+"""The branches of a network: each output map, what a unit of it sees, and which objects it looks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from refnet.fields.receptive_field import ReceptiveField, receptive_field
+from refnet.graph import Graph
+from refnet.networks import lffd
+from refnet.ops import Pair
+
+#: BasketNet has the branches of LFFD's first face network.
+_TABLES = {**{name: name for name in lffd.LAYERS}, "basketnet": "lffd-face-v1"}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One place where a network answers.
+
+    Attributes:
+        number: counted from 1.
+        tensor: the name of its first output: a map, or a vector.
+        field: the receptive field of its units.
+        objects: (lower, upper) in pixels of the longer side of the objects that it is trained for;
+            None where the network tells no such thing.
+    """
+
+    number: int
+    tensor: str
+    field: ReceptiveField
+    objects: Pair | None
+
+
+def branches(graph: Graph) -> tuple[Branch, ...]:
+    """The branches of `graph` in the order of its outputs, one for each receptive field.
+
+    A list of cells counts as the maps that it was made of.
+    """
+    fields = receptive_field(graph)
+    found: dict[ReceptiveField, str] = {}
+    for output in graph.outputs:
+        for tensor in _maps(graph, output):
+            field = fields[tensor]
+            if field is not None:
+                found.setdefault(field, tensor)
+    table = lffd.branches(_TABLES[graph.name]) if graph.name in _TABLES else ()
+    sizes: list[Pair | None] = [(branch.lower, branch.upper) for branch in table]
+    sizes = sizes if len(sizes) == len(found) else [None] * len(found)
+    return tuple(
+        Branch(number, tensor, field, objects)
+        for number, ((field, tensor), objects) in enumerate(
+            zip(found.items(), sizes, strict=True), 1
+        )
+    )
+
+
+def _maps(graph: Graph, tensor: str) -> list[str]:
+    """The maps behind a list of cells; `tensor` itself where it is none."""
+    node = graph.node[tensor]
+    if node.op == "cells":
+        return list(node.inputs)
+    if node.op == "concat" and all(
+        graph.node[x].op == "cells" for x in node.inputs if x in graph.node
+    ):
+        return [source for name in node.inputs for source in _maps(graph, name)]
+    return [tensor]

@@ -1,0 +1,1 @@
+"""The outside world: images, drawings, videos, folders, tables of results."""

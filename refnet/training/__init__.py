@@ -1,0 +1,1 @@
+"""What training and evaluation need, in NumPy: losses, target assignment, metrics, annotations."""
