@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from refnet.errors import ShapeError
 from refnet.faces import measures
-from refnet.faces.landmarks import WFLW_98
+from refnet.faces.schemes import MIRROR_98, WFLW_98
 
 
 def face(**moved: tuple[float, float]) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_a_face_shrunk_to_a_point_divides_by_nothing() -> None:
 def test_mirroring_twice_is_nothing_and_parts_trade_sides() -> None:
     points = np.random.default_rng(0).uniform(0, 100, (5, 98, 2))
     np.testing.assert_allclose(measures.mirror(measures.mirror(points, 64), 64), points)
-    order = np.array(measures.MIRROR_98)
+    order = np.array(MIRROR_98)
     assert sorted(order) == list(range(98))
     fixed = [i for i in range(98) if order[i] == i]
     assert fixed == [16, 51, 52, 53, 54, 57, 79, 85, 90, 94]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import refnet
 from refnet.errors import ImageError, OptionError, ShapeError
-from refnet.faces.landmarks import CLOSED, WFLW_98, FaceLandmarker, cut, square_crop
+from refnet.faces.landmarks import FaceLandmarker, cut, square_crop
+from refnet.faces.schemes import CLOSED, WFLW_98
 from refnet.media.drawing import draw_boxes, draw_landmarks
 from refnet.random_weights import random_weights
 

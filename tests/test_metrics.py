@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from refnet.errors import OptionError, ShapeError
+from refnet.faces.schemes import EYE_CORNERS, MIRROR_98, TO_68, as_68, mirrored
 from refnet.ops import Array
-from refnet.point_schemes import EYE_CORNERS, MIRROR_98, TO_68, as_68, mirrored
 from refnet.training import metrics
 from refnet.training.metrics import average_precision, cumulative_error, matched, nme, normalisers
 

@@ -13,8 +13,8 @@ import refnet
 from refnet import reference
 from refnet.checkpoints import save
 from refnet.detection.decoding import geometry
+from refnet.faces.schemes import mirrored
 from refnet.ops import Array
-from refnet.point_schemes import mirrored
 from refnet.random_weights import random_weights
 
 torch = pytest.importorskip("torch")

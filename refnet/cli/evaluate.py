@@ -15,9 +15,9 @@ from refnet.cli.arguments import add_backend, add_options, parse_options
 from refnet.detection.detector import Detections, FaceDetector
 from refnet.errors import OptionError
 from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.faces.schemes import as_68
 from refnet.media.images import opencv, read_image, write_image
 from refnet.ops import Array
-from refnet.point_schemes import as_68
 from refnet.training.annotations import BoxedPhoto, LandmarkFace, boxed_photos, landmark_faces
 from refnet.training.metrics import (
     NORMALISATIONS,

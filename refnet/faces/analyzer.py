@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from refnet.detection.detector import Detections, FaceDetector
-from refnet.faces.landmarks import LARGEST_CROP, WFLW_98, FaceLandmarker
+from refnet.faces.landmarks import LARGEST_CROP, FaceLandmarker
 from refnet.faces.measures import FaceMeasures, measure
+from refnet.faces.schemes import WFLW_98
 from refnet.media.images import as_image, read_image
 from refnet.model import Model
 from refnet.ops import Array, Pair

@@ -1,6 +1,6 @@
 """What 98 landmarks tell: other schemes, mirroring, openness of eyes and mouth, distances, head pose.
 
-Points are (98, 2) in WFLW's scheme (`refnet.faces.landmarks.WFLW_98`), x and y in image pixels, y downwards.
+Points are (98, 2) in WFLW's scheme (`refnet.faces.schemes.WFLW_98`), x and y in image pixels, y downwards.
 Left and right are the image's: the left eye is the subject's right one.
 """
 
@@ -13,19 +13,8 @@ from typing import Any
 import numpy as np
 
 from refnet.errors import ShapeError
+from refnet.faces.schemes import as_68, mirrored
 from refnet.ops import Array
-
-#: For each of the 68 points of 300-W (iBUG), the WFLW point that is used for it. The two schemes are
-#: not drawn by the same rules, so this is the customary mapping, not an identity.
-WFLW_TO_300W: tuple[int, ...] = (
-    *range(0, 33, 2),  # contour
-    *range(33, 38),  # left brow, upper edge
-    *range(42, 47),  # right brow, upper edge
-    *range(51, 60),  # nose
-    *(60, 61, 63, 64, 65, 67),  # left eye
-    *(68, 69, 71, 72, 73, 75),  # right eye
-    *range(76, 96),  # lips
-)
 
 #: (lid point, middle of its lid): moved by a third towards the middle they come closer to 300-W's.
 _LIDS = (
@@ -33,23 +22,6 @@ _LIDS = (
     *((69, 70), (71, 70), (73, 74), (75, 74)),
 )
 
-
-def _mirrored() -> tuple[int, ...]:
-    """The WFLW point that stands in each point's place after mirroring."""
-    pairs = [(i, 32 - i) for i in range(16)]  # contour
-    pairs += [(33 + i, 46 - i) for i in range(5)]  # brows, upper edges
-    pairs += [(38, 50), (39, 49), (40, 48), (41, 47)]  # brows, lower edges
-    pairs += [(55, 59), (56, 58)]  # nostrils
-    pairs += [(60, 72), (61, 71), (62, 70), (63, 69), (64, 68), (65, 75), (66, 74), (67, 73)]
-    pairs += [(76 + i, 82 - i) for i in range(3)] + [(83, 87), (84, 86)]  # outer lip
-    pairs += [(88, 92), (89, 91), (93, 95), (96, 97)]  # inner lip, pupils
-    order = list(range(98))
-    for a, b in pairs:
-        order[a], order[b] = b, a
-    return tuple(order)
-
-
-MIRROR_98: tuple[int, ...] = _mirrored()
 
 #: A mean face, in no particular unit: x to the image's right, y down, z away from the camera.
 #: Rows: WFLW indices and x, y, z of the brow corners, eye corners, nostrils, mouth corners, lower lip
@@ -153,8 +125,7 @@ def to_68(points: Any, *, refine_lids: bool = False) -> Array:
         lids, middles = (list(column) for column in zip(*_LIDS, strict=True))
         points = points.copy()
         points[..., lids, :] += (points[..., middles, :] - points[..., lids, :]) / 3
-    chosen: Array = points[..., list(WFLW_TO_300W), :]
-    return chosen
+    return as_68(points)
 
 
 def mirror(points: Any, width: float) -> Array:
@@ -163,10 +134,7 @@ def mirror(points: Any, width: float) -> Array:
     A point at pixel x comes to pixel width - 1 - x, as in image[:, ::-1], and takes the index of its
     counterpart on the other side.
     """
-    points = _checked(points)[..., list(MIRROR_98), :]
-    sign, shift = np.array([[-1, 1], [width - 1, 0]], points.dtype)
-    flipped: Array = points * sign + shift
-    return flipped
+    return mirrored(_checked(points), width - 1)
 
 
 def eye_aspect_ratio(points: Any) -> tuple[float, float]:

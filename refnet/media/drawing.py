@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refnet.faces.landmarks import CLOSED, Landmarks, square_crop
+from refnet.faces.landmarks import Landmarks, square_crop
+from refnet.faces.schemes import CLOSED
 from refnet.media.images import as_image, opencv
 from refnet.ops import Array
 

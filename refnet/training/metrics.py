@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from refnet.errors import OptionError, ShapeError
+from refnet.faces.schemes import EYE_CORNERS, EYES
 from refnet.ops import Array
-from refnet.point_schemes import EYE_CORNERS, EYES
 
 NORMALISATIONS = ("inter-ocular", "inter-pupil", "box")
 

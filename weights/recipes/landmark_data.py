@@ -18,9 +18,9 @@ import torch
 
 import refnet
 from refnet.faces.landmarks import cut, square_crop
+from refnet.faces.schemes import mirrored
 from refnet.media.images import read_image
 from refnet.ops import Array
-from refnet.point_schemes import mirrored
 from weights.recipes.splits import is_set_aside
 from weights.recipes.torch_graph import GraphModule
 

@@ -23,9 +23,9 @@ import torch
 import refnet
 from refnet.cli.evaluate import find_landmarks
 from refnet.faces.landmarks import FaceLandmarker
+from refnet.faces.schemes import as_68
 from refnet.model import Model
 from refnet.ops import Array
-from refnet.point_schemes import as_68
 from refnet.training import losses
 from refnet.training.annotations import landmark_faces
 from refnet.training.metrics import cumulative_error, nme

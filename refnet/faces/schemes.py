@@ -13,6 +13,22 @@ import numpy as np
 from refnet.errors import OptionError
 from refnet.ops import Array
 
+#: WFLW's 98 points (Wu et al. 2018), by part; left and right are the image's. Closed parts are rings.
+WFLW_98: Mapping[str, range] = {
+    "contour": range(33),
+    "left_brow": range(33, 42),
+    "right_brow": range(42, 51),
+    "nose_bridge": range(51, 55),
+    "nostrils": range(55, 60),
+    "left_eye": range(60, 68),
+    "right_eye": range(68, 76),
+    "outer_lip": range(76, 88),
+    "inner_lip": range(88, 96),
+    "left_pupil": range(96, 97),
+    "right_pupil": range(97, 98),
+}
+CLOSED = frozenset({"left_brow", "right_brow", "left_eye", "right_eye", "outer_lip", "inner_lip"})
+
 
 def _mirror_98() -> Array:
     """Each part runs on both sides in opposite senses, so a mirrored pair has a constant sum."""
