@@ -25,6 +25,11 @@ Vector: TypeAlias = NDArray[np.float32]
 Tile: TypeAlias = NDArray[np.float32]
 
 
+def host_cpu() -> str:
+    """LLVM's name of this CPU, such as "znver4"."""
+    return str(llvm.get_host_cpu_name())
+
+
 def _host_lanes() -> int:
     chosen = os.environ.get("REFNET_LANES", "")
     if chosen:

@@ -28,21 +28,21 @@ from refnet.errors import (
     UnsafeCheckpointError,
     WeightsError,
 )
-from refnet.faces.landmarks import FaceLandmarker, Landmarks
-from refnet.fields.effective_receptive_field import (
-    EffectiveReceptiveField,
-    effective_receptive_field,
-)
-from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph, Node
-from refnet.media.images import read_image, write_image
 from refnet.model import Model, load
 from refnet.networks import build, network_options, networks
 
 if TYPE_CHECKING:
     from refnet.detection.detector import Detections, FaceDetector
     from refnet.faces.analyzer import Face, FaceAnalyzer, Faces
+    from refnet.faces.landmarks import FaceLandmarker, Landmarks
     from refnet.faces.tracking import FaceTracker, Smoothing
+    from refnet.fields.effective_receptive_field import (
+        EffectiveReceptiveField,
+        effective_receptive_field,
+    )
+    from refnet.fields.receptive_field import ReceptiveField, receptive_field
+    from refnet.media.images import read_image, write_image
 
 __version__ = "0.1.0"
 
@@ -64,6 +64,7 @@ __all__ = [
     "Model",
     "Node",
     "OptionError",
+    "ReceptiveField",
     "RefnetError",
     "ShapeError",
     "Smoothing",
@@ -83,12 +84,20 @@ __all__ = [
 #: Public names whose modules load when the name is first used, so that importing refnet stays quick.
 _LATER = {
     "Detections": "detection.detector",
+    "EffectiveReceptiveField": "fields.effective_receptive_field",
     "Face": "faces.analyzer",
     "FaceAnalyzer": "faces.analyzer",
     "FaceDetector": "detection.detector",
+    "FaceLandmarker": "faces.landmarks",
     "FaceTracker": "faces.tracking",
     "Faces": "faces.analyzer",
+    "Landmarks": "faces.landmarks",
+    "ReceptiveField": "fields.receptive_field",
     "Smoothing": "faces.tracking",
+    "effective_receptive_field": "fields.effective_receptive_field",
+    "read_image": "media.images",
+    "receptive_field": "fields.receptive_field",
+    "write_image": "media.images",
 }
 
 

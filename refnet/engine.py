@@ -105,3 +105,22 @@ def peak() -> float:
     from refnet.kernels import threads as runners
 
     return runners.peak()
+
+
+def host() -> dict[str, str | int]:
+    """What the compiled backend sees and does here: CPU, lanes, and where its machine code is kept.
+
+    Raises:
+        BackendError: it cannot run here; the message says why.
+    """
+    if reason := unavailable():
+        raise BackendError(f"the compiled backend cannot run here: {reason}")
+    from refnet.kernels import machine_code, simd
+
+    kept = machine_code.cache_file()
+    return {
+        "cpu": simd.host_cpu(),
+        "lanes": simd.LANES,
+        "machine code": "in memory only" if kept is None else str(kept),
+        "compiled": "yes" if kept is not None and kept.exists() else "not yet",
+    }

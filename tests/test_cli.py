@@ -151,3 +151,19 @@ def test_landmarks_of_bad_files(tmp_path: Path, weights: Path, photo: Path, caps
     ):
         assert main(call) == 1
         assert says in capsys.readouterr().err
+
+
+def test_doctor(capsys: Any) -> None:
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["refnet"] == refnet.__version__
+    assert report["numpy"] == np.__version__
+    assert "agrees with float64 NumPy" in report["self-test"]
+
+
+def test_doctor_where_nothing_compiles(capsys: Any, monkeypatch: Any) -> None:
+    """A machine without Numba is a machine that works, and the report says which backend runs."""
+    monkeypatch.setattr("refnet.engine.unavailable", lambda: "llvmlite is not installed")
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "numpy, since the compiled backend cannot run here: llvmlite is not installed" in text

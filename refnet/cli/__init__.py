@@ -12,7 +12,7 @@ from refnet.errors import RefnetError
 
 VERBS = (
     *("faces", "landmarks", "models", "info", "run", "convert", "export", "rf", "erf"),
-    *("bench", "warmup"),
+    *("evaluate", "bench", "warmup", "doctor"),
 )
 
 

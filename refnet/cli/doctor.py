@@ -1,0 +1,88 @@
+"""`refnet doctor`: what a bug report needs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from typing import Any
+
+import numpy as np
+
+from refnet import __version__, engine
+from refnet.errors import BackendError
+from refnet.model import load
+from refnet.networks import build
+from refnet.random_weights import random_weights
+
+PACKAGES = ("numpy", "numba", "llvmlite", "opencv-python-headless", "opencv-python", "onnx")
+#: How far the compiled backend may be from the float64 reference.
+TOLERANCE = 2e-4
+
+
+def add_parser(subparsers: Any) -> None:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "doctor",
+        help="show versions, CPU, backend and cache, and run a self-test",
+        description="Show what a bug report needs: versions, CPU, backend and why, where machine code "
+        "is kept, and whether both backends agree here. Exits with 1 where the self-test fails.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    tested, healthy = _self_test()
+    report = {
+        "refnet": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        **{package: _version(package) for package in PACKAGES},
+        **_backend(),
+        "self-test": tested,
+    }
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        width = max(map(len, report))
+        print("\n".join(f"{key:{width}}  {value}" for key, value in report.items()))
+    return 0 if healthy else 1
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _backend() -> dict[str, str | int]:
+    try:
+        return {"backend": "numba", **engine.host()}
+    except BackendError as error:
+        return {"backend": f"numpy, since {error}"}
+
+
+def _self_test() -> tuple[str, bool]:
+    """One sentence on a small network run by both backends, and whether it went well."""
+    graph = build("lffd-plate-small")
+    model = load(graph.name, random_weights(graph))
+    x = np.random.default_rng(0).uniform(0, 255, (1, 3, 161, 198)).astype(np.float32)
+    exact = model.run(x.astype(np.float64), backend="numpy")
+    started = time.perf_counter()
+    try:
+        found = model.run(x, backend="numba")
+    except BackendError as error:
+        return f"the compiled backend did not run: {error}", engine.unavailable() is not None
+    seconds = time.perf_counter() - started
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(found, exact, strict=True))
+    verdict = "agrees" if difference <= TOLERANCE else "DISAGREES"
+    return (
+        f"the compiled backend {verdict} with float64 NumPy to {difference:.1e} ({seconds:.2f} s, "
+        "loading or compiling included)",
+        difference <= TOLERANCE,
+    )
