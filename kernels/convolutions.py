@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -72,7 +73,7 @@ def runs_as_winograd(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return patches * transforms + max(patches, 7) * product < direct
 
 
-class Convolutions:
+class Convolutions(ABC):
     """The part of the lowering that turns convolutions into steps; `layers.Lowering` is the rest."""
 
     def __init__(
@@ -93,14 +94,14 @@ class Convolutions:
         widths = [shape[2] for shape in shapes.values() if len(shape) == 3]
         self.blob.add(np.zeros(max(widths, default=1) * LANES, np.float32))
 
-    def stored(self, name: str) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def stored(self, name: str) -> Tensor: ...
 
-    def matched(self, tensor: Tensor, lanes: tuple[int, ...], name: str) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def matched(self, tensor: Tensor, lanes: tuple[int, ...], name: str) -> Tensor: ...
 
-    def moved(self, tensor: Tensor, lanes: tuple[int, ...], name: str) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def moved(self, tensor: Tensor, lanes: tuple[int, ...], name: str) -> Tensor: ...
 
     def step(
         self,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import refnet
+from refnet.batch import BatchSummary, analyze_rows, analyze_table
 from refnet.errors import OptionError, RefnetError
 from refnet.faces.analyzer import Face, Faces
-from refnet.media.batch import BatchSummary, analyze_rows, analyze_table
 from tests.detection_networks import f32
 
 pyarrow = pytest.importorskip("pyarrow")

@@ -1,6 +1,6 @@
 """The analyzer over a table of images: on this machine, or with Ray Data on many.
 
-    import refnet.media.batch
+    import refnet.batch
 
     def make_analyzer():                        # runs once in every worker
         return refnet.FaceAnalyzer("face.params", "pfld.onnx")
@@ -103,7 +103,7 @@ def analyze_table(
         raise OptionError(
             f"workers and batch_size are at least 1, not {workers!r} and {batch_size!r}"
         )
-    optional("pyarrow", "pyarrow", "refnet.media.batch")
+    optional("pyarrow", "pyarrow", "refnet.batch")
     folder = os.fspath(output)
     try:
         filesystem, place = _new_folder(folder)
@@ -145,7 +145,7 @@ def _image(source: str, content: bytes | None) -> Array:
 
 def _located(path: str) -> tuple[Any, str]:
     """(pyarrow file system, path in it) of a path or URI."""
-    files = optional("pyarrow.fs", "pyarrow", "refnet.media.batch")
+    files = optional("pyarrow.fs", "pyarrow", "refnet.batch")
     if "://" not in path:
         path = os.path.abspath(path)
     filesystem, inside = files.FileSystem.from_uri(path)
@@ -154,7 +154,7 @@ def _located(path: str) -> tuple[Any, str]:
 
 def _new_folder(folder: str) -> tuple[Any, str]:
     """The file system and path of a folder, made where it is not there."""
-    files = optional("pyarrow.fs", "pyarrow", "refnet.media.batch")
+    files = optional("pyarrow.fs", "pyarrow", "refnet.batch")
     filesystem, place = _located(folder)
     there = filesystem.get_file_info(place)
     if there.type == files.FileType.File or (
@@ -177,7 +177,7 @@ def _called(inputs: Any) -> str:
 def _rows(inputs: Any) -> Iterator[Mapping[str, Any]]:
     """The rows of any kind of input, a group at a time where it is a file."""
     if isinstance(inputs, str | os.PathLike):
-        parquet = optional("pyarrow.parquet", "pyarrow", "refnet.media.batch")
+        parquet = optional("pyarrow.parquet", "pyarrow", "refnet.batch")
         filesystem, path = _located(os.fspath(inputs))
         with parquet.ParquetFile(filesystem.open_input_file(path)) as file:
             columns = _columns(file.schema_arrow.names)
@@ -213,8 +213,8 @@ def _run_embedded(
     batch_size: int,
 ) -> None:
     """Threads of one analyzer each; the compiled kernels and OpenCV run beside each other."""
-    arrow = optional("pyarrow", "pyarrow", "refnet.media.batch")
-    parquet = optional("pyarrow.parquet", "pyarrow", "refnet.media.batch")
+    arrow = optional("pyarrow", "pyarrow", "refnet.batch")
+    parquet = optional("pyarrow.parquet", "pyarrow", "refnet.batch")
     own = threading.local()
 
     def work(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -241,7 +241,7 @@ class _Actor:
         self.analyzer = make_analyzer()
 
     def __call__(self, table: Any) -> Any:
-        arrow = optional("pyarrow", "pyarrow", "refnet.media.batch")
+        arrow = optional("pyarrow", "pyarrow", "refnet.batch")
         return arrow.Table.from_pylist(analyze_rows(self.analyzer, table.to_pylist()), _schema())
 
 
@@ -255,7 +255,7 @@ def _run_on_ray(
 ) -> None:
     """Actors of one analyzer each, by Ray Data, which restarts those that die."""
     data = optional("ray.data", "ray[data]", 'engine="ray"')
-    arrow = optional("pyarrow", "pyarrow", "refnet.media.batch")
+    arrow = optional("pyarrow", "pyarrow", "refnet.batch")
     if isinstance(inputs, str | os.PathLike):
         source_filesystem, path = _located(os.fspath(inputs))
         dataset = data.read_parquet(path, filesystem=source_filesystem)
@@ -279,7 +279,7 @@ def _run_on_ray(
 
 def _summary(filesystem: Any, place: str) -> BatchSummary:
     """The counts of what lies in the folder."""
-    datasets = optional("pyarrow.dataset", "pyarrow", "refnet.media.batch")
+    datasets = optional("pyarrow.dataset", "pyarrow", "refnet.batch")
     images = faces = failed = 0
     found = datasets.dataset(place, filesystem=filesystem, format="parquet")
     for batch in found.to_batches(columns=["face", "error"]):
