@@ -75,9 +75,11 @@ class Engine:
         return self.runner(self.graph.input_shape if shape is None else shape).plan
 
     def _compile(self, shape: tuple[int, ...]) -> runners.Runner:
-        from refnet.kernels import plan as plans
-        from refnet.kernels import threads as runners
-
+        try:
+            from refnet.kernels import plan as plans
+            from refnet.kernels import threads as runners
+        except Exception as error:  # such as a REFNET_LANES that no CPU has
+            raise BackendError(f"the compiled backend cannot run here: {error}") from error
         channels, height, width = shape
         try:
             plan = plans.compile_plan(self.graph, self.weights, (channels, height, width))

@@ -1,6 +1,9 @@
 """Loading and running a model: what it returns, and what it refuses and how."""
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -227,3 +230,20 @@ def test_repr(tinynet: refnet.Model) -> None:
 
 def test_backends_are_named() -> None:
     assert BackendError.__mro__[1] is refnet.RefnetError
+
+
+def test_a_backend_that_cannot_load_gives_way_to_numpy_once(tinynet: refnet.Model) -> None:
+    """In a process of its own, since kernels load once: a lane count that no CPU has."""
+    code = (
+        "import warnings, numpy, refnet; from refnet.random_weights import random_weights\n"
+        "model = refnet.load('tinynet', random_weights(refnet.build('tinynet')))\n"
+        "x = numpy.zeros((1, 3, 15, 15), 'float32')\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always'); model(x); model(x)\n"
+        "print(model.backend, len(seen), seen[0].message)\n"
+    )
+    environment = {**os.environ, "REFNET_LANES": "5"}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert printed.startswith("numpy 1 the compiled backend cannot run here: REFNET_LANES is '5'")
