@@ -18,14 +18,14 @@ from refnet.cli.arguments import add_backend
 from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError, RefnetError, WeightsError
 from refnet.faces.analyzer import FaceAnalyzer, Faces
-from refnet.faces.landmarks import FaceLandmarker
+from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
 from refnet.faces.tracking import FaceTracker, Smoothing
 from refnet.media.annotated import AnnotatedCopies
 from refnet.media.pipeline import Ahead, Behind
 from refnet.media.sinks import Record, Sink, open_sink
 from refnet.media.sources import Frame, Source, find_sources, frame_count, read_frames
 
-DETECTOR, LANDMARKER = "lffd-face-v2", "pfld-ghostone"
+DETECTOR, LANDMARKER = "lffd-face-v2", USUAL_NETWORK
 
 _DESCRIPTION = """\
 Find faces and their landmarks in photos, folders, videos or a camera. Writes copies with the faces

@@ -259,8 +259,8 @@ def relit(crop: Array, rng: np.random.Generator) -> Array:
         crop = np.clip((crop - mean) * gain + mean + rng.uniform(-30, 30), 0, 255).astype(np.uint8)
     if rng.random() < 0.1:
         crop = np.repeat(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)[:, :, None], 3, axis=2)
-    if rng.random() < 0.2:
-        small = int(rng.integers(32, 90))
+    if rng.random() < 0.4:  # most faces of a photo are smaller than a crop
+        small = int(rng.integers(24, 90))
         coarse = cv2.resize(crop, (small, small), interpolation=cv2.INTER_AREA)
         crop = np.asarray(cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
     if rng.random() < 0.1:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import refnet
+from refnet.checkpoints import save
 from refnet.cli.evaluate import find_landmarks
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.schemes import as_68
@@ -201,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--teacher", type=Path, action="append", default=[], help="a checkpoint")
     parser.add_argument("--network", default="pfld-ultralight-slim")
     parser.add_argument("--width", type=float, default=0.25)
-    parser.add_argument("--start", help="weights to start from")
+    parser.add_argument("--start", help="trained.safetensors of another run")
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak of the learning rate")
@@ -218,22 +219,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw_curve(given.out, {"nme": "NME on set-aside faces"})
     weights = given.out / f"{given.network}.safetensors"
     graph, tensors = student.graph, student.arrays()
+    save(given.out / "trained.safetensors", graph.name, graph.options, tensors)  # for --start
     options, stored = released_tensors(graph, tensors)
     landmarker = FaceLandmarker(Model(refnet.build(graph.name, **options), stored))
     measured = {
         **by_source(landmarker, faces),
         **beside_teachers(landmarker, given.data, given.teacher),
     }
-    record = {
+    made = {
         **settings,
-        **final,
-        **measured,
+        "start": given.start and Path(given.start).name,
         "trained_on": int((~faces.aside).sum()),
         "set_aside": int(faces.aside.sum()),
     }
     title = f"{given.network}, width {given.width:g}: 98 facial landmarks"
     sections = {**CARD, "Figures": f"{CARD['Figures']}\n\n{rows(measured)}"}
-    release(weights, graph, tensors, title, sections, record)
+    release(weights, graph, tensors, title, sections, made)
+    record = {**made, **final, **measured}
     (given.out / "result.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
     return 0
