@@ -243,7 +243,7 @@ def _plot(path: Path, lines: dict[str, tuple[Array, Array]], axes: tuple[str, st
     plot.set_xlim(left=0)
     plot.set_ylim(0, 1.02)
     plot.grid(alpha=0.3)
-    plot.legend(loc="lower right" if "error" in axes[0] else "lower left")
+    plot.legend(loc="upper left" if "error" in axes[0] else "lower left")
     style.save(figure, path)
 
 
