@@ -1,0 +1,14 @@
+"""How fast networks run here, next to other engines.
+
+measurement     the rounds: the core's peak and every engine in turn, and what they come to
+peers           other engines behind one signature; ncnn_files, tflite_file, torch_script and fused write for them
+memory          peak memory, in a process of its own
+chart           the ratios as a picture
+"""
+
+from refnet.benchmark.chart import plot
+from refnet.benchmark.measurement import Result, layers, measure, pin
+from refnet.benchmark.memory import peak_memory
+from refnet.benchmark.peers import PEERS
+
+__all__ = ["PEERS", "Result", "layers", "measure", "peak_memory", "pin", "plot"]
