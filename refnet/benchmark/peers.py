@@ -86,8 +86,8 @@ def _chatter_to_stderr() -> Iterator[None]:
 
 def _mnn(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
     # The converter's own module; importing MNN.tools instead would run pip behind the caller's back.
-    converter, mnn = importlib.import_module("_tools"), importlib.import_module("MNN")
     with tempfile.TemporaryDirectory() as folder, _chatter_to_stderr():
+        converter, mnn = importlib.import_module("_tools"), importlib.import_module("MNN")
         source, target = Path(folder, "model.onnx"), Path(folder, "model.mnn")
         source.write_bytes(to_onnx(graph, weights, fold_first=False))
         files = ["--modelFile", str(source), "--MNNModel", str(target)]
