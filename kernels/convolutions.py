@@ -353,7 +353,7 @@ class Convolutions(ABC):
             )
 
             def encode(table: Table) -> list[int]:
-                inputs = [plane.address for plane in source.planes]
+                inputs = [each.address for each in source.planes]  # `plane` is taken
                 origins = [i * plane for i in range(planes)] if window.copies else inputs
                 places = itertools.product(zip(origins, counts, strict=True), window.offsets(LANES))
                 steps = [x for (origin, n), tap in places for x in (origin + tap, n)]
