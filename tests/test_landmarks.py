@@ -107,6 +107,39 @@ def test_without_boxes_the_image_is_the_face(landmarker: FaceLandmarker) -> None
     assert len(landmarks) == 1
 
 
+def test_a_second_pass_looks_about_the_points_of_the_first(landmarker: FaceLandmarker) -> None:
+    """It is the first pass on the box of its own points, with the margin of training crops."""
+    boxes = np.array([[10, 5, 80, 85], [50, 30, 100, 60]], np.float32)
+    first = landmarker.predict(IMAGE, boxes)
+    again = FaceLandmarker(landmarker.model, margin=1.2).predict(
+        IMAGE, np.concatenate([first.points.min(1), first.points.max(1)], axis=1)
+    )
+    twice = FaceLandmarker(landmarker.model, passes=2).predict(IMAGE, boxes)
+    np.testing.assert_array_equal(twice.points, again.points)
+    np.testing.assert_array_equal(twice.crops, again.crops)
+    np.testing.assert_array_equal(twice.boxes, boxes)
+    with pytest.raises(OptionError, match="passes is 1 or 2"):
+        FaceLandmarker(landmarker.model, passes=3)
+
+
+def test_a_second_pass_is_closer_where_boxes_are_rough(assets: Path) -> None:
+    """Ten real faces: boxes from a detector, and the points that their own best crops give."""
+    pytest.importorskip("onnx")
+    recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
+    model = refnet.load(assets / "pfld/onnx/PFLD_GhostOne_112_1_opt_sim.onnx")
+    errors = []
+    for photo, faces in (("duo", 2), ("duo2", 2), ("persons", 6)):
+        image = refnet.read_image(assets / f"pfld/test_imgs/{photo}.jpg")
+        boxes = np.stack([recorded[f"box/{photo}/{i}/m100"] for i in range(faces)])
+        settled = FaceLandmarker(model, passes=2).predict(image, boxes).points
+        rough = boxes + np.array([-12, -12, 12, 12]) * (boxes[:, 3:] - boxes[:, 1:2]) / 100
+        for passes in (1, 2):
+            points = FaceLandmarker(model, passes=passes).predict(image, rough).points
+            errors.append((passes, np.abs(points - settled).mean()))
+    once, twice = (np.mean([e for p, e in errors if p == passes]) for passes in (1, 2))
+    assert twice < 0.5 * once
+
+
 def test_no_faces(landmarker: FaceLandmarker) -> None:
     landmarks = landmarker.predict(IMAGE, [])
     assert landmarks.points.shape == (0, 98, 2)
