@@ -135,6 +135,17 @@ class Model:
             cotangents = (cotangents,)
         return reference.vjp(self.graph, self._weights(x.dtype), x, cotangents)
 
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the network with its weights as an ONNX file, any batch size.
+
+        Raises:
+            DependencyError: the package `onnx` is absent.
+            ImageError: the file cannot be written.
+        """
+        from refnet.exchange.onnx_export import export_onnx
+
+        export_onnx(self.graph, self.weights, path)
+
     def _weights(self, dtype: np.dtype[Any]) -> dict[str, Array]:
         """The weights in `dtype`, cast once."""
         if dtype not in self._cast:

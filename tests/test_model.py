@@ -206,6 +206,18 @@ def test_weights_are_the_models_own(tinynet: refnet.Model) -> None:
     np.testing.assert_array_equal(model(image(1, 3, 15, 15)), tinynet(image(1, 3, 15, 15)))
 
 
+def test_export(tmp_path: Any, polaris: refnet.Model) -> None:
+    """The file gives the model's own outputs in ONNX Runtime, in order, for any batch size."""
+    runtime = pytest.importorskip("onnxruntime")
+    polaris.export(tmp_path / "polaris.onnx")
+    session = runtime.InferenceSession(
+        tmp_path / "polaris.onnx", providers=["CPUExecutionProvider"]
+    )
+    x = image(2, 3, 112, 112)
+    for got, want in zip(session.run(None, {"input": x}), polaris(x), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 def test_one_model_from_many_threads(tinynet: refnet.Model) -> None:
     inputs = [image(1, 3, 15 + 4 * i, 31) for i in range(4)]
     expected = [tinynet(x) for x in inputs]
