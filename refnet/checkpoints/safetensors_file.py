@@ -9,10 +9,9 @@ Source: huggingface/safetensors, README "Format". Written files align every tens
 size, as the reference implementation's do.
 """
 
+import itertools
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from refnet.checkpoints.torch_tensors import ELEMENT_TYPES, Array, shaped
 from refnet.errors import CheckpointError
+from refnet.files import write_whole
 
 _KINDS = {
     "F64": "float64",
@@ -147,21 +147,11 @@ def write_safetensors(
         position += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary: str | None = None
+    body = (
+        np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+        for _, array in ordered
+    )
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(handle, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for _, array in ordered:
-                little = array.dtype.newbyteorder("<")
-                file.write(np.ascontiguousarray(array, dtype=little).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives its owner alone the right to read
-        os.replace(temporary, path)
-        temporary = None
+        write_whole(path, itertools.chain([len(text).to_bytes(8, "little") + text], body))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from refnet.errors import DependencyError, ImageError
+from refnet.files import write_whole
 from refnet.ops import Array
 
 IMAGE_SUFFIXES = frozenset(
@@ -101,22 +102,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         ImageError: it cannot be written; nothing is left behind.
     """
-    import tempfile  # costs more than the rest of this file to import
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            # mkstemp makes a private file; what we leave has the permissions of any new file.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_whole(path, [data])
     except OSError as error:
         raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
 
