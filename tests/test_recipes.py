@@ -22,7 +22,17 @@ twins = pytest.importorskip("parity.twins")
 cv2 = pytest.importorskip("cv2")
 
 from weights.recipes import basketnet, detection, landmarks  # noqa: E402
-from weights.recipes.detection_data import Photo, scene, target_side  # noqa: E402
+from weights.recipes.detection_data import (  # noqa: E402
+    CROPS,
+    SHARES,
+    Photo,
+    Pool,
+    distorted,
+    face_crops,
+    landscape,
+    scene,
+    target_side,
+)
 from weights.recipes.landmark_data import (  # noqa: E402
     Faces,
     Teacher,
@@ -328,7 +338,7 @@ def test_boxes_of_scenes_lie_on_faces(seed: int) -> None:
         Photo(np.full((180, 260, 3), 30, np.uint8), np.zeros((0, 4)), np.zeros(0, bool), False)
     ]
     for _ in range(6):
-        image, boxes, ignored = scene(photos(), empty, 256, V2, rng)
+        image, boxes, ignored = scene(Pool(photos()), empty, 256, V2, rng)
         assert image.shape == (256, 256, 3)
         assert len(boxes) == len(ignored)
         for box in np.clip(boxes[~ignored], 0, 256):
@@ -360,24 +370,82 @@ def test_doubtful_boxes_count_in_no_class_loss() -> None:
         assert target.class_mask[0, 0]
 
 
+def test_sources_are_drawn_by_their_shares() -> None:
+    blank = np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4)), np.zeros(0, bool), False
+    pool = Pool([Photo(*blank, CROPS)] * 50 + [Photo(*blank, "coco256/val2017")])
+    rng = np.random.default_rng(0)
+    drawn = [pool.draw(rng).source for _ in range(4000)]
+    expected = SHARES[CROPS] / (SHARES[CROPS] + SHARES["coco256/val2017"])
+    assert np.mean([source == CROPS for source in drawn]) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_distortion_leaves_things_where_they_are(seed: int) -> None:
+    image = np.full((96, 96, 3), 20, np.uint8)
+    image[30:60, 40:80] = 220
+    seen = distorted(image, np.random.default_rng(seed))
+    assert seen.shape == image.shape
+    assert seen.dtype == np.uint8
+    assert seen[34:56, 44:76].min() > seen[70:, :30].max()
+
+
+def test_landscapes_fill_their_window() -> None:
+    rng = np.random.default_rng(0)
+    empty = Photo(
+        rng.integers(1, 256, (90, 200, 3), np.uint8), np.zeros((0, 4)), np.zeros(0, bool), False
+    )
+    for _ in range(12):
+        window = landscape([empty], 128, rng, 3.0)
+        assert window.shape == (128, 128, 3)
+        assert (window.max(axis=2) > 0).all()
+
+
+def test_labelled_faces_become_photos_with_a_box(tmp_path: Path) -> None:
+    image, points = dotted_face()
+    both = ["youtube_faces_crops", "coco256"]
+    store(
+        Faces([image] * 2, np.stack([points] * 2), np.array([True, False]), both),
+        tmp_path / "faces.npz",
+    )
+    (photo,) = face_crops(tmp_path / "faces.npz")
+    assert (photo.source, photo.aside) == (CROPS, True)
+    ((x1, y1, x2, y2),) = photo.boxes
+    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+    assert abs(x1 - left) < 2
+    assert abs(x2 - right) < 2
+    assert abs(y2 - bottom) < 2
+    assert y1 == pytest.approx(max(0, top - 0.36 * (bottom - top)), abs=0.01)
+
+
+def write_photos(data: Path, count: int) -> None:
+    """`photos` as the recipe reads them, with the table of their boxes."""
+    folder = data / "train" / "web_photos" / "without_mask"
+    folder.mkdir(parents=True)
+    with open(folder.with_name("without_mask_faces_pseudo.csv"), "w", newline="") as file:
+        listing = csv.writer(file)
+        listing.writerow(["image", "width", "height", "x1", "y1", "x2", "y2", "score"])
+        for i, photo in enumerate(photos(count)):
+            cv2.imwrite(str(folder / f"{i}.png"), photo.image)
+            listing.writerow([f"{i}.png", 240, 200, *photo.boxes[0], 0.99])
+
+
 def test_a_tiny_run_of_the_detection_recipe(tmp_path: Path) -> None:
-    settings = {
-        "network": "lffd-face-v2",
-        "width": 0.125,
-        "size": 192,
-        "steps": 3,
-        "batch": 2,
-        "rate": 1e-3,
-        "rule": "coded",
-        "scenes": 2,
-        "seed": 1,
-        "report": 3,
-    }
-    student, figures = detection.train(photos(), [], tmp_path, settings)
-    assert set(figures) == {"ap_photos", "ap_scenes"}
-    (line,) = read_log(tmp_path)
+    write_photos(tmp_path / "data", 12)
+    call = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--width", "0.125"]
+    call += ["--size", "192", "--steps", "3", "--batch", "2", "--scenes", "2", "--report", "3"]
+    assert detection.main([*call, "--rule", "coded", "--threads", "1"]) == 0
+    (line,) = read_log(tmp_path / "out")
     assert np.isfinite(line["loss"])
-    assert "conv20_3_bbox.weight" in student.arrays()
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["trained_on"] + result["set_aside"] == 12
+    assert result["set_aside"] == sum(is_set_aside(str(i)) for i in range(12))
+    model = refnet.load(tmp_path / "out" / "lffd-face-v2.safetensors")
+    assert model.graph.options["width"] == 0.125
+    card = (tmp_path / "out" / "lffd-face-v2.md").read_text()
+    assert all(f"## {name}" in card for name in SECTIONS)
+    assert f"set-aside photos | {result['ap_photos']:.4f} |" in card
+    with pytest.raises(SystemExit, match="no photos"):
+        detection.main(["--data", str(tmp_path / "out"), "--out", str(tmp_path / "out")])
 
 
 def write_frame(folder: Path, name: str, balls: Sequence[tuple[str, int, int]]) -> None:

@@ -134,7 +134,8 @@ def train(
         drawn = [varied(learned[i], size, rng) for i in chosen]
         rgb = np.stack([image[:, :, ::-1] for image, _, _ in drawn]).transpose(0, 3, 1, 2)
         x = torch.from_numpy(np.ascontiguousarray(rgb, np.float32) / np.float32(255))
-        logits, locations = module(x.to(device, memory_format=torch.channels_last))
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
+            logits, locations = module(x.to(device, memory_format=torch.channels_last))
         aims = [match_basketnet(boxes / size, own, priors) for _, boxes, own in drawn]
         labels, targets = np.stack([a[0] for a in aims]), np.stack([a[1] for a in aims])
         scores = losses.basketnet_class(numbers(logits), labels)
@@ -180,11 +181,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=1e-3, help="peak of the learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=int, default=250, help="steps between two reports")
+    parser.add_argument("--mixed", action="store_true", help="run the network in bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     every = frames(given.data)
-    names = ("size", "steps", "batch", "rate", "seed", "report")
+    names = ("size", "steps", "batch", "rate", "seed", "report", "mixed")
     settings = {name: getattr(given, name) for name in names}
     results = []
     for fold in range(given.folds):

@@ -2,7 +2,8 @@
 
     python -m weights.recipes.detection --data DIR --out DIR
 
-DIR holds `train/` with photos and tables of boxes, and photos without people. Targets, mining and
+DIR holds `train/` with photos and tables of boxes, and photos without people; --crops adds the faces
+that the landmark recipe has labelled. Targets, mining and
 sampling are LFFD's; its plain SGD and its divisor of the box loss are not: Adam and a box loss by
 positives learn in a thousandth of its two million steps. A tenth of the photos is set aside first; it
 gives the average precision of the log, on whole photos and on composed scenes.
@@ -28,7 +29,15 @@ from refnet.ops import Array
 from refnet.training import losses
 from refnet.training.matching import BranchTargets, match_lffd
 from refnet.training.metrics import average_precision
-from weights.recipes.detection_data import Photo, backgrounds, face_photos, scene
+from weights.recipes.detection_data import (
+    CROPS,
+    Photo,
+    Pool,
+    backgrounds,
+    face_crops,
+    face_photos,
+    scene,
+)
 from weights.recipes.landmarks import attached
 from weights.recipes.release import release, rows
 from weights.recipes.torch_graph import GraphModule, initialize
@@ -150,12 +159,13 @@ def train(
     module = GraphModule(graph, outputs=outputs)
     initialize(module, "he", settings["seed"])
     module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learned = [p for p in photos if not p.aside]
+    learned = Pool([p for p in photos if not p.aside])
     without = [p for p in empty if not p.aside]
     aside = [p for p in photos if p.aside]
+    unseen = Pool(aside)
     rng = np.random.default_rng(settings["seed"] + 1)
     spare = [p for p in empty if p.aside] or list(empty)
-    scenes = [scene(aside, spare, size, branches, rng) for _ in range(settings["scenes"])]
+    scenes = [scene(unseen, spare, size, branches, rng) for _ in range(settings["scenes"])]
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=1e-4)
     schedule = Schedule(settings["rate"], settings["steps"], warmup=settings["steps"] // 20)
     run = Run(module, optimizer, schedule, out, settings=settings)
@@ -165,7 +175,7 @@ def train(
         drawn = [scene(learned, without, size, branches, rng) for _ in range(settings["batch"])]
         pixels = np.stack([d[0] for d in drawn]).transpose(0, 3, 1, 2).astype(np.float32)
         x = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
             y = module(x)
         aims = [targets_of(boxes, ignored, branches, shapes) for _, boxes, ignored in drawn]
         return detection_loss(y, aims, settings["rule"])
@@ -175,7 +185,7 @@ def train(
     def report() -> dict[str, float]:
         student.load_state_dict(run.averaged)
         model = Model(graph, student.arrays())
-        whole = [(p.image, p.boxes, p.ignored) for p in aside]
+        whole = [(p.image, p.boxes, p.ignored) for p in aside if p.source != CROPS]
         return {"ap_photos": precision(model, whole), "ap_scenes": precision(model, scenes)}
 
     run.train(
@@ -193,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="weights.recipes.detection", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of train/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--crops", type=Path, help="faces.npz of the landmark recipe")
     parser.add_argument("--network", default="lffd-face-v2")
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--size", type=int, default=320, help="side of a training crop")
@@ -203,10 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=60, help="composed scenes to evaluate on")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=int, default=500, help="steps between two reports")
+    parser.add_argument("--mixed", action="store_true", help="run the network in bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     photos, empty = face_photos(given.data), backgrounds(given.data)
+    if given.crops:
+        photos += face_crops(given.crops)
     if not photos:
         raise SystemExit(f"{given.data} holds no photos with faces under train/")
     names = (
@@ -220,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "scenes",
         "seed",
         "report",
+        "mixed",
     )
     settings = {name: getattr(given, name) for name in names}
     student, final = train(photos, empty, given.out, settings)

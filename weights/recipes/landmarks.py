@@ -162,7 +162,7 @@ def train(
         rng = np.random.default_rng([settings["seed"], step])
         pixels, points = batch(learned, rng, settings["batch"])
         x = torch.from_numpy(as_input(pixels)).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
             y = module(x)[-1]
         predicted = y.detach().float().cpu().numpy()
         value, gradient = losses.wing(predicted * SIDE, points.reshape(len(points), -1) * SIDE)
@@ -209,11 +209,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decay", type=float, default=1e-4, help="weight decay")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=int, default=250, help="steps between two reports")
+    parser.add_argument("--mixed", action="store_true", help="run the network in bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     faces = prepare(given.data, given.cache or given.out / "faces.npz", given.teacher)
-    names = ("network", "width", "start", "steps", "batch", "rate", "decay", "seed", "report")
+    names = (
+        "network",
+        "width",
+        "start",
+        "steps",
+        "batch",
+        "rate",
+        "decay",
+        "seed",
+        "report",
+        "mixed",
+    )
     settings = {name: getattr(given, name) for name in names}
     student, final = train(faces, given.out, settings)
     draw_curve(given.out, {"nme": "NME on set-aside faces"})

@@ -59,7 +59,6 @@ class Run:
         out: the run's folder.
         average: decay of the running average of the weights that is evaluated and released.
         settings: what the run was started with; a resumed run must have the same.
-        mixed: run the network in bfloat16 where the device is a GPU.
     """
 
     module: nn.Module
@@ -68,7 +67,6 @@ class Run:
     out: Path
     average: float = 0.999
     settings: Mapping[str, Any] = field(default_factory=dict)
-    mixed: bool = False
     step: int = 0
     averaged: dict[str, Tensor] = field(default_factory=dict)
 
