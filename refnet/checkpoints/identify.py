@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from refnet.checkpoints.elements import Array
 from refnet.checkpoints.layers import Layer
 from refnet.checkpoints.names import from_lffd_pytorch, from_mxnet, without_wrapper
 from refnet.checkpoints.reader import Checkpoint
-from refnet.checkpoints.torch_tensors import Array
 from refnet.errors import OptionError, WeightsError
 from refnet.graph import Graph
 from refnet.networks import build, networks

@@ -16,7 +16,7 @@ import struct
 
 import numpy as np
 
-from refnet.checkpoints.torch_tensors import ELEMENT_TYPES, Array, shaped
+from refnet.checkpoints.elements import ELEMENT_TYPES, Array, shaped
 from refnet.errors import CheckpointError
 
 MAGIC = 0x112

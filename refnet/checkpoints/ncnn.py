@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from refnet.checkpoints.elements import Array, shaped
 from refnet.checkpoints.layers import Layer
-from refnet.checkpoints.torch_tensors import Array, shaped
 from refnet.errors import CheckpointError
 
 MAGIC = b"7767517"

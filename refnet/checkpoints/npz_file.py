@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from refnet.checkpoints.allowance import Allowance
-from refnet.checkpoints.torch_tensors import Array, shaped
+from refnet.checkpoints.elements import Array, shaped
 from refnet.checkpoints.zip_archive import Archive
 from refnet.errors import CheckpointError
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from refnet.checkpoints.elements import ELEMENT_TYPES, Array, finished
 from refnet.checkpoints.layers import Layer
-from refnet.checkpoints.torch_tensors import ELEMENT_TYPES, Array, finished
 from refnet.errors import CheckpointError, DependencyError
 
 # TensorProto.DataType -> element type, and the field that holds it where raw_data is empty

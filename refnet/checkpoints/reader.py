@@ -1,17 +1,18 @@
-"""Read any file of weights: its format is found by its content, never by its name."""
+"""Read any file of weights: its format is found by its content, never by its name.
 
-import hashlib
+What reads zip archives and pickles is imported when such a file comes along: it takes longer than reading most files.
+"""
+
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from refnet.checkpoints import mxnet, ncnn, npz_file, onnx_file, safetensors_file, torch_file
+from refnet.checkpoints import mxnet, ncnn, onnx_file, safetensors_file
 from refnet.checkpoints.allowance import Allowance
+from refnet.checkpoints.elements import Array
 from refnet.checkpoints.layers import Layer
-from refnet.checkpoints.state_dicts import preferred
-from refnet.checkpoints.torch_tensors import Array
-from refnet.checkpoints.zip_archive import Archive
 from refnet.errors import CheckpointError, WeightsError
 
 FORMATS = (
@@ -31,7 +32,7 @@ class Checkpoint:
     Attributes:
         path: the file; of ncnn's pair, the one with the weights.
         format: "torch zip", "torch legacy", "safetensors", "npz", "mxnet", "onnx" or "ncnn".
-        sha256: of the file's bytes, in hexadecimal.
+        content: the file's bytes.
         tensors: the chosen state dict, {name in the file: read-only array}, in the file's order.
             bfloat16 is widened to float32; every other dtype is the file's.
         part: where in the file the chosen one is: "" where it stands alone, else such as
@@ -43,12 +44,19 @@ class Checkpoint:
 
     path: Path
     format: str
-    sha256: str
+    content: bytes = field(repr=False)
     tensors: Mapping[str, Array]
     part: str = ""
     parts: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, in hexadecimal."""
+        import hashlib  # 4 ms, for OpenSSL: only records and conversions need it
+
+        return hashlib.sha256(self.content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -75,9 +83,9 @@ def read(
     """
     path = Path(path)
     try:
-        path, content, digest = _read(path, inert)
+        path, content, data = _read(path, inert)
         if part is None:
-            part = preferred(content.parts)
+            part = _preferred(content.parts)
         if part not in content.parts:
             raise WeightsError(
                 f"it holds no part {part!r}; its parts are {', '.join(map(repr, content.parts))}"
@@ -89,7 +97,7 @@ def read(
     return Checkpoint(
         path=path,
         format=content.format,
-        sha256=digest,
+        content=data,
         tensors=content.parts[part],
         part=part,
         parts=content.parts,
@@ -98,13 +106,21 @@ def read(
     )
 
 
+def _preferred(parts: Mapping[str, Mapping[str, Array]]) -> str:
+    if len(parts) == 1:
+        return next(iter(parts))
+    from refnet.checkpoints.state_dicts import preferred
+
+    return preferred(parts)
+
+
 def _shown(message: str) -> str:
     """`message` as a terminal may show it: names out of a file may hold anything, at any length."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in message[:1000])
     return shown if len(message) <= 1000 else f"{shown} ..."
 
 
-def _read(path: Path, inert: bool) -> tuple[Path, _Content, str]:
+def _read(path: Path, inert: bool) -> tuple[Path, _Content, bytes]:
     head, size = _head(path)
     if head.startswith(ncnn.MAGIC):
         return _read_ncnn(path, ncnn.partner(path))
@@ -118,7 +134,7 @@ def _read(path: Path, inert: bool) -> tuple[Path, _Content, str]:
             f"known format. Read are: {', '.join(FORMATS)}."
         )
     data = _bytes(path)
-    return path, parse(data), hashlib.sha256(data).hexdigest()
+    return path, parse(data), data
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -148,9 +164,7 @@ def _parser(head: bytes, size: int, inert: bool) -> Callable[[bytes], _Content] 
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return lambda data: _parse_zip(data, inert)
     if head.startswith(b"\x80"):
-        return lambda data: _Content(
-            "torch legacy", torch_file.read_legacy(data, Allowance(len(data)), inert=inert)
-        )
+        return lambda data: _parse_legacy(data, inert)
     if head.startswith(mxnet.MAGIC.to_bytes(8, "little")):
         return lambda data: _Content("mxnet", {"": mxnet.read_params(data)})
     if safetensors_file.is_safetensors(head, size):
@@ -160,9 +174,17 @@ def _parser(head: bytes, size: int, inert: bool) -> Callable[[bytes], _Content] 
     return None
 
 
+def _parse_legacy(data: bytes, inert: bool) -> _Content:
+    from refnet.checkpoints import torch_file
+
+    return _Content("torch legacy", torch_file.read_legacy(data, Allowance(len(data)), inert=inert))
+
+
 def _parse_zip(data: bytes, inert: bool) -> _Content:
+    from refnet.checkpoints import npz_file, torch_file, zip_archive
+
     allowance = Allowance(len(data))
-    archive = Archive(data, allowance)
+    archive = zip_archive.Archive(data, allowance)
     if any(name.endswith("/data.pkl") for name in archive.names):
         return _Content("torch zip", torch_file.read_zip(archive, allowance, inert=inert))
     if archive.names and all(name.endswith(".npy") for name in archive.names):
@@ -182,7 +204,7 @@ def _parse_onnx(data: bytes) -> _Content:
     return _Content("onnx", {"": tensors}, metadata, layers)
 
 
-def _read_ncnn(param: Path, weights: Path) -> tuple[Path, _Content, str]:
+def _read_ncnn(param: Path, weights: Path) -> tuple[Path, _Content, bytes]:
     if not weights.is_file():
         raise CheckpointError(
             f"it is the list of layers of an ncnn network; its weights, {weights.name}, are not "
@@ -190,4 +212,4 @@ def _read_ncnn(param: Path, weights: Path) -> tuple[Path, _Content, str]:
         )
     raw = _bytes(weights)
     tensors, layers = ncnn.read_ncnn(_bytes(param), raw)
-    return weights, _Content("ncnn", {"": tensors}, {}, layers), hashlib.sha256(raw).hexdigest()
+    return weights, _Content("ncnn", {"": tensors}, {}, layers), raw

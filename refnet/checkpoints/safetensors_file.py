@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refnet.checkpoints.torch_tensors import ELEMENT_TYPES, Array, shaped
+from refnet.checkpoints.elements import ELEMENT_TYPES, Array, shaped
 from refnet.errors import CheckpointError
 from refnet.files import write_whole
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from refnet.checkpoints.elements import Array
 from refnet.checkpoints.reader import Checkpoint
 from refnet.checkpoints.safetensors_file import write_safetensors
-from refnet.checkpoints.torch_tensors import Array
 from refnet.errors import WeightsError
 from refnet.networks import build
 

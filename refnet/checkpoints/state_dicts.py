@@ -8,8 +8,9 @@ which its state dict is read off.
 
 from collections.abc import Iterator, Mapping
 
+from refnet.checkpoints.elements import Array
 from refnet.checkpoints.pickle_machine import Inert
-from refnet.checkpoints.torch_tensors import Array, PickledTensor
+from refnet.checkpoints.torch_tensors import PickledTensor
 from refnet.errors import CheckpointError
 
 Parts = dict[str, dict[str, Array]]

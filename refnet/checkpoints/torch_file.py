@@ -24,13 +24,13 @@ whose class is not imported: see `state_dicts.py`.
 from collections.abc import Callable
 
 from refnet.checkpoints.allowance import Allowance
+from refnet.checkpoints.elements import Array
 from refnet.checkpoints.pickle_machine import Global, PickleMachine
 from refnet.checkpoints.state_dicts import Parts, PickledParts, find_parts
 from refnet.checkpoints.torch_tensors import (
     DTYPES,
     FUNCTIONS,
     STORAGE_CLASSES,
-    Array,
     Storage,
     item_size,
     materialise,
