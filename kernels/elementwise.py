@@ -28,11 +28,12 @@ from .simd import (
 
 @kernel
 def exponential(x: Vector) -> Vector:
-    """e ** x, to about 2 units in the last place; 0 and infinity beyond float32's range.
+    """e ** x, to 1 unit in the last place; below -87.7 exactly 0, above 88 constant.
 
     Cody & Waite's reduction: x = n ln 2 + r, |r| <= ln 2 / 2, then Taylor's series of e ** r to the seventh power.
     """
-    x = minimum(splat(88.0), maximum(splat(-87.0), x))
+    # At -88, n is -127, whose power of two is 0.
+    x = minimum(splat(88.0), maximum(splat(-88.0), x))
     # Adding and subtracting 1.5 * 2 ** 23 rounds to the nearest integer.
     magic = splat(12582912.0)
     n = sub(fma(x, splat(1.4426950408889634), magic), magic)

@@ -21,6 +21,7 @@ from .machine_code import kernel
 from .pointwise import pointwise
 from .pooling import global_average, window_pool
 from .simd import Integers, Pointer, at, integers_at
+from .softmax import softmax
 from .winograd import winograd
 
 #: Integers of a table row; the first is its opcode, the columns of the others are listed at each kernel.
@@ -34,13 +35,14 @@ ROW = 32
     GLOBAL_AVERAGE,
     WINDOW_POOL,
     SIGMOID,
+    SOFTMAX,
     COMBINE,
     AFFINE,
     GATHER,
     BLOCK,
     UNBLOCK,
     PROBE,
-) = range(14)
+) = range(15)
 OPCODES = [
     "planar",
     "dense",
@@ -50,6 +52,7 @@ OPCODES = [
     "global_average",
     "window_pool",
     "sigmoid",
+    "softmax",
     "combine",
     "affine",
     "gather",
@@ -93,6 +96,8 @@ def execute(
                 window_pool(row, program, arena, weights)
             elif op == SIGMOID:
                 sigmoid(row, arena)
+            elif op == SOFTMAX:
+                softmax(row, program, arena, weights)
             elif op == COMBINE:
                 combine(row, arena)
             elif op == AFFINE:

@@ -17,13 +17,26 @@ from refnet.graph import Graph, Node
 
 from . import layout
 from .convolutions import runs_as_winograd
-from .executor import AFFINE, BLOCK, COMBINE, GATHER, GLOBAL_AVERAGE, SIGMOID, UNBLOCK, WINDOW_POOL
+from .executor import (
+    AFFINE,
+    BLOCK,
+    COMBINE,
+    GATHER,
+    GLOBAL_AVERAGE,
+    SIGMOID,
+    SOFTMAX,
+    UNBLOCK,
+    WINDOW_POOL,
+)
 from .fusion import RELUS, Epilogue, Fuser
 from .layout import Plane, Tensor
 from .pointwise import ACTIVATIONS
 from .simd import LANES
 from .steps import Output, Step, Table, UnsupportedError, values_of
 from .streaming import Streaming
+
+#: Besides activations, what makes a tensor whose channels lie in the same lanes as its operands'.
+LANE_BY_LANE = ("add", "sigmoid", "softmax", "normalize", "average_pool", "max_pool")
 
 
 class Lowering(Streaming):
@@ -87,7 +100,7 @@ class Lowering(Streaming):
             return name
 
         for node in self.graph.nodes:
-            keeps = node.op in (*RELUS, "add", "sigmoid", "normalize", "average_pool", "max_pool")
+            keeps = node.op in (*RELUS, *LANE_BY_LANE)
             if keeps or (node.op == "conv" and self.is_depthwise(node)):
                 for name in node.inputs:
                     parent[root(name)] = root(node.name)
@@ -198,6 +211,34 @@ class Lowering(Streaming):
     def _lower_sigmoid(self, node: Node) -> None:
         self._elementwise(node, SIGMOID, 0)
 
+    def _lower_softmax(self, node: Node) -> None:
+        name, axis = node.inputs[0], node.attributes["axis"]
+        shape = self.shapes[name]
+        # A cell's channels are its last axis, all other tensors' channels their first one behind the batch.
+        if axis % (len(shape) + 1) != (2 if name in self.cells else 1):
+            raise UnsupportedError(
+                f"{node.name} is a softmax along axis {axis} of (N, {', '.join(map(str, shape))}); "
+                "the engine has a kernel for softmaxes over channels"
+            )
+        if name in self.cells:
+            self.cells[node.name] = [self._softmax(node.name, part) for part in self.cells[name]]
+        else:
+            self.tensors[node.name] = self._softmax(node.name, self.stored(name))
+
+    def _softmax(self, name: str, source: Tensor) -> Tensor:
+        made = layout.allocate(name, source.shape, source.lanes)
+        limits = np.where(np.asarray(source.lanes) >= 0, np.inf, -np.inf).astype(np.float32)
+        constants, y, pixels = self.blob.add(limits), made.planes[0], made.pixels
+
+        def encode(table: Table) -> list[int]:
+            inputs = table.list([plane.address for plane in source.planes])
+            head = [SOFTMAX, y.address, pixels, len(source.planes), constants]
+            return [*head, inputs, 0, pixels]
+
+        note = f"over {source.shape[0]} channels of {pixels} pixels"
+        self.step(SOFTMAX, name, note, values_of(source.planes), (y.value,), encode)
+        return made
+
     def _lower_normalize(self, node: Node) -> None:
         scale, shift = self.normalization(node)
         constants = np.array([scale, shift], np.float32)
@@ -244,7 +285,9 @@ class Lowering(Streaming):
                 self.blocked[name] = self._block(name)
             return self.blocked[name]
         if name not in self.tensors:
-            raise UnsupportedError(f"{name!r} is a list of cells; it can only be concatenated")
+            raise UnsupportedError(
+                f"{name!r} is a list of cells; they can only be joined, or take a softmax"
+            )
         tensor = self.tensors[name]
         return self._combine(name, [tensor], "relu") if tensor.rectify else tensor
 

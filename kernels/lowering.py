@@ -190,6 +190,23 @@ def _define_arithmetic() -> None:
 
     define(simd.evens, _V, _V, returns=vector)(evens)
 
+    def exchanged(builder: Any, a: Any, distance: int) -> Any:
+        mask = ir.Constant(ir.VectorType(INT32, LANES), [i ^ distance for i in range(LANES)])
+        return builder.shuffle_vector(a, a, mask)
+
+    def largest(builder: Any, _: Any, a: Any) -> Any:
+        for distance in simd.halves():
+            a = _bounded(builder, ">", a, exchanged(builder, a, distance))
+        return a
+
+    def total(builder: Any, _: Any, a: Any) -> Any:
+        for distance in simd.halves():
+            a = builder.fadd(a, exchanged(builder, a, distance))
+        return a
+
+    define(simd.largest, _V, returns=vector)(largest)
+    define(simd.total, _V, returns=vector)(total)
+
     def power_of_two(builder: Any, _: Any, a: Any) -> Any:
         kind = ir.VectorType(INT32, LANES)
         biased = builder.add(builder.fptosi(a, kind), ir.Constant(kind, [127] * LANES))

@@ -25,6 +25,7 @@ SHARED = {
     ops.PLANAR: (12, 13, 1),
     ops.WINOGRAD: (12, 13, 1),
     ops.DEPTHWISE: (13, 14, 1),
+    ops.SOFTMAX: (6, 7, 1),
     ops.UNBLOCK: (7, 8, 64),
 }
 #: Multiply-accumulates, or values moved, below which waiting for each other costs more than sharing gains.
@@ -62,6 +63,8 @@ def work(row: NDArray[np.int64]) -> int:
             return 36 * extent * int(row[7]) * int(row[3]) * 16
         case ops.DEPTHWISE:
             return extent * int(row[8]) * 9 * int(row[3]) * 16
+        case ops.SOFTMAX:
+            return extent * 30 * int(row[3]) * 16
     return 0
 
 

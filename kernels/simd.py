@@ -119,8 +119,27 @@ def evens(a: Vector, b: Vector) -> Vector:
     return np.concatenate([a, b])[::2]
 
 
+def largest(a: Vector) -> Vector:
+    """LANES copies of the largest element, by halves: lane i meets lane i xor LANES / 2, then LANES / 4, ..."""
+    for distance in halves():
+        a = maximum(a, a[np.arange(LANES) ^ distance])
+    return a
+
+
+def total(a: Vector) -> Vector:
+    """LANES copies of the sum of all elements, by halves as in `largest`: the order is always the same."""
+    for distance in halves():
+        a = a + a[np.arange(LANES) ^ distance]
+    return a
+
+
+def halves() -> list[int]:
+    """LANES / 2, LANES / 4, ..., 1."""
+    return [LANES >> i for i in range(1, LANES.bit_length())]
+
+
 def power_of_two(a: Vector) -> Vector:
-    """2 ** a for integral a in -126..127: the integer goes straight into the exponent's bits."""
+    """2 ** a for integral a in -126..127, and 0 for -127: the integer goes straight into the exponent's bits."""
     return ((a.astype(np.int32) + 127) << 23).view(np.float32)
 
 

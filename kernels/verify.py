@@ -262,6 +262,15 @@ def _vectors(row: Row, program: Row, access: Access) -> None:
         access.weights.append((int(row[4]), int(row[4]) + 2))
 
 
+def _softmax(row: Row, program: Row, access: Access) -> None:
+    pixels, blocks, first, last = (int(row[i]) for i in (2, 3, 6, 7))
+    for block, x in enumerate(program[int(row[5]) : int(row[5]) + blocks]):
+        access.reads.append((int(x) + first * LANES, int(x) + last * LANES))
+        y = int(row[1]) + block * pixels * LANES
+        access.writes.append((y + first * LANES, y + last * LANES))
+    access.weights.append((int(row[4]), int(row[4]) + blocks * LANES))
+
+
 def _strided(sources: Iterable[int], pixels: int, access: Access) -> None:
     """One lane of every pixel of some planes."""
     for x in sources:
@@ -297,6 +306,7 @@ _ACCESS: dict[int, Callable[[Row, Row, Access], None]] = {
     ops.GLOBAL_AVERAGE: lambda row, program, access: _blocks(row, program, access, int(row[2]), 1),
     ops.WINDOW_POOL: _window_pool,
     ops.SIGMOID: _vectors,
+    ops.SOFTMAX: _softmax,
     ops.COMBINE: _vectors,
     ops.AFFINE: _vectors,
     ops.GATHER: _gather,

@@ -32,7 +32,7 @@ class Drawing:
     def grow(self) -> None:
         x = self.names[-1 - min(self.draw(0, 3), len(self.names) - 1)]
         channels, height, width = self.net.shape[x]
-        name, kind = f"n{len(self.names)}", self.draw(0, 9)
+        name, kind = f"n{len(self.names)}", self.draw(0, 10)
         if kind <= 2:
             kernel, padding = self.draw(1, 4), self.draw(0, 1)
             stride = self.draw(1, 2)
@@ -64,6 +64,8 @@ class Drawing:
             start = self.draw(0, channels - 1)
             stop = self.draw(start + 1, channels)
             self.names.append(self.net.add("slice", name, x, start=start, stop=stop))
+        elif kind == 9:
+            self.names.append(self.net.add("softmax", name, x, axis=1))
         elif min(height, width) >= 2:
             op = ("average_pool", "max_pool")[self.draw(0, 1)]
             size = self.draw(1, 2)
@@ -165,7 +167,7 @@ def test_what_the_engine_cannot_run_is_said(change: str) -> None:
     weight = ("w", (6, 6 // window["groups"], 3, 3))
     y = net.add("conv", "conv", "input", parameters={"weight": weight}, **window)
     if change == "softmax":
-        y = net.add("softmax", "softmax", y, axis=1)
+        y = net.add("softmax", "softmax", y, axis=2)
     graph = checks.graph_of(net, y)
     with pytest.raises(
         checks.UnsupportedError, match="softmax" if change == "softmax" else "conv is a conv"
