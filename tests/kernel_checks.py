@@ -1,13 +1,24 @@
-"""Shared by the tests of the kernels: a graph through the engine, between canaries, against the definition."""
+"""Shared by the tests of the kernels: a graph through the engine, between canaries, against the definition.
 
+The lane count is a constant of the package `refnet.kernels`, so other lane counts are other copies of the package,
+imported under names of their own. A check runs them all on what it has drawn.
+"""
+
+import functools
+import importlib
+import importlib.util
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
+import pytest
 
+import refnet.kernels
 from refnet import reference
 from refnet.graph import Builder, Graph
-from refnet.kernels import executor, guard, plan
+from refnet.kernels import executor, guard, plan, simd
 from refnet.random_weights import random_weights
 
 __all__ = ["Plan", "UnsupportedError", "compile_plan", "random_weights", "run_guarded"]
@@ -16,8 +27,31 @@ Plan: TypeAlias = plan.Plan
 UnsupportedError, compile_plan = plan.UnsupportedError, plan.compile_plan
 run_guarded = guard.run_guarded
 
+#: The lane counts that this host can run: any vector may be wider than its registers, but AVX-512's has more of them.
+LANE_COUNTS = (4, 8, 16) if simd.LANES == 16 else (4, 8)
 #: Design's tolerance for direct algorithms and for Winograd, relative to the largest output above 1.
 DIRECT, WINOGRAD = 2e-5, 2e-4
+
+
+@functools.cache
+def at_lanes(lanes: int) -> ModuleType:
+    """The package `refnet.kernels`, its planner, guard and threads imported, with vectors of so many lanes. Loaded, and
+    compiled if need be, once a process."""
+    package, name = refnet.kernels, "refnet.kernels"
+    if lanes != simd.LANES:
+        name = f"kernels_of_{lanes}_lanes"
+        spec = importlib.util.spec_from_file_location(
+            name, package.__file__, submodule_search_locations=list(package.__path__)
+        )
+        assert spec is not None and spec.loader is not None
+        package = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFNET_LANES", str(lanes))
+        for module in ("plan", "guard", "parts"):
+            importlib.import_module(f"{name}.{module}")
+    assert lanes == package.simd.LANES
+    return package
 
 
 def image(
@@ -70,19 +104,27 @@ def check(
     tolerance: float,
     x: Any = None,
     weights: Mapping[str, Any] | None = None,
+    runs: str = "",
 ) -> Plan:
-    """Run `graph` in the engine, guarded, and compare every output with the float64 reference; return the plan."""
+    """Run `graph` in the engine, guarded, at every lane count, and compare every output with the float64 reference.
+
+    `runs` names a kernel that the plans must hold. Returns the plan for the host's own lane count.
+    """
     weights = random_weights(graph, 1) if weights is None else weights
     x = image(graph.input_shape) if x is None else x
-    made = compile_plan(graph, weights, x.shape[1:], guard=16)
-    outputs = run_guarded(made, x)
     wide = {name: np.asarray(w, np.float64) for name, w in weights.items()}
     expected = reference.run(graph, wide, x.astype(np.float64))
-    for name, y, e in zip(graph.outputs, outputs, expected, strict=True):
-        assert y.shape == e.shape, name
-        error = np.abs(y - e).max() / max(1.0, np.abs(e).max())
-        assert error <= tolerance, f"{name}: {error:.2e}\n{made.explain()}"
-    return made
+    plans: dict[int, Plan] = {}
+    for lanes in LANE_COUNTS:
+        kernels = at_lanes(lanes)
+        made = plans[lanes] = kernels.plan.compile_plan(graph, weights, x.shape[1:], guard=16)
+        assert not runs or runs in opcodes(made), f"{lanes} lanes: {made.explain()}"
+        outputs = kernels.guard.run_guarded(made, x)
+        for name, y, e in zip(graph.outputs, outputs, expected, strict=True):
+            assert y.shape == e.shape, name
+            error = np.abs(y - e).max() / max(1.0, np.abs(e).max())
+            assert error <= tolerance, f"{name}, {lanes} lanes: {error:.2e}\n{made.explain()}"
+    return plans[simd.LANES]
 
 
 def opcodes(made: Plan) -> list[str]:

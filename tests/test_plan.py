@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refnet
-from refnet.kernels import executor, layout, memory, parts, streaming, threads, verify
+from refnet.kernels import executor, layout, memory, verify
 from refnet.passes import fold
 from refnet.random_weights import random_weights
 from tests import kernel_checks as checks
@@ -91,13 +91,12 @@ def test_any_graph_of_the_vocabulary_equals_the_reference(data: st.DataObject, s
 def test_streams_and_shares_of_any_graph(data: st.DataObject, size: int) -> None:
     """The same with every tensor streamed that can be, in the smallest bands, and every step shared by three threads."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in (
-            (streaming, "STREAMED", 1),
-            (streaming, "BAND_PIXELS", 14),
-            (streaming, "BAND_ROWS", 1),
-            (parts, "LEAST_WORK", 1),
-        ):
-            patch.setattr(module, name, value)
+        engines = [checks.at_lanes(lanes) for lanes in checks.LANE_COUNTS]
+        for kernels in engines:
+            patch.setattr(kernels.streaming, "STREAMED", 1)
+            patch.setattr(kernels.streaming, "BAND_PIXELS", 14)
+            patch.setattr(kernels.streaming, "BAND_ROWS", 1)
+            patch.setattr(kernels.parts, "LEAST_WORK", 1)
         drawing = Drawing(data)
         drawing.names.append(drawing.net.conv("input", "first", 20, 3, padding=1))
         for i in range(drawing.draw(0, 3)):
@@ -106,11 +105,12 @@ def test_streams_and_shares_of_any_graph(data: st.DataObject, size: int) -> None
             drawing.grow()
         graph = checks.graph_of(drawing.net, drawing.names[-1])
         checks.check(graph, checks.WINOGRAD)
-        plan = checks.compile_plan(graph, random_weights(graph))
         x = checks.image(graph.input_shape)
-        one, three = threads.Runner(plan), threads.Runner(plan, 3)
-        three.__dict__["_large"] = True
-        np.testing.assert_array_equal(three.run(x)[0], one.run(x)[0])
+        for kernels in engines:
+            plan = kernels.plan.compile_plan(graph, random_weights(graph))
+            one, three = kernels.threads.Runner(plan), kernels.threads.Runner(plan, 3)
+            three.__dict__["_large"] = True
+            np.testing.assert_array_equal(three.run(x)[0], one.run(x)[0])
 
 
 def test_a_4k_image_needs_little_more_than_its_trunk() -> None:

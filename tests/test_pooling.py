@@ -12,7 +12,7 @@ from tests import kernel_checks as checks
 def test_the_mean_of_a_map(channels: int, height: int, width: int) -> None:
     net = checks.Net((channels, height, width))
     graph = checks.graph_of(net, net.global_average("input", "pool"))
-    assert "global_average" in checks.opcodes(checks.check(graph, checks.DIRECT))
+    checks.check(graph, checks.DIRECT, runs="global_average")
 
 
 @pytest.mark.parametrize("op", ["max_pool", "average_pool"])
@@ -26,7 +26,7 @@ def test_windows(op: str, side: int, kernel: int, stride: int) -> None:
             op, "pool", "input", kernel=(kernel, kernel), stride=(stride, stride), padding=(0, 0)
         ),
     )
-    assert "window_pool" in checks.opcodes(checks.check(graph, checks.DIRECT))
+    checks.check(graph, checks.DIRECT, runs="window_pool")
 
 
 def test_padding_is_refused() -> None:

@@ -4,56 +4,47 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+import refnet
 from refnet.kernels import elementwise, simd
+from refnet.passes import fold
+from refnet.random_weights import random_weights
+from tests import kernel_checks as checks
 
 LANES = simd.LANES
 ROOT = Path(__file__).parents[1]
 
-SAME_AT_ANY_WIDTH = """
-import numpy as np, sys
-import refnet
-from refnet.passes import fold
-from refnet.random_weights import random_weights
-from refnet import reference
-from refnet.kernels import guard, plan, simd
-assert simd.LANES == int(sys.argv[1])
-cases = [("pfld-ultralight", {"width": 0.25, "input_size": 64}), ("lffd-face-v2", {"input_size": (140, 150)}),
-         ("pfld", {"width": 0.25, "input_size": 96}), ("basketnet", {"input_size": (133, 160)}),
-         ("pfld-polaris-auxiliary", {})]
-for name, options in cases:
+NETWORKS: list[tuple[str, dict[str, Any]]] = [
+    ("pfld-ultralight", {"width": 0.25, "input_size": 64}),
+    ("lffd-face-v2", {"input_size": (140, 150)}),
+    ("pfld", {"width": 0.25, "input_size": 96}),
+    ("basketnet", {"input_size": (133, 160)}),
+    ("pfld-polaris-auxiliary", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), NETWORKS)
+def test_networks_agree_at_every_lane_count(name: str, options: dict[str, Any]) -> None:
     graph = refnet.build(name, **options)
-    weights = random_weights(graph)
-    x = np.random.default_rng(0).standard_normal((1, *graph.input_shape)).astype("f4")
-    compiled = plan.compile_plan(*fold(graph, weights), guard=16)
-    expected = reference.run(graph, {k: w.astype("f8") for k, w in weights.items()}, x.astype("f8"))
-    for y, e in zip(guard.run_guarded(compiled, x), expected):
-        error = abs(y - e).max() / max(1, abs(e).max())
-        assert error < 2e-5, (name, error)
-print("agreed")
-"""
+    folded, weights = fold(graph, random_weights(graph))
+    checks.check(folded, checks.DIRECT, weights=weights)
 
 
-@pytest.mark.parametrize("lanes", [4, 8, 16])
-def test_networks_agree_at_every_lane_count(lanes: int) -> None:
-    if lanes == LANES:
-        pytest.skip("the host's own lane count is what all other tests run at")
-    if lanes == 16 and LANES != 16:
-        pytest.skip("this host has no AVX-512")
-    environment = {**os.environ, "REFNET_LANES": str(lanes)}
-    done = subprocess.run(
-        [sys.executable, "-c", SAME_AT_ANY_WIDTH, str(lanes)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "agreed"
+def test_the_environment_chooses_the_lane_count() -> None:
+    for lanes in checks.LANE_COUNTS:
+        done = subprocess.run(
+            [sys.executable, "-c", "from refnet.kernels import simd; print(simd.LANES)"],
+            env={**os.environ, "REFNET_LANES": str(lanes)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.split() == [str(lanes)], done.stderr
 
 
 def test_a_wrong_lane_count_is_refused() -> None:
@@ -92,3 +83,12 @@ def test_exponential_is_accurate_in_plain_python_too() -> None:
         expected = np.exp(x[i : i + LANES].astype(np.float64))
         error = np.abs(elementwise.exponential(x[i : i + LANES]) / expected - 1)
         assert error.max() < 5e-7
+
+
+def test_reductions_over_lanes_by_halves() -> None:
+    vector = np.random.default_rng(0).standard_normal(LANES).astype(np.float32)
+    assert_array_equal(simd.largest(vector), np.full(LANES, vector.max()))
+    np.testing.assert_allclose(
+        simd.total(vector), np.full(LANES, vector.astype(np.float64).sum()), rtol=1e-5
+    )
+    assert len(set(simd.total(vector).tolist())) == 1

@@ -23,14 +23,18 @@ def softmax_graph(shape: tuple[int, int, int]) -> Graph:
     return checks.graph_of(net, net.add("softmax", "y", "input", axis=1))
 
 
-def run(x: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def run(
+    x: np.ndarray[Any, np.dtype[np.float32]], lanes: int = simd.LANES
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The engine's softmax over axis 1 of (N, C, H, W), guarded."""
-    graph = softmax_graph(x.shape[1:])
-    (y,) = checks.run_guarded(checks.compile_plan(graph, {}, guard=16), x)
-    return y
+    kernels = checks.at_lanes(lanes)
+    plan = kernels.plan.compile_plan(softmax_graph(x.shape[1:]), {}, guard=16)
+    (y,) = kernels.guard.run_guarded(plan, x)
+    return y  # type: ignore[no-any-return]
 
 
-@settings(max_examples=60)
+@pytest.mark.parametrize("lanes", checks.LANE_COUNTS)
+@settings(max_examples=40)
 @given(
     channels=st.integers(1, 70),
     height=SIDE,
@@ -39,14 +43,14 @@ def run(x: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np
     seed=st.integers(0, 99),
 )
 def test_any_shape_equals_the_definition_to_the_last_bits(
-    channels: int, height: int, width: int, scale: float, seed: int
+    lanes: int, channels: int, height: int, width: int, scale: float, seed: int
 ) -> None:
     """Relative to every single probability: rounding x - max x costs half a unit of that difference, the exponential,
     the sum and the division a few units more. What is below float32's normal numbers is 0 or close to it."""
     x = np.float32(scale) * checks.image((channels, height, width), seed)
     wide = x.astype(np.float64)
     expected = ops.softmax(wide, axis=1)
-    y = run(x)
+    y = run(x, lanes)
     bound = (4 + np.abs(wide - wide.max(1, keepdims=True)) / 2) * EPSILON * expected
     assert (np.abs(y - expected) <= np.maximum(bound, np.finfo(np.float32).tiny)).all()
     np.testing.assert_allclose(y.sum(1), 1, atol=1e-6)
@@ -57,7 +61,8 @@ def test_one_channel_and_equal_channels() -> None:
     np.testing.assert_allclose(run(np.full((1, 7, 2, 2), -3e38, np.float32)), 1 / 7, rtol=1e-6)
 
 
-def test_infinite_logits() -> None:
+@pytest.mark.parametrize("lanes", checks.LANE_COUNTS)
+def test_infinite_logits(lanes: int) -> None:
     """Minus infinity is a probability of exactly 0; a pixel that has no finite maximum is NaN, and no other is."""
     x = checks.image((21, 2, 3))
     x[0, 4] = x[0, 20] = -np.inf
@@ -66,16 +71,17 @@ def test_infinite_logits() -> None:
     x[0, 7, 0, 2] = np.inf
     with np.errstate(invalid="ignore"):
         expected = ops.softmax(x.astype(np.float64), axis=1)
-    y = run(x)
+    y = run(x, lanes)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
     assert (y[0, 4][[0, 0, 1, 1], [0, 1, 0, 2]] == 0).all()
     assert np.isnan(y[0, :, 1, 1]).all() and np.isnan(y[0, :, 0, 2]).all()
 
 
-def test_a_nan_spoils_its_own_pixel_only() -> None:
+@pytest.mark.parametrize("lanes", checks.LANE_COUNTS)
+def test_a_nan_spoils_its_own_pixel_only(lanes: int) -> None:
     x = checks.image((18, 3, 3))
     x[0, 17, 1, 2] = np.nan
-    spoilt = np.isnan(run(x)).all(axis=1)
+    spoilt = np.isnan(run(x, lanes)).all(axis=1)
     assert_array_equal(spoilt[0], np.arange(9).reshape(3, 3) == 5)
 
 
@@ -160,8 +166,8 @@ def test_threads_share_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_exponential_is_accurate_to_one_unit() -> None:
     """A thousandth of all floats from -88 to 88; below the smallest normal number it gives way to 0."""
     magnitudes = np.arange(0, 0x42B00001, 1009).astype(np.uint32).view(np.float32)
-    for x in (magnitudes, -magnitudes):
-        x = x[: x.size // simd.LANES * simd.LANES].reshape(-1, simd.LANES)
+    for floats in (magnitudes, -magnitudes):
+        x = floats[: floats.size // simd.LANES * simd.LANES].reshape(-1, simd.LANES)
         expected = np.exp(x.astype(np.float64))
         error = np.abs(elementwise.exponential(x) - expected)
         unit = np.spacing(expected.astype(np.float32))
