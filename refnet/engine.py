@@ -57,7 +57,9 @@ class Engine:
             ShapeError: the network cannot take this shape.
             BackendError: the engine cannot run this network, or not here; the message says why.
         """
-        return self.runner(x.shape[1:]).run(x)
+        shape = x.shape[1:]
+        runner = self._runners.get(shape) or self.runner(shape)
+        return runner.run(x)
 
     def runner(self, shape: tuple[int, ...]) -> runners.Runner:
         """The plan for images of `shape` (C, H, W), compiled once, with its memory."""

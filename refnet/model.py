@@ -19,6 +19,7 @@ from refnet.networks import NETWORKS, build
 from refnet.ops import Array
 
 BACKENDS = ("auto", "numba", "numpy")
+FLOAT32, FLOAT64 = FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class Model:
@@ -80,21 +81,27 @@ class Model:
             ShapeError: `x` has a shape, dtype or value that the network cannot take.
             BackendError: the backend cannot run here, or not in this dtype.
         """
-        if backend is not None and backend not in BACKENDS:
-            raise OptionError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
         x = self._checked(x, dtype)
-        chosen = self.backend if backend is None or backend == "auto" else backend
-        if chosen == "numba" and backend == "numba" and x.dtype != np.float32:
-            raise BackendError(
-                f"the compiled backend computes in float32, and this input is {x.dtype}; pass "
-                "dtype='float32', or backend='numpy' for float64"
-            )
-        outputs = None
-        if chosen == "numba" and x.dtype == np.float32:
-            outputs = self._compiled(x, required=self._required or backend == "numba")
-        if outputs is None:
+        chosen = self.backend if backend is None else self._chosen(backend, x.dtype)
+        if chosen == "numba" and x.dtype == FLOAT32:
+            try:
+                outputs = self.engine.run(x)
+            except BackendError as error:
+                outputs = self._without_engine(error, x, required=backend == "numba")
+        else:
             outputs = reference.run(self.graph, self._weights(x.dtype), x)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def _chosen(self, backend: str, dtype: np.dtype[Any]) -> str:
+        """The backend to run, of one that a caller asked for."""
+        if backend not in BACKENDS:
+            raise OptionError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+        if backend == "numba" and dtype != FLOAT32:
+            raise BackendError(
+                f"the compiled backend computes in float32, and this input is {dtype}; pass "
+                "dtype='float32', or backend='numpy' for float64"
+            )
+        return self.backend if backend == "auto" else backend
 
     @cached_property
     def engine(self) -> Engine:
@@ -105,16 +112,15 @@ class Model:
         """
         return Engine(self.graph, self.weights, self.threads)
 
-    def _compiled(self, x: Array, required: bool) -> tuple[Array, ...] | None:
-        """The outputs by the compiled backend; None, after one warning, where that fails and need not be."""
-        try:
-            return self.engine.run(x)
-        except BackendError as error:
-            if required:
-                raise
-            warnings.warn(f"{error}; NumPy runs instead, more slowly", RuntimeWarning, stacklevel=4)
-            self.backend = "numpy"
-            return None
+    def _without_engine(
+        self, error: BackendError, x: Array, *, required: bool
+    ) -> tuple[Array, ...]:
+        """The outputs by the reference, after one warning, where the engine failed and may fail."""
+        if required or self._required:
+            raise error
+        warnings.warn(f"{error}; NumPy runs instead, more slowly", RuntimeWarning, stacklevel=4)
+        self.backend = "numpy"
+        return reference.run(self.graph, self._weights(x.dtype), x)
 
     def vjp(self, x: Array, cotangents: Array | Sequence[Array | None]) -> Array:
         """The gradient of Σ ⟨cotangent, output⟩ by `x`: a vector-Jacobian product, by the reference.
@@ -157,7 +163,7 @@ class Model:
         name = self.graph.name
         if not isinstance(x, np.ndarray):
             raise ShapeError(f"{name} takes a NumPy array (N, C, H, W), not {type(x).__name__}")
-        if x.dtype not in (np.float32, np.float64):
+        if x.dtype not in FLOATS:
             raise ShapeError(
                 f"{name} takes float32 or float64 and got {x.dtype}; convert it with "
                 "x.astype('float32'), and scale it as the network expects"
@@ -165,12 +171,13 @@ class Model:
         if x.ndim != 4:
             hint = "; for one image, pass x[None]" if x.ndim == 3 else ""
             raise ShapeError(f"{name} takes (N, C, H, W) and got shape {x.shape}{hint}")
-        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
+        if dtype is not None and np.dtype(dtype) not in FLOATS:
             raise OptionError(f"{name} computes in float32 or float64, not in {np.dtype(dtype)}")
-        if not (finite := np.isfinite(x)).all():
+        finite = np.isfinite(x)
+        if x.size and not finite.item(finite.argmin()):  # found in a third of the time of `all`
             count = np.count_nonzero(~finite)
             raise ShapeError(f"{name} got {count:,} values that are NaN or infinite")
-        return x.astype(x.dtype if dtype is None else dtype, copy=False)
+        return x if dtype is None else x.astype(dtype, copy=False)
 
 
 def load(

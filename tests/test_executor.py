@@ -137,6 +137,20 @@ def test_strides_and_byte_order_of_the_input_do_not_matter(model: refnet.Model) 
     assert_array_equal(model(np.repeat(x, 2, axis=3)[..., ::2]), expected)
 
 
+def test_results_are_fresh_memory_whether_the_input_can_be_written_or_not(
+    model: refnet.Model,
+) -> None:
+    x = checks.image((3, 112, 112), images=2)
+    first = model(x)
+    kept = np.copy(first)
+    x.flags.writeable = False
+    second = model(x)
+    assert not np.shares_memory(first, second)
+    model(np.zeros_like(x))
+    assert_array_equal(first, kept)
+    assert_array_equal(second, kept)
+
+
 def test_float64_takes_the_reference_and_says_so_when_asked_otherwise(model: refnet.Model) -> None:
     x = checks.image((3, 112, 112)).astype(np.float64)
     assert model(x).dtype == np.float64  # type: ignore[union-attr]
