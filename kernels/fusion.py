@@ -96,7 +96,7 @@ def collapse_softmax(graph: Graph, weights: Weights) -> tuple[Graph, Weights]:
         chosen = taken[0].attributes["start"]
         names = {}
         for role, name in conv.parameters.items():
-            new = f"{name}.difference"
+            new = f"{conv.name}.{role}.difference"  # others may read the same tensor
             weights[new] = weights[name][chosen, None] - weights[name][1 - chosen, None]
             names[role], state[new] = new, weights[new].shape
         nodes[conv.name] = replace(conv, parameters=names)
@@ -113,7 +113,9 @@ def distribute_additions(graph: Graph) -> Graph:
         joined = [
             graph.node[x]
             for x in node.inputs
-            if x in graph.node and _only(graph, readers, x, "concat")
+            if x in graph.node
+            and _only(graph, readers, x, "concat")
+            and graph.node[x].attributes["axis"] == 1
         ]
         if (
             node.op != "add"
@@ -125,10 +127,11 @@ def distribute_additions(graph: Graph) -> Graph:
             continue
         (other,) = (x for x in node.inputs if x != joined[0].name)
         parts, first = [], 0
-        for i, part in enumerate(joined[0].inputs):
+        for part in joined[0].inputs:
             stop = first + shapes[part][0]
-            cut = Node(f"{node.name}.{i}.cut", "slice", (other,), {"start": first, "stop": stop})
-            parts.append(Node(f"{node.name}.{i}", "add", (part, cut.name)))
+            name = f"{node.name}[{first}:{stop}]"
+            cut = Node(f"{name} addend", "slice", (other,), {"start": first, "stop": stop})
+            parts.append(Node(name, "add", (part, cut.name)))
             nodes += [cut, parts[-1]]
             first = stop
         names = tuple(part.name for part in parts)

@@ -173,7 +173,9 @@ class Lowering(Streaming):
         for i, name in enumerate(node.inputs[1:], 1):
             other = self.matched(self.stored(name), total.lanes, name)
             last = i == len(node.inputs) - 1
-            total = self._combine(node.name if last else f"{node.name}.{i}", [total, other], "")
+            total = self._combine(
+                node.name if last else f"{node.name} after {i}", [total, other], ""
+            )
 
     def _combine(self, name: str, sources: list[Tensor], activation: str) -> Tensor:
         made = layout.allocate(name, sources[0].shape, sources[0].lanes)

@@ -10,6 +10,7 @@ Folding happens in float64 and is cast back once (Vasu et al. 2022, §3.2, for t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -35,9 +36,10 @@ def fold_batch_norm(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, Ar
     """Move every batch norm that alone reads a convolution into that convolution.
 
     W' = W · s and b' = β + (b - μ) · s with s = γ / √(v + ε), by output channel; exact with zero
-    padding, since the norm comes after it.
+    padding, since the norm comes after it. A tensor that several nodes read is not changed.
     """
     readers = consumers(graph)
+    reads = Counter(name for node in graph.nodes for name in set(node.parameters.values()))
     folded: dict[str, Array] = {}
     renamed: dict[str, str] = {}
     nodes: list[Node] = []
@@ -47,11 +49,10 @@ def fold_batch_norm(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, Ar
             node.op == "batch_norm"
             and source is not None
             and source.op == "conv"
-            and len(readers[source.name]) == 1
-            and source.name not in graph.outputs
+            and _taken_in(source, graph, readers)
+            and (names := _own_tensors(source, reads))
         ):
-            weight = source.parameters["weight"]
-            bias = source.parameters.get("bias", f"{weight.removesuffix('.weight')}.bias")
+            weight, bias = names
             scale, shift = norm_affine(node, weights)
             folded[weight] = _double(weights[weight]) * scale[:, None, None, None]
             had = source.parameters.get("bias")
@@ -81,7 +82,7 @@ def merge_branches(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, Arr
         if node.op != "add" or not convs or len(branches) != len(node.inputs):
             continue
         widest = max(convs, key=lambda b: b.attributes["kernel"])
-        if not all(len(readers[b.name]) == 1 and _mergeable(b, widest) for b in branches):
+        if not all(_taken_in(b, graph, readers) and _mergeable(b, widest) for b in branches):
             continue
         prefix = f"{node.name.removesuffix('.sum')}.reparam_conv"
         weight, bias = _merged_kernel(branches, widest, weights)
@@ -92,6 +93,21 @@ def merge_branches(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, Arr
         dropped.update(node.inputs)
     nodes = [replaced.get(n.name, n) for n in graph.nodes if n.name not in dropped]
     return _rebuilt(graph, nodes, renamed, weights, merged)
+
+
+def _taken_in(node: Node, graph: Graph, readers: Mapping[str, list[Node]]) -> bool:
+    """Whether the tensor of `node` has one reader and is no output, so that nobody misses it."""
+    return len(readers[node.name]) == 1 and node.name not in graph.outputs
+
+
+def _own_tensors(conv: Node, reads: Mapping[str, int]) -> tuple[str, str] | None:
+    """The names of a convolution's weight and bias, the latter new where it has none; None where another node reads
+    a tensor of one of these names."""
+    weight = conv.parameters["weight"]
+    had = conv.parameters.get("bias")
+    bias = had or f"{weight.removesuffix('.weight')}.bias"
+    alone = reads[weight] == 1 and reads.get(bias, 0) == (1 if had else 0)
+    return (weight, bias) if alone else None
 
 
 def norm_affine(node: Node, weights: Weights) -> tuple[Array, Array]:
@@ -116,7 +132,7 @@ def _mergeable(branch: Node, widest: Node) -> bool:
             and all(2 * p == k - 1 for p, k in zip(w["padding"], w["kernel"], strict=True))
         )
     centred = all(
-        (wide - k) % 2 == 0 and wp - p == (wide - k) // 2
+        wide >= k and (wide - k) % 2 == 0 and wp - p == (wide - k) // 2
         for k, p, wide, wp in zip(a["kernel"], a["padding"], w["kernel"], w["padding"], strict=True)
     )
     return bool(

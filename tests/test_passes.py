@@ -4,12 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parity.formula import formula_weights
 from refnet import build, passes, reference
 from refnet.graph import Builder, Graph, Window
 from refnet.ops import Array
 from refnet.random_weights import random_weights
+from tests.drawn_graphs import Drawing
 
 FORMS: list[tuple[str, dict[str, Any]]] = [
     ("pfld", {"width": 0.25}),
@@ -83,6 +86,134 @@ def test_a_convolution_with_another_reader_is_not_folded() -> None:
         folded, kept = passes.fold_batch_norm(graph, weights)
         assert any(node.op == "batch_norm" for node in folded.nodes)
         assert relative_error(graph, weights, folded, kept) == 0
+
+
+@pytest.mark.parametrize("step", [passes.fold_batch_norm, passes.merge_branches])
+@pytest.mark.parametrize(("name", "options"), FORMS)
+def test_each_pass_alone(step: Any, name: str, options: dict[str, Any]) -> None:
+    graph = build(name, **options)
+    weights = double(formula_weights(graph.parameters))
+    passed, passed_weights = step(graph, weights)
+    assert relative_error(graph, weights, passed, passed_weights) < 1e-12
+    if step is passes.fold_batch_norm:
+        left = {node.inputs[0] for node in passed.nodes if node.op == "batch_norm"}
+        assert not any(node.op == "conv" and node.name in left for node in passed.nodes)
+
+
+@settings(max_examples=150)
+@given(data=st.data(), size=st.integers(1, 10))
+def test_any_graph_equals_its_passed_form(data: st.DataObject, size: int) -> None:
+    """Each pass alone, and both: readers, outputs and neighbours of what is folded are drawn, too."""
+    drawing = Drawing(data, norms=True)
+    for _ in range(size):
+        drawing.grow()
+    if len(drawing.names) == 1:
+        return
+    graph = drawing.graph(most=4)
+    weights = double(random_weights(graph))
+    for step in (passes.fold_batch_norm, passes.merge_branches, passes.fold):
+        assert relative_error(graph, weights, *step(graph, weights)) < 1e-12
+
+
+def unchanged(step: Any, graph: Graph) -> None:
+    """Assert that a pass does not apply to any node of the graph."""
+    weights = double(random_weights(graph))
+    passed, kept = step(graph, weights)
+    assert passed.nodes == graph.nodes
+    assert all(kept[name] is weights[name] for name in weights)
+
+
+def plain_conv(
+    net: Builder,
+    x: str,
+    name: str,
+    weight: str,
+    kernel: tuple[int, int] = (1, 1),
+    **parameters: Any,
+) -> str:
+    """A convolution of as many channels as it reads, padded to its size, with tensors of any name."""
+    shape = (net.shape[x][0], net.shape[x][0], *kernel)
+    return net.add(
+        "conv",
+        name,
+        x,
+        parameters={"weight": (weight, shape), **parameters},
+        kernel=kernel,
+        stride=(1, 1),
+        padding=(kernel[0] // 2, kernel[1] // 2),
+        dilation=(1, 1),
+        groups=1,
+    )
+
+
+def test_a_norm_of_anything_but_a_convolution_stays() -> None:
+    net = Builder((3, 5, 5))
+    first = net.batch_norm("input", "of_the_input")
+    second = net.batch_norm(net.add("relu", "act", first), "of_an_activation")
+    graph = net.graph("norms", (second,), {}, fixed_size=False)
+    unchanged(passes.fold, graph)
+
+
+def test_a_weight_that_two_convolutions_read_is_not_changed() -> None:
+    net = Builder((3, 5, 5))
+    x = net.batch_norm(plain_conv(net, "input", "a", "shared.weight"), "a.norm")
+    y = net.batch_norm(plain_conv(net, x, "b", "shared.weight"), "b.norm")
+    unchanged(passes.fold, net.graph("shared", (y,), {}, fixed_size=False))
+
+
+def test_a_new_bias_does_not_take_another_tensors_name() -> None:
+    net = Builder((3, 5, 5))
+    x = net.batch_norm(plain_conv(net, "input", "a", "a.weight"), "a.norm")
+    y = plain_conv(net, x, "b", "b.weight", bias=("a.bias", (3,)))
+    unchanged(passes.fold, net.graph("taken", (y,), {}, fixed_size=False))
+
+
+@pytest.mark.parametrize("seen", ["output", "reader"])
+def test_a_branch_that_somebody_else_sees_is_not_merged(seen: str) -> None:
+    net = Builder((3, 5, 5))
+    a = net.conv("input", "a", 3, Window(3, padding=1))
+    total = net.add("add", "sum", a, net.conv("input", "b", 3, Window(1)))
+    other = a if seen == "output" else net.add("relu", "act", a)
+    unchanged(passes.merge_branches, net.graph("seen", (total, other), {}, fixed_size=False))
+
+
+def test_a_branch_added_twice_is_not_merged() -> None:
+    net = Builder((3, 5, 5))
+    a = net.conv("input", "a", 3, Window(3, padding=1))
+    unchanged(
+        passes.merge_branches,
+        net.graph("twice", (net.add("add", "s", a, a),), {}, fixed_size=False),
+    )
+
+
+def test_kernels_of_which_none_holds_the_other_are_not_merged() -> None:
+    """A cross of 1x3 and 3x1; a 3x3 beside them holds both."""
+    for wide in (False, True):
+        net = Builder((3, 5, 5))
+        kernels = [(1, 3), (3, 1), *([(3, 3)] if wide else [])]
+        parts = [
+            plain_conv(net, "input", f"c{kh}{kw}", f"w{kh}{kw}", (kh, kw)) for kh, kw in kernels
+        ]
+        graph = net.graph("cross", (net.add("add", "sum", *parts),), {}, fixed_size=False)
+        if not wide:
+            unchanged(passes.merge_branches, graph)
+        weights = double(random_weights(graph))
+        merged, kept = passes.merge_branches(graph, weights)
+        assert len(merged.nodes) == (1 if wide else 3)
+        assert relative_error(graph, weights, merged, kept) < 1e-13
+
+
+def test_an_identity_of_another_size_or_input_is_not_merged() -> None:
+    net = Builder((3, 7, 7))
+    inner = net.conv("input", "inner", 3, Window(3, padding=1))
+    other = net.add(
+        "add", "other", net.conv(inner, "c", 3, Window(3, padding=1)), net.batch_norm("input", "n")
+    )
+    even = net.add("relu", "even", other)
+    shifted = net.add(
+        "add", "s", net.conv(even, "d", 3, Window(1)), net.conv(inner, "e", 3, Window(1))
+    )
+    unchanged(passes.merge_branches, net.graph("apart", (shifted,), {}, fixed_size=False))
 
 
 def test_convolutions_of_different_inputs_or_strides_are_not_merged() -> None:

@@ -13,64 +13,7 @@ from refnet.kernels import executor, layout, memory, verify
 from refnet.passes import fold
 from refnet.random_weights import random_weights
 from tests import kernel_checks as checks
-
-ACTIVATIONS = ("relu", "relu6")
-
-
-class Drawing:
-    """Grows a random graph, one operation of the vocabulary at a time."""
-
-    def __init__(self, data: st.DataObject) -> None:
-        self.data = data
-        channels, height, width = (self.draw(1, 20), self.draw(3, 14), self.draw(3, 14))
-        self.net = checks.Net((channels, height, width))
-        self.names = ["input"]
-
-    def draw(self, low: int, high: int) -> int:
-        return self.data.draw(st.integers(low, high))
-
-    def grow(self) -> None:
-        x = self.names[-1 - min(self.draw(0, 3), len(self.names) - 1)]
-        channels, height, width = self.net.shape[x]
-        name, kind = f"n{len(self.names)}", self.draw(0, 10)
-        if kind <= 2:
-            kernel, padding = self.draw(1, 4), self.draw(0, 1)
-            stride = self.draw(1, 2)
-            if min(checks.window_size(s, kernel, stride, padding) for s in (height, width)) >= 1:
-                y = self.net.conv(x, name, self.draw(1, 24), kernel, stride=stride, padding=padding)
-                self.names.append(y)
-        elif kind == 3 and channels > 1 and min(height, width) >= 3:
-            y = self.net.conv(
-                x,
-                name,
-                channels,
-                3,
-                stride=self.draw(1, 2),
-                padding=self.draw(0, 1),
-                groups=channels,
-            )
-            self.names.append(y)
-        elif kind == 4:
-            self.names.append(self.net.add(ACTIVATIONS[self.draw(0, 1)], name, x))
-        elif kind in (5, 6):
-            same = [n for n in self.names if self.net.shape[n] == self.net.shape[x]]
-            self.names.append(self.net.add("add", name, x, same[self.draw(0, len(same) - 1)]))
-        elif kind == 7:
-            fitting = [n for n in self.names if self.net.shape[n][1:] == (height, width)]
-            other = fitting[self.draw(0, len(fitting) - 1)]
-            if channels + self.net.shape[other][0] <= 60:
-                self.names.append(self.net.add("concat", name, x, other, axis=1))
-        elif kind == 8:
-            start = self.draw(0, channels - 1)
-            stop = self.draw(start + 1, channels)
-            self.names.append(self.net.add("slice", name, x, start=start, stop=stop))
-        elif kind == 9:
-            self.names.append(self.net.add("softmax", name, x, axis=1))
-        elif min(height, width) >= 2:
-            op = ("average_pool", "max_pool")[self.draw(0, 1)]
-            size = self.draw(1, 2)
-            window: Any = {"kernel": (2, 2), "stride": (size, size), "padding": (0, 0)}
-            self.names.append(self.net.add(op, name, x, **window))
+from tests.drawn_graphs import Drawing
 
 
 @settings(max_examples=250)
@@ -81,9 +24,7 @@ def test_any_graph_of_the_vocabulary_equals_the_reference(data: st.DataObject, s
         drawing.grow()
     if len(drawing.names) == 1:
         return
-    count = min(len(drawing.names) - 1, drawing.draw(1, 2))
-    graph = checks.graph_of(drawing.net, *dict.fromkeys(drawing.names[-count:]))
-    checks.check(graph, checks.WINOGRAD)
+    checks.check(drawing.graph(), checks.WINOGRAD)
 
 
 @settings(max_examples=60)
