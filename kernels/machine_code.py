@@ -2,9 +2,10 @@
 
 `entry()` returns the one compiled function, `executor.execute`, as a C function: from this process, else from the
 cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file of
-this folder, the versions of Numba and llvmlite, the CPU's name and features and the lane count, so that a file made
+this folder, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a file made
 for something else is never found. The file carries a hash of its own content and is not run unless that agrees; it
-is written under a temporary name and then renamed, so that several processes may start at once.
+is written under a temporary name and then renamed, so that several processes may start at once. A process that finds
+its file imports neither Numba nor, on Linux with x86-64, LLVM (`elf.py`).
 
 Where the cache cannot be written (read-only home, full disk) the code stays in memory and one warning says so.
 `REFNET_CACHE` names another folder; `REFNET_CACHE=off` keeps nothing. Nothing else in refnet calls Numba.
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import importlib.util
 import os
 import sys
@@ -26,9 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import llvmlite
-import llvmlite.binding as llvm
-
+from . import elf, host
 from .simd import LANES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,7 +34,7 @@ Entry = Callable[..., None]
 
 #: Every function that compiled code may call, in the order of definition.
 KERNELS: list[Callable[..., Any]] = []
-MAGIC = b"refnet kernels 1\n"
+MAGIC = b"refnet kernels 2\n"
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 #: execute(program, first, last, weights, arena, image, image_size, images, output, output_size)
 _PROTOTYPE = ctypes.CFUNCTYPE(
@@ -66,25 +64,30 @@ class MachineCode:
     content: bytes
 
     def to_bytes(self) -> bytes:
-        """The cache file: magic, sha256 of the rest, a line of names, the object file."""
+        """The cache file: magic, hash of the rest, a line of names, the object file."""
         header = "\t".join((self.name, *self.undefined)).encode() + b"\n"
         body = header + self.content
-        return MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        return MAGIC + _hash(body).encode() + b"\n" + body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> MachineCode | None:
         """The inverse; None where the file is foreign, truncated or damaged."""
-        body = data[len(MAGIC) + 65 :]
-        expected = MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n"
-        if not body or not data.startswith(expected):
+        body = data[len(MAGIC) + 17 :]
+        if not body or not data.startswith(MAGIC + _hash(body).encode() + b"\n"):
             return None
         header, _, content = body.partition(b"\n")
         name, *undefined = header.decode().split("\t")
         return cls(name, tuple(undefined), content)
 
 
+def _hash(content: bytes) -> str:
+    """16 digits, by what Python itself tells changed sources by; hashlib takes 4 ms to import."""
+    return importlib.util.source_hash(content).hex()
+
+
 def compile_kernels() -> MachineCode:
     """Compile `executor.execute` and everything it calls for this host. Takes seconds; imports Numba."""
+    import llvmlite.binding as llvm
     from numba import cfunc, types
     from numba.extending import register_jitable
 
@@ -145,6 +148,8 @@ def _deferred_optimization() -> Iterator[None]:
 
 def _optimize(module: Any, name: str, machine: Any) -> None:
     """LLVM's O3 over the linked module, of which only the entry is visible from outside."""
+    import llvmlite.binding as llvm
+
     for function in module.functions:
         if not function.is_declaration and function.name != name:
             function.linkage = "internal"
@@ -163,6 +168,8 @@ def _register(register: Callable[[Callable[..., Any]], object]) -> None:
 
 
 def _target_machine() -> Any:
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
@@ -176,6 +183,17 @@ def _target_machine() -> Any:
 
 def load(code: MachineCode) -> Entry:
     """Link an object file into this process and return its entry; Numba is not needed."""
+    image = elf.load(code.content, code.name)
+    address, keep = _load_by_llvm(code) if image is None else (image.address, image)
+    function: Entry = _PROTOTYPE(address)
+    _loaded.append((keep, function))  # the code lives as long as what it was loaded by
+    return function
+
+
+def _load_by_llvm(code: MachineCode) -> tuple[int, object]:
+    """The address of the entry, and what keeps it alive."""
+    import llvmlite.binding as llvm
+
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     stub = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0)
     for symbol in code.undefined:
@@ -185,9 +203,7 @@ def load(code: MachineCode) -> Entry:
     address = engine.get_function_address(code.name)
     if not address:
         raise RuntimeError(f"the compiled kernels have no symbol {code.name!r}")
-    function: Entry = _PROTOTYPE(address)
-    _loaded.append((engine, stub, function))  # the code lives as long as its engine
-    return function
+    return address, (engine, stub)
 
 
 def cache_folder() -> Path | None:
@@ -197,6 +213,10 @@ def cache_folder() -> Path | None:
         return None
     if chosen:
         return Path(chosen)
+    if sys.platform == "linux":  # what platformdirs says too, but that takes 8 ms to import
+        return (
+            Path(os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache").expanduser() / "refnet"
+        )
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("refnet", appauthor=False))
@@ -212,10 +232,10 @@ def source_files() -> list[Path]:
     return sorted(path for path in names if path.exists())
 
 
-def _numba_version() -> bytes:
-    """Numba's own version file, which is read in a fraction of the time that importing Numba or asking
-    importlib.metadata takes; empty without Numba."""
-    spec = importlib.util.find_spec("numba")
+def _version(package: str) -> bytes:
+    """A package's own version file, which is read in a fraction of the time that importing it or asking
+    importlib.metadata takes; empty without the package."""
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return b""
     file = Path(spec.origin).with_name("_version.py")
@@ -224,15 +244,9 @@ def _numba_version() -> bytes:
 
 def cache_key() -> str:
     """A hash of everything that the machine code depends on."""
-    digest = hashlib.sha256()
-    for path in source_files():
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    digest.update(llvmlite.__version__.encode() + b"\0" + _numba_version() + b"\0")
-    digest.update(llvm.get_process_triple().encode() + b"\0")
-    digest.update(llvm.get_host_cpu_name().encode() + b"\0")
-    digest.update(llvm.get_host_cpu_features().flatten().encode() + b"\0")
-    digest.update(str(LANES).encode())
-    return digest.hexdigest()[:32]
+    parts = [part for path in source_files() for part in (path.name.encode(), path.read_bytes())]
+    parts += [_version("llvmlite"), _version("numba"), host.identity().encode(), b"%d" % LANES]
+    return _hash(b"\0".join(parts))
 
 
 def cache_file() -> Path | None:
@@ -282,7 +296,7 @@ def entry() -> Entry:
     """
     if not _loaded:
         warmup()
-    function: Entry = _loaded[0][2]
+    function: Entry = _loaded[0][1]
     return function
 
 
@@ -314,4 +328,4 @@ def warmup() -> str:
 
 _registered = 0
 _lock = threading.Lock()
-_loaded: list[tuple[Any, Any, Entry]] = []
+_loaded: list[tuple[object, Entry]] = []

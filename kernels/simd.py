@@ -15,19 +15,15 @@ import os
 import platform
 from typing import TypeAlias
 
-import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
+
+from . import host
 
 Pointer: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
 Vector: TypeAlias = NDArray[np.float32]
 Tile: TypeAlias = NDArray[np.float32]
-
-
-def host_cpu() -> str:
-    """LLVM's name of this CPU, such as "znver4"."""
-    return str(llvm.get_host_cpu_name())
 
 
 def _host_lanes() -> int:
@@ -38,10 +34,9 @@ def _host_lanes() -> int:
                 f"REFNET_LANES is {chosen!r}; expected 4, 8 or 16, or unset for the host's width"
             )
         return int(chosen)
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f") and features.get("avx512vl"):
+    if host.features() >= {"avx512f", "avx512vl"}:
         return 16
-    return 8 if features.get("avx") else 4
+    return 8 if "avx" in host.features() else 4
 
 
 LANES: int = _host_lanes()

@@ -119,11 +119,12 @@ def host() -> dict[str, str | int]:
     """
     if reason := unavailable():
         raise BackendError(f"the compiled backend cannot run here: {reason}")
+    from refnet.kernels import host as this
     from refnet.kernels import machine_code, simd
 
     kept = machine_code.cache_file()
     return {
-        "cpu": simd.host_cpu(),
+        "cpu": this.cpu(),
         "lanes": simd.LANES,
         "machine code": "in memory only" if kept is None else str(kept),
         "compiled": "yes" if kept is not None and kept.exists() else "not yet",

@@ -96,7 +96,7 @@ def test_the_key_follows_sources_versions_and_lanes(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(machine_code, "LANES", 2 * simd.LANES)
     assert machine_code.cache_key() != key
     monkeypatch.undo()
-    monkeypatch.setattr(machine_code, "_numba_version", lambda: b"0.0")
+    monkeypatch.setattr(machine_code, "_version", lambda package: b"0.0")
     assert machine_code.cache_key() != key
 
 
@@ -128,8 +128,11 @@ def test_the_cache_can_be_elsewhere_or_off(monkeypatch: pytest.MonkeyPatch) -> N
     file = machine_code.cache_file()
     assert file is not None and file.parent == Path("/somewhere/else")
     monkeypatch.delenv("REFNET_CACHE")
-    folder = machine_code.cache_folder()
-    assert folder is not None and folder.name == "refnet"
+    platformdirs = pytest.importorskip("platformdirs")
+    for chosen in ("", "/some/where"):
+        monkeypatch.setenv("XDG_CACHE_HOME", chosen)
+        folder = platformdirs.user_cache_dir("refnet", appauthor=False)
+        assert machine_code.cache_folder() == Path(folder)
 
 
 def test_many_processes_may_start_at_once(warm: str) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,37 @@ def test_import_loads_numpy_and_nothing_heavier() -> None:
     heavy = {"torch", "numba", "llvmlite", "cv2", "onnx", "safetensors", "matplotlib", "scipy"}
     assert "numpy" in loaded
     assert not heavy & {name.partition(".")[0] for name in loaded}
+
+
+FIRST_RESULT = """
+import json, sys
+import numpy as np
+before = set(sys.modules)
+import refnet
+model = refnet.load("pfld-ultralight-slim")
+assert model(np.zeros((1, 3, 112, 112), np.float32)).shape == (1, 196)
+print(json.dumps([model.backend, sorted(set(sys.modules) - before)]))
+"""
+
+
+def test_a_warm_start_imports_nothing_that_takes_long() -> None:
+    """From a fresh process to landmarks, with machine code in the cache and released weights."""
+    fresh_process("import refnet.engine; refnet.engine.warmup()")
+    backend, loaded = json.loads(fresh_process(FIRST_RESULT))
+    slow = {
+        "numba",
+        "torch",
+        "platformdirs",
+        "tempfile",
+        "zipfile",
+        "hashlib",
+        "concurrent.futures",
+    }
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        slow |= {"llvmlite"}
+    slow |= {"refnet.checkpoints.torch_file", "refnet.kernels.lowering", "refnet.kernels.guard"}
+    assert backend == "numba"
+    assert not slow & set(loaded)
 
 
 def test_import_is_quick() -> None:
