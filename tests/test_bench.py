@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import refnet
-from refnet.benchmark import measure
+from refnet.benchmark import measure, startup
 from refnet.cli import main
 from refnet.engine import peak
 
@@ -44,6 +44,26 @@ def test_a_peer_computes_the_same() -> None:
     assert (ours.engine, theirs.engine) == ("refnet", "onnxruntime")
     assert theirs.error < 2e-5
     assert math.isclose(theirs.ratio, theirs.median / ours.median)
+
+
+def test_starts_are_measured_in_fresh_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    assert main([*CALL, "--startup", "--peers", "onnxruntime", "--json"]) == 0
+    ours, theirs = json.loads(capsys.readouterr().out)
+    assert (ours["engine"], theirs["engine"]) == ("refnet", "onnxruntime")
+    assert 10 < ours["p10"] <= ours["median"] <= ours["p90"]
+    assert ours["ratio"] == 1 and theirs["ratio"] == theirs["median"] / ours["median"]
+    assert main([*CALL, "--startup"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["network", "engine"] and line.split()[:2] == ["pfld", "refnet"]
+
+
+def test_starts_that_cannot_be_measured_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(refnet.OptionError, match="which read ONNX; not of 'ncnn'"):
+        startup("tinynet", {"input_size": (16, 16)}, peers=["ncnn"])
+    monkeypatch.setenv("REFNET_LANES", "3")
+    with pytest.raises(refnet.BackendError, match=r"start of refnet failed: .*REFNET_LANES"):
+        startup("tinynet", {"input_size": (16, 16)})
 
 
 def test_an_unknown_peer_is_an_error() -> None:

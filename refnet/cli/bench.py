@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refnet.benchmark import PEERS, Result, layers, measure, peak_memory, pin, plot
+from refnet.benchmark import PEERS, Result, layers, measure, peak_memory, pin, plot, startup
 from refnet.cli.arguments import add_options, parse_options
 from refnet.graph import Graph
 from refnet.networks import build
@@ -47,6 +47,12 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="measure refnet's peak memory instead, in a fresh process for every network",
     )
+    parser.add_argument(
+        "--startup",
+        action="store_true",
+        help="measure fresh processes instead, from their start to the first result: importing, reading "
+        "weights, one image; in turn with those of --peers that read ONNX, after an uncounted round",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", metavar="OUT.png", help="draw the ratios")
     add_options(parser)
@@ -62,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         _print_layers(graphs, arguments.seconds)
     elif arguments.memory:
         _print_memory(chosen, arguments)
+    elif arguments.startup:
+        _print_startup(chosen, arguments)
     else:
         _print_times(graphs, arguments)
     return 0
@@ -97,6 +105,33 @@ def _print_memory(
         print(f"{row['network']:30} {row['peak']:9.1f} {row['before']:37.1f}")
 
 
+def _print_startup(
+    chosen: Mapping[str, tuple[str, dict[str, Any]]], arguments: argparse.Namespace
+) -> None:
+    rows = []
+    for label, (name, options) in chosen.items():
+        rows += startup(
+            name,
+            options,
+            threads=arguments.threads,
+            peers=_peers(arguments),
+            seconds=arguments.seconds,
+            label=label,
+        )
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(r) for r in rows], indent=2))
+        return
+    print(f"{'network':30} {'engine':12} {'median ms':>10} {'p10':>9} {'p90':>9} {'ratio':>6}")
+    for r in rows:
+        print(
+            f"{r.network:30} {r.engine:12} {r.median:10.1f} {r.p10:9.1f} {r.p90:9.1f} {r.ratio:6.2f}"
+        )
+
+
+def _peers(arguments: argparse.Namespace) -> list[str]:
+    return [peer for peer in arguments.peers.split(",") if peer]
+
+
 def _print_times(graphs: Mapping[str, Graph], arguments: argparse.Namespace) -> None:
     results: list[Result] = []
     if not arguments.json:
@@ -106,7 +141,7 @@ def _print_times(graphs: Mapping[str, Graph], arguments: argparse.Namespace) -> 
             graph,
             batch=arguments.batch,
             threads=arguments.threads,
-            peers=[peer for peer in arguments.peers.split(",") if peer],
+            peers=_peers(arguments),
             seconds=arguments.seconds,
             label=label,
         )
