@@ -15,6 +15,7 @@ from refnet.checkpoints import save
 from refnet.detection.decoding import geometry
 from refnet.faces.schemes import mirrored
 from refnet.ops import Array
+from refnet.passes import fold
 from refnet.random_weights import random_weights
 
 torch = pytest.importorskip("torch")
@@ -27,10 +28,14 @@ from weights.recipes.detection_data import (  # noqa: E402
     SHARES,
     Photo,
     Pool,
+    backgrounds,
     distorted,
     face_crops,
+    face_photos,
     landscape,
+    people,
     scene,
+    surroundings,
     target_side,
 )
 from weights.recipes.landmark_data import (  # noqa: E402
@@ -45,7 +50,7 @@ from weights.recipes.landmark_data import (  # noqa: E402
 )
 from weights.recipes.release import SECTIONS, released_tensors  # noqa: E402
 from weights.recipes.splits import is_set_aside  # noqa: E402
-from weights.recipes.torch_graph import GraphModule, initialize  # noqa: E402
+from weights.recipes.torch_graph import GraphModule, initialize, with_norms  # noqa: E402
 from weights.recipes.training import Run, Schedule, read_log  # noqa: E402
 
 SMALL = {
@@ -400,6 +405,17 @@ def test_landscapes_fill_their_window() -> None:
         assert (window.max(axis=2) > 0).all()
 
 
+def test_cut_faces_in_surroundings_are_not_learnt() -> None:
+    rng = np.random.default_rng(0)
+    (whole,) = photos(1)
+    for _ in range(40):
+        image, boxes, ignored = surroundings([whole], 128, rng)
+        assert image.shape == (128, 128, 3)
+        x1, y1, x2, y2 = boxes[0]
+        width, height = np.clip([x2, y2], 0, 128) - np.clip([x1, y1], 0, 128)
+        assert ignored[0] == (width * height < (x2 - x1) * (y2 - y1) * 2 / 3)
+
+
 def test_labelled_faces_become_photos_with_a_box(tmp_path: Path) -> None:
     image, points = dotted_face()
     both = ["youtube_faces_crops", "coco256"]
@@ -418,7 +434,22 @@ def test_labelled_faces_become_photos_with_a_box(tmp_path: Path) -> None:
 
 
 def write_photos(data: Path, count: int) -> None:
-    """`photos` as the recipe reads them, with the table of their boxes."""
+    """`photos` as the recipe reads them, with the table of their boxes, and three of COCO's."""
+    coco = data / "train" / "coco256"
+    (coco / "labels_yolo" / "train2017").mkdir(parents=True)
+    (coco / "train2017").mkdir()
+    shown = {
+        "bench": "13 .5 .5 .1 .1",
+        "back": "0 .5 .5 .1 .1",
+        "face": "0 .2 .2 .1 .1\n13 .5 .5 .1 .1",
+    }
+    for name, label in shown.items():
+        (coco / "labels_yolo" / "train2017" / f"{name}.txt").write_text(label + "\n")
+        cv2.imwrite(str(coco / "train2017" / f"{name}.jpg"), photos(1)[0].image)
+    (coco / "train2017_faces_pseudo.csv").write_text(
+        "image,width,height,x1,y1,x2,y2,score\nbench.jpg,240,200,,,,,\nback.jpg,240,200,,,,,\n"
+        "face.jpg,240,200,10,10,50,60,0.9\n"
+    )
     folder = data / "train" / "web_photos" / "without_mask"
     folder.mkdir(parents=True)
     with open(folder.with_name("without_mask_faces_pseudo.csv"), "w", newline="") as file:
@@ -431,14 +462,17 @@ def write_photos(data: Path, count: int) -> None:
 
 def test_a_tiny_run_of_the_detection_recipe(tmp_path: Path) -> None:
     write_photos(tmp_path / "data", 12)
+    assert len(face_photos(tmp_path / "data")) == 13
+    assert len(backgrounds(tmp_path / "data")) == 1
+    assert [len(p.faces) for p in people(tmp_path / "data")] == [0, 1]
     call = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--width", "0.125"]
     call += ["--size", "192", "--steps", "3", "--batch", "2", "--scenes", "2", "--report", "3"]
     assert detection.main([*call, "--rule", "coded", "--threads", "1"]) == 0
     (line,) = read_log(tmp_path / "out")
     assert np.isfinite(line["loss"])
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert result["trained_on"] + result["set_aside"] == 12
-    assert result["set_aside"] == sum(is_set_aside(str(i)) for i in range(12))
+    assert result["trained_on"] + result["set_aside"] == 13
+    assert result["set_aside"] == sum(is_set_aside(key) for key in ["", *map(str, range(12))])
     model = refnet.load(tmp_path / "out" / "lffd-face-v2.safetensors")
     assert model.graph.options["width"] == 0.125
     card = (tmp_path / "out" / "lffd-face-v2.md").read_text()
@@ -462,6 +496,27 @@ def write_frame(folder: Path, name: str, balls: Sequence[tuple[str, int, int]]) 
         objects += f"<object><name>{kind}</name><bndbox>{inner}</bndbox></object>"
     cv2.imwrite(str(folder / f"{name}.png"), image)
     (folder / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+
+
+def test_norms_for_training_fold_away() -> None:
+    graph = refnet.build("basketnet", input_size=96)
+    normed = with_norms(graph)
+    x = torch.from_numpy(np.random.default_rng(0).random((4, 3, 96, 96), np.float32))
+    module = GraphModule(normed)
+    for _ in range(30):
+        module(x)  # moves the norms' statistics
+    module.eval()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if ".norm." in name:
+                parameter += 0.1 * torch.randn_like(parameter)
+        want = module.double()(x.double())
+    folded = fold(normed, {name: a.astype(np.float64) for name, a in module.arrays().items()})[1]
+    assert {n: a.shape for n, a in folded.items()} == graph.parameters
+    got = reference.run(graph, folded, x.double().numpy())
+    for one, other in zip(got, want, strict=True):
+        scale = float(other.abs().max())
+        np.testing.assert_allclose(one, other.numpy(), atol=1e-11 * max(1.0, scale))
 
 
 def test_a_tiny_run_of_the_basketnet_recipe(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from refnet.detection.detector import USUAL, FaceDetector
 from refnet.media.images import read_image
 from refnet.model import Model
 from refnet.ops import Array
+from refnet.passes import fold
 from refnet.training import losses
 from refnet.training.annotations import boxed_photos
 from refnet.training.matching import match_basketnet
@@ -32,7 +33,7 @@ from weights.recipes.detection import numbers
 from weights.recipes.detection_data import distorted
 from weights.recipes.landmarks import attached
 from weights.recipes.release import release, rows
-from weights.recipes.torch_graph import GraphModule, initialize
+from weights.recipes.torch_graph import GraphModule, initialize, with_norms
 from weights.recipes.training import Run, Schedule, draw_curve
 
 CLASSES = USUAL["basketnet"].classes
@@ -114,14 +115,19 @@ def precisions(model: Model, held: Sequence[Frame]) -> dict[str, float]:
 
 def train(
     learned: Sequence[Frame], held: Sequence[Frame], out: Path, settings: dict[str, Any]
-) -> GraphModule:
-    """Train on crops of `learned`; the log tells the precision on `held`, if there are any."""
+) -> dict[str, Array]:
+    """Train on crops of `learned`; the log tells the precision on `held`, if there are any.
+
+    Returns:
+        The weights of the network, the norms that it was trained with folded away.
+    """
     size = settings["size"]
     graph = refnet.build("basketnet", input_size=size)
     priors = basketnet_priors(graph)
     torch.manual_seed(settings["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = GraphModule(graph)
+    normed = with_norms(graph)
+    module = GraphModule(normed)
     initialize(module, "he", settings["seed"])
     module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(module.parameters())
@@ -142,14 +148,13 @@ def train(
         shifts = losses.basketnet_boxes(numbers(locations), targets, labels)
         return attached(logits, *scores) + attached(locations, *shifts)
 
-    student = GraphModule(graph)
-
     def report() -> dict[str, float]:
+        return precisions(released_model(trained()), held) if held else {}
+
+    def trained() -> dict[str, Array]:
+        student = GraphModule(normed)
         student.load_state_dict(run.averaged)
-        if not held:
-            return {}
-        model = Model(refnet.build("basketnet", input_size=INPUT), student.arrays())
-        return precisions(model, held)
+        return fold(normed, student.arrays())[1]
 
     run.train(
         loss,
@@ -158,8 +163,12 @@ def train(
         save_every=settings["report"],
         clip=10.0,
     )
-    report()
-    return student
+    return trained()
+
+
+def released_model(weights: Mapping[str, Array]) -> Model:
+    """The network as users run it."""
+    return Model(refnet.build("basketnet", input_size=INPUT), weights)
 
 
 def fold_of(index: int, folds: int) -> int:
@@ -176,11 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--folds", type=int, default=5, help="parts of the cross-validation; 0 for none"
     )
     parser.add_argument("--size", type=int, default=320, help="side of a training crop")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak of the learning rate")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak of the learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--report", type=int, default=250, help="steps between two reports")
+    parser.add_argument("--report", type=int, default=200, help="steps between two reports")
     parser.add_argument("--mixed", action="store_true", help="run the network in bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
@@ -189,15 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ("size", "steps", "batch", "rate", "seed", "report", "mixed")
     settings = {name: getattr(given, name) for name in names}
     results = []
-    for fold in range(given.folds):
-        held = [f for i, f in enumerate(every) if fold_of(i, given.folds) == fold]
-        learned = [f for i, f in enumerate(every) if fold_of(i, given.folds) != fold]
-        out = given.out / f"fold{fold}"
-        student = train(learned, held, out, settings)
-        model = Model(refnet.build("basketnet", input_size=INPUT), student.arrays())
-        results.append(precisions(model, held))
+    for part in range(given.folds):
+        held = [f for i, f in enumerate(every) if fold_of(i, given.folds) == part]
+        learned = [f for i, f in enumerate(every) if fold_of(i, given.folds) != part]
+        out = given.out / f"fold{part}"
+        results.append(precisions(released_model(train(learned, held, out, settings)), held))
         draw_curve(out, {f"ap_{name}": f"AP, {name}" for name in CLASSES})
-    student = train(every, [], given.out / "all", settings)
+    weights = train(every, [], given.out / "all", settings)
     means = {
         f"AP@0.5, {name}": float(np.nanmean([r[f"ap_{name}"] for r in results]))
         for name in CLASSES
@@ -207,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = {**CARD, "Figures": f"{CARD['Figures']}\n\n{rows(means)}"}
     graph = refnet.build("basketnet", input_size=INPUT)
     title = "basketnet: basketballs and volleyballs"
-    release(given.out / "basketnet.safetensors", graph, student.arrays(), title, sections, record)
+    release(given.out / "basketnet.safetensors", graph, weights, title, sections, record)
     (given.out / "result.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
     return 0

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import refnet
+from refnet.checkpoints import save
 from refnet.detection.decoding import BranchGeometry, geometry
 from refnet.detection.detector import FaceDetector
 from refnet.graph import Graph
@@ -36,6 +37,7 @@ from weights.recipes.detection_data import (
     backgrounds,
     face_crops,
     face_photos,
+    people,
     scene,
 )
 from weights.recipes.landmarks import attached
@@ -146,9 +148,17 @@ def precision(
 
 
 def train(
-    photos: Sequence[Photo], empty: Sequence[Photo], out: Path, settings: dict[str, Any]
+    photos: Sequence[Photo],
+    empty: Sequence[Photo],
+    crowd: Sequence[Photo],
+    out: Path,
+    settings: dict[str, Any],
 ) -> tuple[GraphModule, dict[str, float]]:
-    """Train by `settings` (see the command's arguments); the averaged network and its figures."""
+    """Train by `settings` (see the command's arguments); the averaged network and its figures.
+
+    Args:
+        photos, empty, crowd: with faces, without people, with people; those set aside among them.
+    """
     size = settings["size"]
     graph = refnet.build(settings["network"], width=settings["width"], input_size=(size, size))
     branches, outputs = geometry(graph), trainable_outputs(graph)
@@ -157,10 +167,14 @@ def train(
     torch.manual_seed(settings["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = GraphModule(graph, outputs=outputs)
-    initialize(module, "he", settings["seed"])
+    if settings["start"]:
+        module = GraphModule(graph, refnet.load(settings["start"]).weights, outputs=outputs)
+    else:
+        initialize(module, "he", settings["seed"])
     module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learned = Pool([p for p in photos if not p.aside])
     without = [p for p in empty if not p.aside]
+    anywhere = [p for p in crowd if not p.aside]
     aside = [p for p in photos if p.aside]
     unseen = Pool(aside)
     rng = np.random.default_rng(settings["seed"] + 1)
@@ -172,7 +186,9 @@ def train(
 
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng([settings["seed"], step])
-        drawn = [scene(learned, without, size, branches, rng) for _ in range(settings["batch"])]
+        drawn = [
+            scene(learned, without, size, branches, rng, anywhere) for _ in range(settings["batch"])
+        ]
         pixels = np.stack([d[0] for d in drawn]).transpose(0, 3, 1, 2).astype(np.float32)
         x = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
@@ -206,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--crops", type=Path, help="faces.npz of the landmark recipe")
     parser.add_argument("--network", default="lffd-face-v2")
     parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--start", help="trained.safetensors of another run")
     parser.add_argument("--size", type=int, default=320, help="side of a training crop")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=16)
@@ -218,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    photos, empty = face_photos(given.data), backgrounds(given.data)
+    photos, empty, crowd = face_photos(given.data), backgrounds(given.data), people(given.data)
     if given.crops:
         photos += face_crops(given.crops)
     if not photos:
@@ -226,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = (
         "network",
         "width",
+        "start",
         "size",
         "steps",
         "batch",
@@ -237,10 +255,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "mixed",
     )
     settings = {name: getattr(given, name) for name in names}
-    student, final = train(photos, empty, given.out, settings)
+    student, final = train(photos, empty, crowd, given.out, settings)
     draw_curve(given.out, {"ap_photos": "AP, photos", "ap_scenes": "AP, scenes"})
     record = {
         **settings,
+        "start": given.start and Path(given.start).name,
         **final,
         "trained_on": sum(not p.aside for p in photos),
         "set_aside": sum(p.aside for p in photos),
@@ -252,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = {**CARD, "Figures": f"{CARD['Figures']}\n\n{rows(measured)}"}
     graph = refnet.build(given.network, width=given.width)
     title = f"{given.network}, width {given.width:g}: faces"
+    save(given.out / "trained.safetensors", graph.name, graph.options, student.arrays())
     weights = given.out / f"{given.network}.safetensors"
     release(weights, graph, student.arrays(), title, sections, record)
     (given.out / "result.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -7,7 +7,7 @@ shrunken photos side by side, or faces pasted onto photos without people.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,8 @@ SHARES: Mapping[str, float] = {
     "coco256/val2017": 0.1,
     CROPS: 0.3,
 }
+#: A face that is cut to a smaller share is no face to learn, nor background.
+SEEN = 2 / 3
 #: No face is enlarged more than this.
 LARGEST_ZOOM = 3.0
 #: From the box of 98 points to the box of the face, in shares of the former's sides: the points end at
@@ -82,21 +84,28 @@ class Pool:
 
 def face_photos(data: Path) -> list[Photo]:
     """The photos with at least one face under `data`/train, but augmented copies."""
-    photos = []
-    for name in SHARES:
+    return [photo for photo in _labelled(data, SHARES) if len(photo.faces)]
+
+
+def people(data: Path) -> list[Photo]:
+    """The COCO photos under `data`/train with a person, whether or not one sees a face."""
+    empty = {path.stem for path in _without_people(data)}
+    sources = [name for name in SHARES if name.startswith("coco256")]
+    return list(_labelled(data, sources, empty))
+
+
+def _labelled(data: Path, sources: Iterable[str], but: Container[str] = ()) -> Iterator[Photo]:
+    for name in sources:
         folder = data / "train" / name
         listing = folder.with_name(f"{folder.name}_faces_pseudo.csv")
         if not listing.exists():
             continue
         for entry in table(listing, folder, score=SURE):
-            if entry.image.name.startswith("augmented"):
+            if entry.image.name.startswith("augmented") or entry.image.stem in but:
                 continue
             key = "".join(c for c in entry.image.name if c.isdigit())
             image, aside = read_image(entry.image), is_set_aside(key)
-            photo = Photo(image, entry.boxes, entry.ignored, aside, name)
-            if len(photo.faces):
-                photos.append(photo)
-    return photos
+            yield Photo(image, entry.boxes, entry.ignored, aside, name)
 
 
 def face_crops(file: Path) -> list[Photo]:
@@ -115,19 +124,25 @@ def face_crops(file: Path) -> list[Photo]:
 
 
 def backgrounds(data: Path) -> list[Photo]:
-    """The COCO photos under `data`/train without a person (class 0 of their YOLO labels)."""
-    folder = data / "train" / "coco256"
-    found = []
+    """The COCO photos under `data`/train without a person."""
     nothing = np.zeros((0, 4)), np.zeros(0, bool)
+    found = []
+    for path in _without_people(data):
+        key = "".join(c for c in path.name if c.isdigit())
+        found.append(Photo(read_image(path), *nothing, is_set_aside(key)))
+    return found
+
+
+def _without_people(data: Path) -> Iterator[Path]:
+    """The photos whose YOLO labels name no person, class 0."""
+    folder = data / "train" / "coco256"
     for labels in sorted((folder / "labels_yolo").rglob("*.txt")):
         if any(line.split()[0] == "0" for line in labels.read_text().splitlines() if line):
             continue
         for part in ("train2017", "val2017"):
             path = folder / part / f"{labels.stem}.jpg"
             if path.exists():
-                key = "".join(c for c in path.name if c.isdigit())
-                found.append(Photo(read_image(path), *nothing, is_set_aside(key)))
-    return found
+                yield path
 
 
 def target_side(side: float, branches: Sequence[BranchGeometry], rng: np.random.Generator) -> int:
@@ -198,6 +213,24 @@ def _window(
     return image, photo.boxes * scale - np.tile(corner, 2), photo.ignored.copy()
 
 
+def surroundings(crowd: Sequence[Photo], size: int, rng: np.random.Generator) -> Scene:
+    """A window (size, size, 3) anywhere in a photo of people: mostly hands, backs and things."""
+    photo = crowd[int(rng.integers(len(crowd)))]
+    scale = size / min(photo.image.shape[:2]) * np.exp(rng.uniform(0, np.log(4)))
+    room = np.array(photo.image.shape[1::-1]) * scale - size
+    corner = np.floor(rng.uniform(0, 1, 2) * np.maximum(room, 0))
+    image, boxes, ignored = _window(photo, scale, corner, size)
+    return image, boxes, ignored | (_seen(boxes, size) < SEEN)
+
+
+def _seen(boxes: Array, size: int) -> Array:
+    """The share of each box's area that lies in a window of this side, (B,)."""
+    sides = np.clip(boxes, 0, size)[:, 2:] - np.clip(boxes, 0, size)[:, :2]
+    return np.asarray(
+        sides.prod(axis=1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
+    )
+
+
 def landscape(
     empty: Sequence[Photo], size: int, rng: np.random.Generator, zoom: float = 1.6
 ) -> Array:
@@ -230,13 +263,10 @@ def mosaic(
         under = onto[y : y + side, x : x + side]
         part, own, unsure = cropped(photos.draw(rng), side, branches[:-1], rng, under)
         image[y : y + side, x : x + side] = part
-        # What is cut at the seam to less than two thirds is no face to learn, nor background.
-        inner = np.clip(own, 0, side)
-        area = np.maximum((own[:, 2:] - own[:, :2]).prod(axis=1), 1e-9)
-        seen = (inner[:, 2:] - inner[:, :2]).prod(axis=1) / area
+        seen = _seen(own, side)
         keep = seen > 0
-        boxes.append(inner[keep] + np.array([x, y, x, y]))
-        ignored.append((unsure | (seen < 2 / 3))[keep])
+        boxes.append(np.clip(own, 0, side)[keep] + np.array([x, y, x, y]))
+        ignored.append((unsure | (seen < SEEN))[keep])
     return image, np.concatenate(boxes), np.concatenate(ignored)
 
 
@@ -328,11 +358,13 @@ def scene(
     size: int,
     branches: Sequence[BranchGeometry],
     rng: np.random.Generator,
+    crowd: Sequence[Photo] = (),
 ) -> Scene:
-    """One training image.
+    """One training image, mirrored half of the time.
 
-    A tenth shows no face, three tenths are mosaics, as many have faces pasted in, the rest are plain
-    crops; mirrored half of the time. Where a photo ends, mostly a landscape goes on, else black.
+    A tenth shows nobody, a sixth any part of a photo of people, a quarter each are mosaics and have
+    faces pasted in, the rest are crops about a face. Where a photo ends, mostly a landscape goes on,
+    else black.
     """
     black = np.zeros((size, size, 3), np.uint8)
     onto = landscape(empty, size, rng) if empty and rng.random() < 0.8 else black
@@ -340,9 +372,11 @@ def scene(
     if kind < 0.1 and empty:
         image = landscape(empty, size, rng, 3.0)
         boxes, ignored = np.zeros((0, 4)), np.zeros(0, bool)
-    elif kind < 0.4:
+    elif kind < 0.26 and crowd:
+        image, boxes, ignored = surroundings(crowd, size, rng)
+    elif kind < 0.5:
         image, boxes, ignored = mosaic(photos, onto, branches, rng)
-    elif kind < 0.7:
+    elif kind < 0.75:
         image, boxes, ignored = pasted(photos, onto, branches, rng)
     else:
         image, boxes, ignored = cropped(photos.draw(rng), size, branches, rng, onto)

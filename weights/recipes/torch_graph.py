@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refnet.graph import BUFFERS, Graph, last_uses
+from refnet.graph import BUFFERS, Graph, Node, last_uses
 from refnet.ops import Array
 
 BATCH_NORM_MOMENTUM = 0.1
@@ -100,6 +101,29 @@ class GraphModule(nn.Module):
         """{state-dict name: float32 array} of the tensors that the graph reads."""
         state = self.state_dict()
         return {name: state[name].detach().cpu().numpy() for name in self.graph.parameters}
+
+
+def with_norms(graph: Graph) -> Graph:
+    """`graph` with a batch norm between every convolution and its activation, for training.
+
+    BasketNet's 87 layers without norms, their ReLU6 among them, saturate or die out from any usual
+    start. `refnet.passes.fold` makes the norms part of the convolutions again, so that what was trained
+    has the tensors of `graph`.
+    """
+    activated = {node.inputs[0] for node in graph.nodes if node.op in ("relu", "relu6")}
+    shapes, state = graph.shapes(), dict(graph.state_dict)
+    renamed: dict[str, str] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes.append(replace(node, inputs=tuple(renamed.get(x, x) for x in node.inputs)))
+        if node.op == "conv" and node.name in activated:
+            name = f"{node.name}.norm"
+            roles = ("weight", "bias", "running_mean", "running_var")
+            parameters = {role: f"{name}.{role}" for role in roles}
+            state |= dict.fromkeys(parameters.values(), (shapes[node.name][0],))
+            nodes.append(Node(name, "batch_norm", (node.name,), {"epsilon": 1e-5}, parameters))
+            renamed[node.name] = name
+    return replace(graph, nodes=tuple(nodes), state_dict=state)
 
 
 def initialize(module: GraphModule, scheme: str = "torch", seed: int | None = None) -> None:
