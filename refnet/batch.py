@@ -3,7 +3,7 @@
     import refnet.batch
 
     def make_analyzer():                        # runs once in every worker
-        return refnet.FaceAnalyzer("face.params", "pfld.onnx")
+        return refnet.FaceAnalyzer()
 
     refnet.batch.analyze_table(paths, make_analyzer, "faces.parquet")
 
@@ -13,7 +13,7 @@ them. Each worker reads its own images, so that none of them passes through the 
     ray.init("auto")                                       # a cluster that is there
     refnet.batch.analyze_table(
         "s3://bucket/keys.parquet",                        # source: s3://bucket/photos/0001.jpg, ...
-        make_analyzer,                                     # weights: a path that all nodes can read
+        make_analyzer,                                     # runs once in every worker
         "s3://bucket/faces",
         engine="ray",
         workers=64,

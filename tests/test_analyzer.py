@@ -126,7 +126,7 @@ def test_no_faces_and_tiny_images() -> None:
 
 
 def test_boxes_alone() -> None:
-    found = FaceAnalyzer(analyzer().detector)(image_of(150, 200))
+    found = FaceAnalyzer(analyzer().detector, None)(image_of(150, 200))
     assert len(found) > 0
     assert all(f.landmarks is None and f.parts == {} and f.measures is None for f in found)
     assert set(found.to_dict()[0]) == {"box", "score"}

@@ -101,7 +101,7 @@ def test_every_form_of_input(tmp_path: Path, photos: list[str]) -> None:
 def test_an_analyzer_of_networks(tmp_path: Path, photos: list[str]) -> None:
     from tests.detection_networks import seeded
 
-    analyzer = refnet.FaceAnalyzer(refnet.FaceDetector(seeded("lffd-head"), threshold=0.4))
+    analyzer = refnet.FaceAnalyzer(refnet.FaceDetector(seeded("lffd-head"), threshold=0.4), None)
     (row, *_) = analyze_rows(analyzer, [{"source": photos[0], "bytes": None}])
     assert row["error"] is None and row["width"] == 30
 

@@ -175,9 +175,43 @@ def test_tiles_give_what_the_whole_image_gives(
     same(tiled[by_place[1]], whole[by_place[0]])
 
 
+@pytest.mark.parametrize(
+    ("shape", "scales"),
+    [
+        ((480, 640), (1, 1 / 4)),  # a face may fill 480 pixels, where the network knows 320
+        ((400, 900), (1,)),
+        ((1536, 2048), (1, 1 / 4)),
+        ((3000, 4000), (2048 / 4000, 512 / 4000)),
+        ((8000, 8000), (2048 / 8000, 512 / 8000, 128 / 8000)),
+        ((10, 10), (1,)),
+    ],
+)
+def test_automatic_scales_leave_no_object_too_large(
+    shape: tuple[int, int], scales: tuple[float, ...]
+) -> None:
+    assert detection.automatic_scales(shape, 320) == pytest.approx(scales)
+
+
+def test_an_automatic_pyramid_is_the_union_of_its_scales() -> None:
+    cv2 = pytest.importorskip("cv2")
+    image, model = image_of(360, 430), seeded("lffd-head")  # heads of up to 160 pixels
+    threshold = median_threshold(model, image)
+    finder = FaceDetector(model, threshold=threshold, nms=None)
+    small = cv2.resize(image, (0, 0), fx=128 / 360, fy=128 / 360, interpolation=cv2.INTER_AREA)
+    at_one = FaceDetector(model, threshold=threshold, nms=None, resize_scale=1, clip=False)
+    want = np.concatenate([at_one.detect(image).boxes, at_one.detect(small).boxes * 360 / 128])
+    finder.clip = False
+    got = finder.detect(image).boxes
+    assert got.shape == want.shape
+    by_place = [np.lexsort(np.round(boxes, 1).T) for boxes in (got, want)]
+    np.testing.assert_allclose(got[by_place[0]], want[by_place[1]], atol=0.02)
+    (batched, _) = finder.detect_batch([image, image])
+    assert len(batched) == len(got)
+
+
 def test_large_images_are_tiled_by_themselves(monkeypatch: Any) -> None:
     image, model = image_of(240, 430), seeded("lffd-head")
-    finder = FaceDetector(model, threshold=median_threshold(model, image))
+    finder = FaceDetector(model, threshold=median_threshold(model, image), resize_scale=1)
     whole, shapes = finder.detect(image), []
     monkeypatch.setattr(detection, "TILED_ABOVE", 240 * 430 - 1)
     monkeypatch.setattr(detection, "TILE", 400)
@@ -328,6 +362,7 @@ def test_detections_are_indexed_and_iterated() -> None:
         (lambda: FaceDetector(seeded("lffd-head"), nms="soft"), "lower-area"),
         (lambda: FaceDetector(seeded("lffd-head"), resize_scale=0), "positive factor"),
         (lambda: FaceDetector(seeded("lffd-head"), resize_scale=[]), "positive factor"),
+        (lambda: FaceDetector(seeded("lffd-head"), resize_scale="all"), "positive factor"),
         (lambda: FaceDetector(seeded("lffd-head"), skip_branches=[4]), "branches 0 to 3"),
         (lambda: FaceDetector(seeded("lffd-head"), top_k=0), "top_k"),
         (lambda: FaceDetector(seeded("basketnet"), resize_scale=2), "stretches"),

@@ -33,6 +33,34 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_resize_scale(parser: argparse._ActionsContainer) -> None:
+    """`--resize-scale`; see `scales_of`."""
+    parser.add_argument(
+        "--resize-scale",
+        default="auto",
+        metavar="FACTOR",
+        help="resize images for the detector: 2 finds smaller objects, 0.5 larger ones and is faster; "
+        "1,0.5 makes a pyramid of both; auto makes one in which no object is too large "
+        "(default: %(default)s)",
+    )
+
+
+def scales_of(text: str) -> str | list[float]:
+    """`resize_scale` of a detector from the words of `--resize-scale`.
+
+    Raises:
+        OptionError: it is neither a number, nor several with commas, nor "auto".
+    """
+    if text == "auto":
+        return text
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise OptionError(
+            f"--resize-scale is a number, or several with commas, or auto: {text!r}"
+        ) from None
+
+
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     """{option: value} from "key=value" words; numbers and HEIGHTxWIDTH sizes are recognised.
 

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from refnet.cli.arguments import add_backend, add_options, parse_options
+from refnet.cli.arguments import (
+    add_backend,
+    add_options,
+    add_resize_scale,
+    parse_options,
+    scales_of,
+)
 from refnet.detection.detector import Detections, FaceDetector
 from refnet.errors import OptionError
 from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
@@ -81,7 +87,7 @@ def add_parser(subparsers: Any) -> None:
     detection.add_argument(
         "--lowest", type=float, default=0.05, help="score from which boxes enter the curve"
     )
-    detection.add_argument("--resize-scale", type=float, default=1.0, help="as in `refnet faces`")
+    add_resize_scale(detection)
     detection.set_defaults(run=run, kind=run_detection)
 
 
@@ -251,7 +257,11 @@ def _plot(path: Path, lines: dict[str, tuple[Array, Array]], axes: tuple[str, st
 
 
 def run_detection(arguments: argparse.Namespace) -> int:
-    detector = FaceDetector(threshold=arguments.lowest, **_scaled(arguments), **_network(arguments))
+    detector = FaceDetector(
+        threshold=arguments.lowest,
+        resize_scale=scales_of(arguments.resize_scale),
+        **_network(arguments),
+    )
     photos = boxed_photos(arguments.data)
     known = {name for photo in photos for name in photo.classes}
     if not known & set(detector.classes):
@@ -276,10 +286,6 @@ def run_detection(arguments: argparse.Namespace) -> int:
     if arguments.sheet:
         write_image(arguments.sheet, _worst_photos(photos, found, detector, arguments))
     return 0
-
-
-def _scaled(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {} if arguments.resize_scale == 1 else {"resize_scale": arguments.resize_scale}
 
 
 def _of_class(

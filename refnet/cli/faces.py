@@ -14,18 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import add_backend
+from refnet.cli.arguments import add_backend, add_resize_scale, scales_of
+from refnet.detection.detector import USUAL_NETWORK as DETECTOR
 from refnet.detection.detector import FaceDetector
-from refnet.errors import OptionError, RefnetError, WeightsError
+from refnet.errors import RefnetError, WeightsError
 from refnet.faces.analyzer import FaceAnalyzer, Faces
-from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.faces.landmarks import USUAL_NETWORK as LANDMARKER
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.tracking import FaceTracker, Smoothing
 from refnet.media.annotated import AnnotatedCopies
 from refnet.media.pipeline import Ahead, Behind
 from refnet.media.sinks import Record, Sink, open_sink
 from refnet.media.sources import Frame, Source, find_sources, frame_count, read_frames
-
-DETECTOR, LANDMARKER = "lffd-face-v2", USUAL_NETWORK
 
 _DESCRIPTION = """\
 Find faces and their landmarks in photos, folders, videos or a camera. Writes copies with the faces
@@ -34,10 +34,11 @@ drawn in, and their boxes, scores, points and measures as JSON lines, CSV or Par
 
 _EPILOG = """\
 examples:
+  refnet faces photo.jpg
+  refnet faces holiday/ clip.mp4 '*.png' -o found --results found/faces.csv
+  refnet faces 0                              camera 0, until Ctrl-C
+  find . -name '*.jpg' | refnet faces - --results - --no-media
   refnet faces photo.jpg --detector-weights face.params --landmarks-weights pfld.onnx
-  refnet faces holiday/ clip.mp4 '*.png' -o found --results found/faces.csv ...
-  refnet faces 0 ...                          camera 0, until Ctrl-C
-  find . -name '*.jpg' | refnet faces - --results - --no-media ...
 
 The exit code is 0; 1 where something could not be read or written; 130 after Ctrl-C, with what was
 found until then complete in the results. A second run goes on where the first one ended.
@@ -120,18 +121,20 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threshold", type=float, metavar="SCORE", help="least score (default: the network's)"
     )
-    group.add_argument(
-        "--resize-scale",
-        default="1",
-        metavar="FACTOR",
-        help="resize images for the detector: 2 finds smaller faces, 0.5 larger ones and is faster; "
-        "1,0.5 makes a pyramid of both (default: 1)",
-    )
+    add_resize_scale(group)
     group.add_argument(
         "--margin",
         type=float,
         default=1.0,
         help="side of a face's crop over the longer side of its box (default: %(default)s)",
+    )
+    group.add_argument(
+        "--passes",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="2 looks for landmarks again in a crop about those of the first pass, which is closer; 1 "
+        "is faster (default: %(default)s)",
     )
     group.add_argument(
         "--threads", type=int, default=1, help="threads of a network (default: %(default)s)"
@@ -187,7 +190,7 @@ def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
         partial(
             FaceDetector,
             threshold=arguments.threshold,
-            resize_scale=_scales(arguments.resize_scale),
+            resize_scale=scales_of(arguments.resize_scale),
             clip=False,
             **options,
         ),
@@ -197,22 +200,15 @@ def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
         "--detector-weights FILE",
     )
     if arguments.boxes_only:
-        return FaceAnalyzer(detector)
+        return FaceAnalyzer(detector, None)
     landmarker = _loaded(
-        partial(FaceLandmarker, margin=arguments.margin, **options),
+        partial(FaceLandmarker, margin=arguments.margin, passes=arguments.passes, **options),
         arguments.landmarks,
         arguments.landmarks_weights,
         LANDMARKER,
         "--landmarks-weights FILE, or --boxes-only",
     )
     return FaceAnalyzer(detector, landmarker)
-
-
-def _scales(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise OptionError(f"--resize-scale is a number, or several with commas: {text!r}") from None
 
 
 def _loaded(
@@ -224,7 +220,7 @@ def _loaded(
         return make(name or usual)
     except WeightsError as error:
         raise WeightsError(
-            f"refnet has no released weights for {name or usual} yet; give {option} "
+            f"refnet comes without weights for {name or usual}; give {option} "
             "(PyTorch, ONNX, MXNet, safetensors, ...)"
         ) from error
 

@@ -55,6 +55,14 @@ USUAL: Mapping[str, Usual] = {
     "basketnet": Usual(("basketball", "volleyball"), 0.8, 0.1, "inclusive-iou"),
 }
 
+#: The network whose released weights find faces where nobody asks for another.
+USUAL_NETWORK = "lffd-face-v2"
+
+#: Longest side of the input that "auto" scales make, and the factor between two of them.
+AUTOMATIC_SIDE, AUTOMATIC_STEP = 2048, 4
+#: A network still sees objects this much larger than the largest it was made for.
+STRETCH = 1.3
+
 #: Below this side the branch of stride 64 has no unit.
 MINIMUM_SIDE = 128
 #: Inputs of more pixels run tile by tile, so that memory stays bounded; the result is the same.
@@ -129,7 +137,7 @@ class FaceDetector:
 
     Args:
         model: an LFFD network or BasketNet: a `Model`, a name from `refnet.networks()`, or a
-            checkpoint's path.
+            checkpoint's path; the face detector that refnet comes with by default.
         weights: as in `refnet.load`, where `model` is a name or a path.
         threshold: boxes with a strictly higher score are kept. The usual one of the network by
             default, as are the next two; see `USUAL`.
@@ -139,6 +147,8 @@ class FaceDetector:
         top_k: how many candidates, best first, take part in suppression.
         resize_scale: the image is resized by this factor first: larger finds smaller objects. A
             sequence makes an image pyramid: candidates of all scales are suppressed together.
+            "auto" makes one by the image's size that misses no object for being too large, see
+            `automatic_scales`; at 1, the official code's, objects above `object_range` are missed.
         minimum_side: images whose shorter side is less are enlarged to it.
         skip_branches: indices, from 0, of branches to leave out.
         clip: cut boxes to the image before suppression, as the official code does: x1 and y1 at 0,
@@ -152,14 +162,14 @@ class FaceDetector:
 
     def __init__(
         self,
-        model: Model | str | os.PathLike[str],
+        model: Model | str | os.PathLike[str] = USUAL_NETWORK,
         weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         *,
         threshold: float | None = None,
         nms_threshold: float | None = None,
         nms: str | None = "usual",
         top_k: int = 10000,
-        resize_scale: float | Sequence[float] = 1.0,
+        resize_scale: float | Sequence[float] | str = "auto",
         minimum_side: int = MINIMUM_SIDE,
         skip_branches: Sequence[int] = (),
         clip: bool = True,
@@ -186,11 +196,11 @@ class FaceDetector:
                 f"top_k and minimum_side are at least 1, not {top_k!r} and {minimum_side!r}"
             )
         self.top_k, self.minimum_side, self.clip = int(top_k), int(minimum_side), bool(clip)
-        self.scales = checked_scales(resize_scale)
+        self.scales = None if resize_scale == "auto" else checked_scales(resize_scale)
         self.stretches = name == "basketnet"
         self.branches = geometry(self.model.graph)
         if self.stretches:
-            if self.scales != (1.0,) or tuple(skip_branches):
+            if self.scales not in (None, (1.0,)) or tuple(skip_branches):
                 raise OptionError(
                     "basketnet stretches every image to its own input size; it has "
                     "neither resize_scale nor skip_branches"
@@ -228,7 +238,7 @@ class FaceDetector:
         if self.stretches:
             return self._suppressed(self._stretched([image])[0], image.shape)
         parts = []
-        for scale in self.scales:
+        for scale in self._scales(image):
             resized, factor = self._resized(image, scale)
             parts += self._tiled(resized, factor, tile)
         return self._suppressed(Candidates.joined(parts), image.shape)
@@ -251,10 +261,7 @@ class FaceDetector:
             for at in range(0, len(pixels), batch_size):
                 for i, found in enumerate(self._stretched(pixels[at : at + batch_size]), start=at):
                     parts[i].append(found)
-            scales: tuple[float, ...] = ()
         else:
-            scales = self.scales
-        for scale in scales:
             groups: dict[tuple[int, ...], list[int]] = {}
             for i, image in enumerate(pixels):
                 groups.setdefault(image.shape, []).append(i)
@@ -262,18 +269,34 @@ class FaceDetector:
                 step = max(1, min(batch_size, TILED_ABOVE // max(1, shape[0] * shape[1])))
                 for at in range(0, len(members), step):
                     chunk = members[at : at + step]
-                    resized = [self._resized(pixels[i], scale) for i in chunk]
-                    if len(chunk) == 1:
-                        parts[chunk[0]] += self._tiled(*resized[0], None)
-                        continue
-                    (whole,) = tiles(resized[0][0].shape, max(resized[0][0].shape), self.branches)
-                    found_in = self._run([r[0] for r in resized], whole, resized[0][1])
-                    for i, found in zip(chunk, found_in, strict=True):
-                        parts[i].append(found)
+                    for i, own in zip(
+                        chunk, self._alike([pixels[i] for i in chunk]), strict=True
+                    ):
+                        parts[i] += own
         return [
             self._suppressed(Candidates.joined(found), image.shape)
             for found, image in zip(parts, pixels, strict=True)
         ]
+
+    def _alike(self, images: Sequence[Array]) -> list[list[Candidates]]:
+        """Candidates of images of one size, at all scales."""
+        parts: list[list[Candidates]] = [[] for _ in images]
+        for scale in self._scales(images[0]):
+            resized = [self._resized(image, scale) for image in images]
+            if len(images) == 1:
+                parts[0] += self._tiled(*resized[0], None)
+                continue
+            (whole,) = tiles(resized[0][0].shape, max(resized[0][0].shape), self.branches)
+            found = self._run([r[0] for r in resized], whole, resized[0][1])
+            for own, candidates in zip(parts, found, strict=True):
+                own.append(candidates)
+        return parts
+
+    def _scales(self, image: Array) -> tuple[float, ...]:
+        """The scales at which `image` is looked at."""
+        if self.scales is not None:
+            return self.scales
+        return automatic_scales(image.shape, self.object_range[1])
 
     def _resized(self, image: Array, scale: float) -> tuple[Array, float]:
         """The image at `scale`, or at the larger one that makes its shorter side long enough."""
@@ -288,7 +311,10 @@ class FaceDetector:
                 f"than {LARGEST_INPUT:,}; cut it, or use a smaller resize_scale"
             )
         cv2 = opencv()
-        resized = cv2.resize(image, (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        # The official code always samples linearly, which at a quarter of the size skips pixels.
+        averaged = self.scales is None and scale < 0.5
+        method = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
+        resized = cv2.resize(image, (0, 0), fx=scale, fy=scale, interpolation=method)
         return np.asarray(resized), scale
 
     def _tiled(self, image: Array, scale: float, tile: int | None) -> list[Candidates]:
@@ -358,15 +384,38 @@ class FaceDetector:
         return Detections(boxes[kept], scores, labels[kept], self.classes)
 
 
-def checked_scales(resize_scale: float | Sequence[float]) -> tuple[float, ...]:
+def automatic_scales(shape: Sequence[int], largest: float) -> tuple[float, ...]:
+    """The scales of a pyramid in which no object is too large.
+
+    The first keeps the image, shrunk to 2048 pixels on the longer side where it has more; each
+    further one is a quarter of the one before, and needed while an object as large as the image's
+    shorter side would be larger than the network sees. The second costs a sixteenth of the first.
+
+    Args:
+        shape: of the image, (height, width, ...).
+        largest: longer side in input pixels of the largest objects the network is made for.
+    """
+    height, width = shape[:2]
+    scales = [min(1.0, AUTOMATIC_SIDE / max(height, width, 1))]
+    while min(height, width) * scales[-1] > STRETCH * largest:
+        scales.append(scales[-1] / AUTOMATIC_STEP)
+    return tuple(scales)
+
+
+def checked_scales(resize_scale: float | Sequence[float] | str) -> tuple[float, ...]:
     """The scales of a pyramid, one or several.
 
     Raises:
         OptionError: one is not a positive number, or there is none.
     """
-    scales = (resize_scale,) if isinstance(resize_scale, int | float) else tuple(resize_scale)
-    if not scales or not all(np.isfinite(s) and s > 0 for s in scales):
+    scales: Sequence[float] = ()
+    if isinstance(resize_scale, int | float):
+        scales = (resize_scale,)
+    elif not isinstance(resize_scale, str):
+        scales = resize_scale
+    if not len(scales) or not all(np.isfinite(s) and s > 0 for s in scales):
         raise OptionError(
-            f"resize_scale is a positive factor, or several for a pyramid; got {resize_scale!r}"
+            'resize_scale is a positive factor, or several for a pyramid, or "auto"; '
+            f"got {resize_scale!r}"
         )
     return tuple(float(s) for s in scales)

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from refnet.detection.detector import USUAL_NETWORK as DETECTOR
 from refnet.detection.detector import Detections, FaceDetector
 from refnet.faces.landmarks import LARGEST_CROP, FaceLandmarker
+from refnet.faces.landmarks import USUAL_NETWORK as LANDMARKER
 from refnet.faces.measures import FaceMeasures, measure
 from refnet.faces.schemes import WFLW_98
 from refnet.media.images import as_image, read_image
@@ -121,9 +123,11 @@ class FaceAnalyzer:
     """Finds the faces of an image and the landmarks of each: `for face in analyzer(image)`.
 
     Args:
-        detector: a `FaceDetector`, or what it takes as its model. One that you make yourself should
-            have clip=False: a box cut at the border would squeeze the crop of that face.
-        landmarker: a `FaceLandmarker`, or what it takes as its model; None finds boxes alone.
+        detector: a `FaceDetector`, or what it takes as its model; the one that refnet comes with by
+            default. One that you make yourself should have clip=False: a box cut at the border would
+            squeeze the crop of that face.
+        landmarker: a `FaceLandmarker`, or what it takes as its model, which then runs in two passes;
+            the one that refnet comes with by default; None finds boxes alone.
         detector_weights, landmarker_weights: as in `refnet.load`, where the former are names.
         options: backend and threads, as in `refnet.load`, for models made here.
 
@@ -133,8 +137,8 @@ class FaceAnalyzer:
 
     def __init__(
         self,
-        detector: FaceDetector | Model | str | os.PathLike[str],
-        landmarker: FaceLandmarker | Model | str | os.PathLike[str] | None = None,
+        detector: FaceDetector | Model | str | os.PathLike[str] = DETECTOR,
+        landmarker: FaceLandmarker | Model | str | os.PathLike[str] | None = LANDMARKER,
         *,
         detector_weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         landmarker_weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
@@ -143,7 +147,7 @@ class FaceAnalyzer:
         if not isinstance(detector, FaceDetector):
             detector = FaceDetector(detector, detector_weights, clip=False, **options)
         if landmarker is not None and not isinstance(landmarker, FaceLandmarker):
-            landmarker = FaceLandmarker(landmarker, landmarker_weights, **options)
+            landmarker = FaceLandmarker(landmarker, landmarker_weights, passes=2, **options)
         self.detector, self.landmarker = detector, landmarker
 
     def __call__(self, image: Any, *, rgb: bool = False) -> Faces:
