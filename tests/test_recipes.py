@@ -509,7 +509,7 @@ def test_norms_for_training_fold_away() -> None:
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if ".norm." in name:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
         want = module.double()(x.double())
     folded = fold(normed, {name: a.astype(np.float64) for name, a in module.arrays().items()})[1]
     assert {n: a.shape for n, a in folded.items()} == graph.parameters
