@@ -93,14 +93,15 @@ def _from_record(
     if network is not None and network != name:
         raise WeightsError(f"{checkpoint.path}: this file is of {name}, not of {network}")
     try:
-        build(name, **saved)
+        graph = build(name, **saved)
     except OptionError as error:
         raise WeightsError(
             f"{checkpoint.path}: its record says {name[:80]!r}, which this version cannot build so: "
             f"{str(error)[:300]!r}"
         ) from error
     chosen = {**saved, **options}
-    graph = build(name, **chosen)
+    if chosen != saved:
+        graph = build(name, **chosen)
     if misfit := _misfit(graph, checkpoint.tensors):
         raise WeightsError(f"{checkpoint.path}: {misfit}")
     return name, chosen, _used(graph, checkpoint.tensors)

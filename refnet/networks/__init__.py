@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from refnet.errors import OptionError, UnknownNetworkError
 from refnet.graph import Graph
-from refnet.networks import basketnet, ghost, lffd, pfld, tinynet
 
-NETWORKS: Mapping[str, Callable[..., Graph]] = {
-    "pfld": pfld.pfld,
-    "pfld-msfc": pfld.pfld_msfc,
-    "pfld-ultralight": ghost.pfld_ultralight,
-    "pfld-ultralight-slim": ghost.pfld_ultralight_slim,
-    "pfld-ghostone": ghost.pfld_ghostone,
-    "pfld-polaris": pfld.pfld_polaris,
-    "pfld-polaris-auxiliary": pfld.pfld_polaris_auxiliary,
-    "lffd-face-v1": lffd.face_v1,
-    "lffd-face-v2": lffd.face_v2,
-    "lffd-head": lffd.head,
-    "lffd-pedestrian": lffd.pedestrian,
-    "lffd-plate": lffd.plate,
-    "lffd-plate-small": lffd.plate_small,
-    "basketnet": basketnet.basketnet,
-    "tinynet": tinynet.tinynet,
+#: Every network, and the function that builds it; its file is imported when it is first built.
+NETWORKS: Mapping[str, str] = {
+    "pfld": "pfld.pfld",
+    "pfld-msfc": "pfld.pfld_msfc",
+    "pfld-ultralight": "ghost.pfld_ultralight",
+    "pfld-ultralight-slim": "ghost.pfld_ultralight_slim",
+    "pfld-ghostone": "ghost.pfld_ghostone",
+    "pfld-polaris": "pfld.pfld_polaris",
+    "pfld-polaris-auxiliary": "pfld.pfld_polaris_auxiliary",
+    "lffd-face-v1": "lffd.face_v1",
+    "lffd-face-v2": "lffd.face_v2",
+    "lffd-head": "lffd.head",
+    "lffd-pedestrian": "lffd.pedestrian",
+    "lffd-plate": "lffd.plate",
+    "lffd-plate-small": "lffd.plate_small",
+    "basketnet": "basketnet.basketnet",
+    "tinynet": "tinynet.tinynet",
 }
 
 
@@ -62,7 +63,11 @@ def build(name: str, **options: Any) -> Graph:
 
 def _builder(name: str) -> Callable[..., Graph]:
     if name in NETWORKS:
-        return NETWORKS[name]
+        file, function = NETWORKS[name].split(".")
+        builder: Callable[..., Graph] = getattr(
+            importlib.import_module(f"refnet.networks.{file}"), function
+        )
+        return builder
     import difflib  # only a mistake needs it
 
     close = difflib.get_close_matches(str(name), NETWORKS, 1, 0.5)
