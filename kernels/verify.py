@@ -59,6 +59,17 @@ class Access:
         self.output: list[Range] = []
 
 
+def accessed(row: Row, program: Row) -> Access:
+    """What a row touches, from its integers and the lists that they point to.
+
+    Raises:
+        PlanError: the integers contradict each other.
+    """
+    access = Access()
+    _ACCESS[int(row[0])](row, program, access)
+    return access
+
+
 def verify(plan: Plan) -> None:
     """Prove a plan.
 
@@ -68,9 +79,7 @@ def verify(plan: Plan) -> None:
     owner = np.full(plan.arena // LANES + 1, -1, np.int64)
     image = int(np.prod(plan.input_shape))
     for number, step in enumerate(plan.steps):
-        row = plan.program[number * ROW : (number + 1) * ROW]
-        access = Access()
-        _ACCESS[int(row[0])](row, plan.program, access)
+        access = accessed(plan.program[number * ROW : (number + 1) * ROW], plan.program)
         limits = (
             (access.reads, plan.arena),
             (access.writes, plan.arena),
@@ -119,25 +128,45 @@ def _results(row: Row, access: Access, first: int, last: int) -> None:
             access.reads.append((start + int(row[10]), stop + int(row[10])))
 
 
+def _require(holds: bool | np.bool_, otherwise: str) -> None:
+    if not holds:
+        raise PlanError(otherwise)
+
+
+def _extent(first: int, last: int, most: int) -> None:
+    _require(0 <= first <= last <= most, f"a row goes from {first} to {last} of {most}")
+
+
+def _list(program: Row, start: int, size: int) -> Row:
+    """The integers of a list that a row points to."""
+    inside = 0 <= start <= start + size <= len(program)
+    _require(inside, f"a list at {start} of {size} integers leaves the table")
+    return program[start : start + size]
+
+
 def _steps(row: Row, program: Row) -> NDArray[np.int64]:
-    return program[int(row[5]) : int(row[5]) + 2 * int(row[6])].reshape(-1, 2)
+    steps = _list(program, int(row[5]), 2 * int(row[6])).reshape(-1, 2)
+    least, most = (1, 1) if row[0] == ops.PLANAR else (0, LANES)
+    fits = ((least <= steps[:, 1]) & (steps[:, 1] <= most)).all()
+    _require(fits, f"a step reads {steps[:, 1]} lanes, not {least} to {most}")
+    return steps
 
 
 def _packed(row: Row, steps: NDArray[np.int64]) -> Range:
     depth = int(steps[:, 1].sum())
-    if row[0] != ops.PLANAR and depth != row[7]:
-        raise PlanError(f"a row counts {row[7]} input channels and its steps {depth}")
+    _require(depth == row[7], f"a row counts {row[7]} input channels and its steps {depth}")
     return int(row[4]), int(row[4]) + (depth + 1) * int(row[3]) * LANES
 
 
 def _pointwise(row: Row, program: Row, access: Access) -> None:
     steps = _steps(row, program)
     first, last = int(row[12]), int(row[13])
-    for offset, lanes in steps:
+    _extent(first, last, last)
+    _require(row[14] >= 1, "a group has no pixels")
+    _require(row[11] == 0 or last - first <= 1, "a layer of a single pixel has several")
+    for offset, _ in steps:
         # A pixel's last lanes are not read; whole vectors are counted all the same.
         access.reads.append((int(offset) + first * LANES, int(offset) + last * LANES))
-        if not 0 <= lanes <= LANES:
-            raise PlanError(f"a step reads {lanes} lanes of {LANES}")
     access.weights.append(_packed(row, steps))
     _results(row, access, first, last)
 
@@ -161,27 +190,35 @@ def _window(row: Row, program: Row, access: Access, width: int) -> None:
     """DENSE and PLANAR: the band that is copied, and the taps that read it."""
     steps = _steps(row, program)
     band, stride = int(row[BAND]), int(row[STRIDE])
+    _require(min(stride, *row[TAP_ROWS : OUT_COLUMNS + 1]) >= 1, "a window has no size")
     rows = (band - 1) * stride + int(row[TAP_ROWS])
     pitch = stride * int(row[PHASE]) * width
     size = int(row[PLANES]) * rows * pitch
     base = int(row[SCRATCH])
     access.scratch.append((base, base + size))
     for start, stop in _taps(row, steps, pitch * stride, base, width, (0, band - 1)):
-        if not base <= start <= stop <= base + size:
-            raise PlanError(f"a tap reads {start}:{stop} of a band at {base}:{base + size}")
+        inside = base <= start <= stop <= base + size
+        _require(inside, f"a tap reads {start}:{stop} of a band at {base}:{base + size}")
     reach = stride * int(row[PHASE]) - int(row[LEFT])
-    if int(row[TOP]) < 0 or int(row[LEFT]) < 0 or reach < 0:
-        raise PlanError("a window's padding is negative")
+    _require(min(*row[TOP : LEFT + 1], reach) >= 0, "a window's padding is negative")
     access.weights.append(_packed(row, steps))
     _results(
         row, access, int(row[12]) * int(row[OUT_COLUMNS]), int(row[13]) * int(row[OUT_COLUMNS])
     )
 
 
+def _bands(row: Row) -> None:
+    """DENSE and PLANAR: how the rows are cut."""
+    _extent(int(row[12]), int(row[13]), int(row[13]))
+    _require(row[BAND] >= 1, "a band has no rows")
+    _require(row[11] == 0 or row[OUT_COLUMNS] == 1, "a layer of a single column has several")
+
+
 def _dense(row: Row, program: Row, access: Access) -> None:
+    _bands(row)
     if row[COPY]:
         _window(row, program, access, LANES)
-        inputs = program[int(row[INPUTS]) : int(row[INPUTS]) + int(row[PLANES])]
+        inputs = _list(program, int(row[INPUTS]), int(row[PLANES]))
         start = max(int(row[12]) * int(row[STRIDE]) - int(row[TOP]), 0)
         stop = (int(row[13]) - 1) * int(row[STRIDE]) - int(row[TOP]) + int(row[TAP_ROWS])
         stop = max(min(stop, int(row[ROWS])), start)
@@ -200,13 +237,19 @@ def _dense(row: Row, program: Row, access: Access) -> None:
 
 
 def _planar(row: Row, program: Row, access: Access) -> None:
+    _bands(row)
     _window(row, program, access, 1)
     access.image.append((0, int(row[PLANES]) * int(row[ROWS]) * int(row[COLUMNS])))
     access.weights.append((int(row[NORMALIZATION]), int(row[NORMALIZATION]) + 2))
 
 
 def _depthwise(row: Row, program: Row, access: Access) -> None:
-    rows, columns, out_rows, out_columns = (int(x) for x in row[5:9])
+    rows, columns, out_rows, out_columns, stride, padding = (int(x) for x in row[5:11])
+    _require(stride in (1, 2) and padding in (0, 1), f"stride {stride} and padding {padding}")
+    for size, made in ((rows, out_rows), (columns, out_columns)):
+        reach = (made - 1) * stride + 3 - padding
+        _require(made >= 1 and reach <= size + padding, f"{made} windows leave {size} pixels")
+    _extent(int(row[13]), int(row[14]), out_rows)
     for block in range(int(row[3])):
         x = int(row[2]) + block * rows * columns * LANES
         start, stop = (
@@ -222,12 +265,16 @@ def _depthwise(row: Row, program: Row, access: Access) -> None:
 def _winograd(row: Row, program: Row, access: Access) -> None:
     steps = _steps(row, program)
     planes, blocks, group = int(row[PLANES]), int(row[3]), int(row[GROUP])
-    pixels = int(row[ROWS]) * int(row[COLUMNS])
-    for x in program[int(row[INPUTS]) : int(row[INPUTS]) + planes]:
+    rows, columns = int(row[ROWS]), int(row[COLUMNS])
+    pixels = rows * columns
+    _require(min(rows, columns, group) >= 1 and row[11] == 0, "a map or a group is empty")
+    patches = -(-rows // 4) * -(-columns // 4)
+    _require(row[12] == 0 and row[13] == patches, f"a row does not make all {patches} patches")
+    for x in _list(program, int(row[INPUTS]), planes):
         access.reads.append((int(x), int(x) + pixels * LANES))
-    for offset, lanes in steps:
-        if offset < 0 or lanes > LANES or offset + group * LANES > planes * group * LANES:
-            raise PlanError(f"a product reads {offset} of its patches")
+    for offset, _ in steps:
+        inside = 0 <= offset <= (planes - 1) * group * LANES
+        _require(inside, f"a product reads {offset} of its patches")
     start = int(row[SCRATCH])
     access.scratch.append((start, start + 36 * ((planes + blocks) * group + 2) * LANES))
     first, stop = _packed(row, steps)
@@ -238,7 +285,7 @@ def _winograd(row: Row, program: Row, access: Access) -> None:
 
 def _blocks(row: Row, program: Row, access: Access, pixels: int, made: int) -> None:
     """Pooling rows: planes of `pixels` into planes of `made`, one behind the other."""
-    for x in program[int(row[5]) : int(row[5]) + int(row[3])]:
+    for x in _list(program, int(row[5]), int(row[3])):
         access.reads.append((int(x), int(x) + pixels * LANES))
     access.writes.append((int(row[1]), int(row[1]) + int(row[3]) * made * LANES))
     access.weights.append((int(row[4]), int(row[4]) + 1))
@@ -246,8 +293,9 @@ def _blocks(row: Row, program: Row, access: Access, pixels: int, made: int) -> N
 
 def _window_pool(row: Row, program: Row, access: Access) -> None:
     rows, columns, out_rows, out_columns, kh, kw, sh, sw = (int(x) for x in row[6:14])
-    if (out_rows - 1) * sh + kh > rows or (out_columns - 1) * sw + kw > columns:
-        raise PlanError("a pooling window reaches outside of its map")
+    _require(min(row[6:14]) >= 1, "a pooling window has no size")
+    inside = (out_rows - 1) * sh + kh <= rows and (out_columns - 1) * sw + kw <= columns
+    _require(inside, "a pooling window reaches outside of its map")
     _blocks(row, program, access, rows * columns, out_rows * out_columns)
 
 
@@ -264,7 +312,8 @@ def _vectors(row: Row, program: Row, access: Access) -> None:
 
 def _softmax(row: Row, program: Row, access: Access) -> None:
     pixels, blocks, first, last = (int(row[i]) for i in (2, 3, 6, 7))
-    for block, x in enumerate(program[int(row[5]) : int(row[5]) + blocks]):
+    _extent(first, last, pixels)
+    for block, x in enumerate(_list(program, int(row[5]), blocks)):
         access.reads.append((int(x) + first * LANES, int(x) + last * LANES))
         y = int(row[1]) + block * pixels * LANES
         access.writes.append((y + first * LANES, y + last * LANES))
@@ -280,7 +329,8 @@ def _strided(sources: Iterable[int], pixels: int, access: Access) -> None:
 
 
 def _gather(row: Row, program: Row, access: Access) -> None:
-    _strided(program[int(row[4]) : int(row[4]) + int(row[3])], int(row[2]), access)
+    _require(row[3] % LANES == 0, f"{row[3]} lanes are no whole blocks")
+    _strided(_list(program, int(row[4]), int(row[3])), int(row[2]), access)
     access.writes.append((int(row[1]), int(row[1]) + int(row[3]) * int(row[2])))
 
 
@@ -292,7 +342,11 @@ def _block(row: Row, program: Row, access: Access) -> None:
 
 
 def _unblock(row: Row, program: Row, access: Access) -> None:
-    _strided(program[int(row[4]) : int(row[4]) + int(row[3])], int(row[2]), access)
+    sources = _list(program, int(row[4]), int(row[3]))
+    _require(min(sources, default=-1) >= 0, "an output has channels of no place")
+    _require(min(row[5:7]) >= 1, "an output's pitches are not positive")
+    _extent(int(row[7]), int(row[8]), int(row[2]))
+    _strided(sources, int(row[2]), access)
     last = (int(row[3]) - 1) * int(row[5]) + (int(row[8]) - 1) * int(row[6])
     access.output.append((int(row[1]), int(row[1]) + last + 1))
 
