@@ -43,47 +43,39 @@ _RELATIVE = (2, 4)  # PC32 and PLT32: symbol + addend - place, in 32 bits
 _JUMP = b"\xff\x25\x00\x00\x00\x00"  # to the address in the eight bytes behind it
 
 
-class Image:
-    """Code in memory that may be executed and no longer written, for as long as this object lives.
+def load(content: bytes, entry: str) -> int | None:
+    """The address of the function `entry` of an object file, ready to run; None where that is LLVM's work.
 
-    Attributes:
-        address: of the entry.
-    """
-
-    def __init__(self, content: bytes, entry: int) -> None:
-        """Raises OSError where the system forbids it."""
-        self._memory = mmap.mmap(-1, len(content), prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        self._memory.write(content)
-        start = ctypes.addressof(ctypes.c_byte.from_buffer(self._memory))
-        protect = ctypes.CDLL(None, use_errno=True).mprotect
-        protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-        if protect(start, len(content), mmap.PROT_READ | mmap.PROT_EXEC):
-            raise OSError(ctypes.get_errno(), "this memory cannot be made executable")
-        self.address = start + entry
-
-
-def load(content: bytes, entry: str) -> Image | None:
-    """The function `entry` of an object file, ready to run; None where that is LLVM's work.
+    It stays in memory until the process ends, since a thread may still run it when Python is gone.
 
     Args:
         content: an object file just as LLVM made it: its offsets are trusted.
     """
     if sys.platform != "linux" or content[:7] != _HEADER or content[16:20] != _KIND:
         return None
-    try:
-        linked = link(content, entry)
-        return None if linked is None else Image(*linked)
-    except OSError:
+    linked = _link(content, entry)
+    start = None if linked is None else _executable(linked[0])
+    return None if linked is None or start is None else start + linked[1]
+
+
+def _executable(image: bytes) -> int | None:
+    """The address of a copy that may be executed and no longer written; None where the system forbids it."""
+    library = ctypes.CDLL(None)
+    library.mmap.restype = address = ctypes.c_void_p
+    size = ctypes.c_size_t(len(image))
+    writable, executable = mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_EXEC
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    start: int = library.mmap(None, size, writable, flags, -1, ctypes.c_long(0))
+    if start == address(-1).value:
         return None
+    ctypes.memmove(start, image, len(image))
+    return start if library.mprotect(address(start), size, executable) == 0 else None
 
 
-def link(content: bytes, entry: str) -> tuple[bytes, int] | None:
+def _link(content: bytes, entry: str) -> tuple[bytes, int] | None:
     """(image, where in it the entry is); None where the file holds something unusual."""
-    start, count = (
-        int.from_bytes(content[40:48], "little"),
-        int.from_bytes(content[60:62], "little"),
-    )
-    sections = np.frombuffer(content, _SECTION, count, start)
+    start = int.from_bytes(content[40:48], "little")
+    sections = np.frombuffer(content, _SECTION, int.from_bytes(content[60:62], "little"), start)
     placed = _placed(content, sections)
     if placed is None:
         return None

@@ -183,15 +183,14 @@ def _target_machine() -> Any:
 
 def load(code: MachineCode) -> Entry:
     """Link an object file into this process and return its entry; Numba is not needed."""
-    image = elf.load(code.content, code.name)
-    address, keep = _load_by_llvm(code) if image is None else (image.address, image)
-    function: Entry = _PROTOTYPE(address)
-    _loaded.append((keep, function))  # the code lives as long as what it was loaded by
+    address = elf.load(code.content, code.name)
+    function: Entry = _PROTOTYPE(_load_by_llvm(code) if address is None else address)
+    _loaded.append(function)
     return function
 
 
-def _load_by_llvm(code: MachineCode) -> tuple[int, object]:
-    """The address of the entry, and what keeps it alive."""
+def _load_by_llvm(code: MachineCode) -> int:
+    """The address of the entry."""
     import llvmlite.binding as llvm
 
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
@@ -200,10 +199,11 @@ def _load_by_llvm(code: MachineCode) -> tuple[int, object]:
         llvm.add_symbol(symbol, ctypes.cast(stub, ctypes.c_void_p).value)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code.content))
     engine.finalize_object()
-    address = engine.get_function_address(code.name)
+    address: int = engine.get_function_address(code.name)
     if not address:
         raise RuntimeError(f"the compiled kernels have no symbol {code.name!r}")
-    return address, (engine, stub)
+    _engines.append((engine, stub))  # the code lives as long as its engine
+    return address
 
 
 def cache_folder() -> Path | None:
@@ -296,8 +296,7 @@ def entry() -> Entry:
     """
     if not _loaded:
         warmup()
-    function: Entry = _loaded[0][1]
-    return function
+    return _loaded[0]
 
 
 def warmup() -> str:
@@ -328,4 +327,5 @@ def warmup() -> str:
 
 _registered = 0
 _lock = threading.Lock()
-_loaded: list[tuple[object, Entry]] = []
+_loaded: list[Entry] = []
+_engines: list[tuple[Any, Any]] = []
