@@ -23,13 +23,11 @@ import torch
 import refnet
 from refnet.checkpoints import save
 from refnet.detection.decoding import BranchGeometry, geometry
-from refnet.detection.detector import FaceDetector
 from refnet.graph import Graph
 from refnet.model import Model
 from refnet.ops import Array
 from refnet.training import losses
 from refnet.training.matching import BranchTargets, match_lffd
-from refnet.training.metrics import average_precision
 from weights.recipes.detection_data import (
     CROPS,
     Photo,
@@ -40,16 +38,14 @@ from weights.recipes.detection_data import (
     people,
     scene,
 )
+from weights.recipes.detection_figures import SMALLEST, on_validation, precision
 from weights.recipes.landmarks import attached
-from weights.recipes.release import release, rows
+from weights.recipes.release import release, released_tensors, rows
 from weights.recipes.torch_graph import GraphModule, initialize
 from weights.recipes.training import Run, Schedule, draw_curve
 
 #: What the box loss, a mean over positives and edges, counts beside the class loss.
 BOX_WEIGHT = 4.0
-#: The smallest face that counts in the log's figures, longer side in input pixels.
-SMALLEST = 20
-
 
 #: The parts of the model card that do not depend on the run.
 CARD = {
@@ -57,24 +53,29 @@ CARD = {
 Web photos, in half of which a surgical mask is pasted over the face, and COCO photos, with boxes that a
 RetinaFace found; boxes it was unsure of count neither as faces nor as background. Most of these faces
 are large and alone, so training images are composed: photos shrunken side by side, faces pasted onto
-COCO photos without people, crops at random scale.""",
+COCO photos without people, crops at random scale, any part of COCO photos of people. Pasted in and set
+side by side are also crops of YouTube Faces frames, their boxes made from 98 points that landmark
+networks found.""",
     "Split": """
-A tenth of the photos was set aside before the first run, by a hash of their names
-(`weights/recipes/splits.py`), and was never trained on. Some people are on more than one photo.""",
+A tenth of the photos and of YouTube's people was set aside before the first run, by a hash of their
+names (`weights/recipes/splits.py`), and was never trained on. Some people are on more than one web
+photo. The photos of crowds and dlib's sample photos were never trained on.""",
     "Figures": f"""
 Average precision is the area under the interpolated curve, at an IoU of 0.5, for faces of at least
 {SMALLEST} pixels on the longer side at the network's input; smaller ones are ignored. The truth is what
-the RetinaFace found. Scenes are composed of set-aside photos as training images are.""",
+the RetinaFace found, on dlib's photos boxes about its 68 points. Scenes are composed of set-aside photos
+as training images are.""",
     "Limits": """
-Faces below about 12 pixels, upside down or in profile are missed; round patterned things are sometimes
-taken for faces. Published test sets were not at hand, so no figure here compares with a paper's.""",
+Faces below about 12 pixels, upside down or in profile are missed; hands and round patterned things are
+sometimes taken for faces. Published test sets were not at hand, so no figure here compares with a
+paper's.""",
     "Not for": """
 Surveillance, or anything where a face that is missed, or seen where there is none, harms somebody.
 Whether it works equally well for all groups of people has not been measured.""",
     "Terms": """
-The weights are released under refnet's licence, Apache-2.0. The photos' terms are: COCO, Flickr's terms
-photo by photo; web photos without a stated licence. No image is part of the weights. Check for yourself
-whether your use agrees with that before you ship them.""",
+The weights are released under refnet's licence, Apache-2.0. The images' terms are: COCO, Flickr's terms
+photo by photo; YouTube Faces, for research; web photos without a stated licence. No image is part of
+the weights. Check for yourself whether your use agrees with that before you ship them.""",
 }
 
 
@@ -131,20 +132,6 @@ def detection_loss(
 def numbers(tensor: torch.Tensor) -> Array:
     """A tensor's values as float32."""
     return np.asarray(tensor.detach().float().cpu().numpy())
-
-
-def precision(
-    model: Model, images: Sequence[tuple[Array, Array, Array]], smallest: float = SMALLEST
-) -> float:
-    """AP@0.5 on (image, boxes, ignored) for faces of at least `smallest` pixels."""
-    detector = FaceDetector(model, threshold=0.05)
-    found, truths, masks = [], [], []
-    for image, boxes, ignored in images:
-        detections = detector.detect(image)
-        found.append((detections.boxes, detections.scores))
-        truths.append(boxes)
-        masks.append(ignored | ((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) < smallest))
-    return average_precision(found, truths, ignored=masks).value
 
 
 def train(
@@ -257,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {name: getattr(given, name) for name in names}
     student, final = train(photos, empty, crowd, given.out, settings)
     draw_curve(given.out, {"ap_photos": "AP, photos", "ap_scenes": "AP, scenes"})
+    graph = refnet.build(given.network, width=given.width)
+    options, stored = released_tensors(graph, student.arrays())
+    validation = on_validation(Model(refnet.build(graph.name, **options), stored), given.data)
     record = {
         **settings,
         "start": given.start and Path(given.start).name,
@@ -264,18 +254,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "trained_on": sum(not p.aside for p in photos),
         "set_aside": sum(p.aside for p in photos),
     }
-    measured = {
+    measured: dict[str, float] = {
         f"AP@0.5 on {record['set_aside']} set-aside photos": final["ap_photos"],
         f"AP@0.5 on {given.scenes} composed scenes": final["ap_scenes"],
+        **validation,
     }
     sections = {**CARD, "Figures": f"{CARD['Figures']}\n\n{rows(measured)}"}
-    graph = refnet.build(given.network, width=given.width)
     title = f"{given.network}, width {given.width:g}: faces"
     save(given.out / "trained.safetensors", graph.name, graph.options, student.arrays())
     weights = given.out / f"{given.network}.safetensors"
     release(weights, graph, student.arrays(), title, sections, record)
-    (given.out / "result.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
+    text = json.dumps({**record, **validation}, indent=2)
+    (given.out / "result.json").write_text(text + "\n")
+    print(text)
     return 0
 
 

@@ -108,6 +108,12 @@ def _labelled(data: Path, sources: Iterable[str], but: Container[str] = ()) -> I
             yield Photo(image, entry.boxes, entry.ignored, aside, name)
 
 
+def face_box(points: Array) -> Array:
+    """The box (4,) that a detector draws about a face with these points (98 or 68, 2)."""
+    box = bounds(points.astype(np.float64))
+    return np.asarray(box + FACE_OF_POINTS * np.tile(box[2:] - box[:2], 2))
+
+
 def face_crops(file: Path) -> list[Photo]:
     """Faces of many people, cut out of video frames: those that the landmark recipe labelled."""
     faces = restore(file)
@@ -116,9 +122,8 @@ def face_crops(file: Path) -> list[Photo]:
         faces.images, faces.points, faces.aside, faces.sources, strict=True
     ):
         if source == "youtube_faces_crops":
-            box = bounds(points.astype(np.float64))
-            box = box + FACE_OF_POINTS * np.tile(box[2:] - box[:2], 2)
-            box = np.clip(box, 0, np.tile(image.shape[1::-1], 2))  # many are cut at the forehead
+            # Many are cut at the forehead.
+            box = np.clip(face_box(points), 0, np.tile(image.shape[1::-1], 2))
             photos.append(Photo(image, box[None], np.zeros(1, bool), bool(aside), CROPS))
     return photos
 
