@@ -38,7 +38,7 @@ from .products import (
 )
 from .simd import LANES
 from .steps import Step, Table, UnsupportedError, values_of
-from .winograd import transform_kernel
+from .winograd import product_row, transform_kernel
 
 WINOGRAD_GROUP = 28
 #: Cycles per patch and block that the two Winograd transforms take, in vector operations; measured.
@@ -318,7 +318,8 @@ class Convolutions(ABC):
                 head = results.head(WINOGRAD, 0, blocks, weights, 0)
                 head[5:8] = [table.list(steps), planes, sum(counts)]
                 inputs = table.list([plane.address for plane in source.planes])
-                tail = [rows, columns, int(source.rectify), biases]
+                product = table.list(product_row(group, blocks, planes, sum(counts)))
+                tail = [rows, columns, int(source.rectify), biases, product]
                 return [*head, start, stop, group, scratch.offset, inputs, planes, *tail]
 
             note = f"F(4x4,3x3) {source.shape} -> {len(weight)} channels{fusion_note(epilogue)}"

@@ -12,10 +12,10 @@ itself, [channels][rows][phases][columns].
 from __future__ import annotations
 
 from .machine_code import kernel
-from .pointwise import multiply, multiply_planar
+from .pointwise import FIRST, LAST, STEPS, WEIGHTS, Y, multiply, multiply_planar
 from .simd import LANES, Integers, Pointer, at, evens, fma, integers_at, load, splat, store
 
-# Columns of a DENSE or PLANAR row, after those it shares with POINTWISE (0 to 13, pixels being output rows).
+# Columns of a DENSE or PLANAR row, after those that all products share; FIRST and LAST are output rows.
 BAND, SCRATCH, INPUTS, PLANES = 14, 15, 16, 17
 ROWS, COLUMNS, STRIDE, TOP, LEFT = 18, 19, 20, 21, 22
 TAP_ROWS, PHASE, OUT_COLUMNS, COPY = 23, 24, 25, 26
@@ -86,15 +86,16 @@ def _copy_planar_row(
 def dense(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
     """Opcode DENSE: a k x k convolution of blocked inputs."""
     stride, phase, columns, band = row[STRIDE], row[PHASE], row[COLUMNS], row[BAND]
-    steps, inputs = integers_at(program, row[5]), integers_at(program, row[INPUTS])
+    steps, inputs = integers_at(program, row[STEPS]), integers_at(program, row[INPUTS])
+    w, y = at(weights, row[WEIGHTS]), at(arena, row[Y])
     pitch = stride * phase * LANES
     if row[COPY] == 0:
         pitch = columns * LANES
     scratch = at(arena, row[SCRATCH])
     band_rows = (band - 1) * stride + row[TAP_ROWS]
-    first = row[12]
-    while first < row[13]:
-        last = min(first + band, row[13])
+    first = row[FIRST]
+    while first < row[LAST]:
+        last = min(first + band, row[LAST])
         base = arena
         if row[COPY] != 0:
             for block in range(row[PLANES]):
@@ -111,21 +112,8 @@ def dense(row: Integers, program: Integers, arena: Pointer, weights: Pointer) ->
             start = r
             if row[COPY] != 0:
                 start = (r - first) * stride
-            multiply(
-                at(base, start * pitch),
-                steps,
-                row[6],
-                row[7],
-                at(weights, row[4]),
-                at(arena, row[1] + r * row[OUT_COLUMNS] * LANES),
-                row[2],
-                row[OUT_COLUMNS],
-                row[3],
-                row[8],
-                row[9],
-                row[10],
-                row[11],
-            )
+            out = at(y, r * row[OUT_COLUMNS] * LANES)
+            multiply(row, at(base, start * pitch), steps, w, out, row[OUT_COLUMNS])
         first = last
 
 
@@ -135,15 +123,16 @@ def planar(
 ) -> None:
     """Opcode PLANAR: a k x k convolution of the caller's image (C, H, W), usually the first layer."""
     stride, phase, band = row[STRIDE], row[PHASE], row[BAND]
-    steps = integers_at(program, row[5])
+    steps = integers_at(program, row[STEPS])
+    w, y = at(weights, row[WEIGHTS]), at(arena, row[Y])
     constants = at(weights, row[NORMALIZATION])
     scale, shift = constants[0], constants[1]
     pitch = stride * phase
     scratch = at(arena, row[SCRATCH])
     band_rows = (band - 1) * stride + row[TAP_ROWS]
-    first = row[12]
-    while first < row[13]:
-        last = min(first + band, row[13])
+    first = row[FIRST]
+    while first < row[LAST]:
+        last = min(first + band, row[LAST])
         for channel in range(row[PLANES]):
             for i in range((last - first - 1) * stride + row[TAP_ROWS]):
                 source = first * stride - row[TOP] + i
@@ -156,17 +145,7 @@ def planar(
                 else:
                     _zero_row(target, pitch)
         for r in range(first, last):
-            multiply_planar(
-                at(scratch, (r - first) * stride * pitch),
-                steps,
-                row[6],
-                at(weights, row[4]),
-                at(arena, row[1] + r * row[OUT_COLUMNS] * LANES),
-                row[2],
-                row[OUT_COLUMNS],
-                row[3],
-                row[8],
-                row[9],
-                row[10],
-            )
+            source = at(scratch, (r - first) * stride * pitch)
+            out = at(y, r * row[OUT_COLUMNS] * LANES)
+            multiply_planar(row, source, steps, w, out, row[OUT_COLUMNS])
         first = last

@@ -155,6 +155,17 @@ def _define_memory() -> None:
     define(simd.integers_at, _P, _I, returns=integers)(
         lambda builder, _, base, offset: builder.gep(base, [offset], source_etype=INT64)
     )
+
+    def prefetch(builder: Any, _: Any, base: Any, offset: Any) -> None:
+        byte = ir.IntType(8).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+        module = builder.module
+        hint = cgutils.get_or_insert_function(module, function, "llvm.prefetch.p0i8")  # type: ignore[no-untyped-call]
+        address = builder.bitcast(_element(builder, base, offset), byte)
+        # For reading, into the second-level cache, of data.
+        builder.call(hint, [address, INT32(0), INT32(2), INT32(1)])
+
+    define(simd.prefetch, _P, _I, returns=types.none)(prefetch)
     define(simd.load, _P, _I, returns=vector)(
         lambda builder, _, base, offset: _load(builder, base, offset)
     )

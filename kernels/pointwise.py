@@ -6,7 +6,9 @@ convolution has one step per channel block, a k x k convolution k * k of them, t
 again. Steps carry addresses, so a concatenation is a longer list of steps and costs nothing; and they carry counts,
 so a half-empty block costs only its real channels.
 
-Weights are packed panel by panel, in the order in which a tile reads them: [bias, then channels][blocks][LANES].
+Weights are packed panel by panel, in the order in which a tile reads them: [bias, then channels][blocks][LANES]. While
+a tile multiplies, it asks for the weights of the next panel, or of whatever is packed behind: the weights of a network
+do not fit the second-level cache, and waiting for them took 6 % of the time.
 """
 
 from __future__ import annotations
@@ -25,12 +27,18 @@ from .simd import (
     Pointer,
     at,
     integers_at,
+    prefetch,
     tile_add,
     tile_bias,
     tile_clamp,
     tile_fma,
     tile_store,
 )
+
+# Columns of a row that is a product: POINTWISE, DENSE, PLANAR and WINOGRAD share them. DEPTH is the number of input
+# channels, over all COUNT steps; SECOND and RESIDUAL are distances from y; SINGLE is 1 for a layer of a single pixel.
+Y, PLANE, BLOCKS, WEIGHTS, STEPS, COUNT, DEPTH = range(1, 8)
+FLAGS, SECOND, RESIDUAL, SINGLE, FIRST, LAST, PIXELS = range(8, 15)
 
 # What a tile does with its sums, as bits of `flags`: [+ residual], activation, store; then, if there is a second
 # output, [+ residual], activation, store there.
@@ -57,25 +65,19 @@ def panel_width(blocks: int, single: int) -> int:
 def _tile(pixels: int, blocks: int, step: int) -> Callable[..., None]:
     @kernel
     def tile(
-        x: Pointer,
-        steps: Integers,
-        count: int,
-        w: Pointer,
-        y: Pointer,
-        plane: int,
-        flags: int,
-        second: int,
-        residual: int,
+        row: Integers, x: Pointer, steps: Integers, w: Pointer, y: Pointer, ahead: int
     ) -> None:
         sums = tile_bias(pixels, blocks, w, 0)
         position = blocks * LANES
-        for s in range(count):
+        for s in range(row[COUNT]):
             offset = steps[2 * s]
             for lane in range(steps[2 * s + 1]):
                 sums = tile_fma(sums, x, offset + lane, step, w, position)
+                prefetch(w, position + ahead)
                 position += blocks * LANES
+        flags, plane = row[FLAGS], row[PLANE]
         if flags & RESIDUAL_FIRST:
-            sums = tile_add(sums, y, residual, plane)
+            sums = tile_add(sums, y, row[RESIDUAL], plane)
         if flags & RELU:
             sums = tile_clamp(sums, 0.0, INFINITY)
         if flags & RELU6:
@@ -84,12 +86,12 @@ def _tile(pixels: int, blocks: int, step: int) -> Callable[..., None]:
             tile_store(sums, y, 0, plane)
         if flags & STORE_SECOND:
             if flags & RESIDUAL_SECOND:
-                sums = tile_add(sums, y, residual, plane)
+                sums = tile_add(sums, y, row[RESIDUAL], plane)
             if flags & SECOND_RELU:
                 sums = tile_clamp(sums, 0.0, INFINITY)
             if flags & SECOND_RELU6:
                 sums = tile_clamp(sums, 0.0, 6.0)
-            tile_store(sums, y, second, plane)
+            tile_store(sums, y, row[SECOND], plane)
 
     return tile
 
@@ -99,7 +101,7 @@ def _any_tile(most: int, blocks: int, step: int) -> Callable[..., None]:
 
     Generated, because a chain of `if`s is all that compiled code needs: if n == 14: tile14(...) and so on down.
     """
-    arguments = "x, steps, count, w, y, plane, flags, second, residual"
+    arguments = "row, x, steps, w, y, ahead"
     namespace: dict[str, Any] = {"__name__": __name__}
     namespace |= {f"tile{n}": _tile(n, blocks, step) for n in range(1, most + 1)}
     lines = [f"def choose(n, {arguments}):"]
@@ -115,16 +117,7 @@ def _panel(blocks: int) -> Callable[..., None]:
 
     @kernel
     def panel(
-        x: Pointer,
-        steps: Integers,
-        count: int,
-        w: Pointer,
-        y: Pointer,
-        plane: int,
-        pixels: int,
-        flags: int,
-        second: int,
-        residual: int,
+        row: Integers, x: Pointer, steps: Integers, w: Pointer, y: Pointer, pixels: int, ahead: int
     ) -> None:
         # As many tiles as needed, of as equal a size as possible.
         tiles = (pixels + most - 1) // most
@@ -134,7 +127,8 @@ def _panel(blocks: int) -> Callable[..., None]:
             n = small
             if t < larger:
                 n += 1
-            any_tile(n, x, steps, count, w, y, plane, flags, second, residual)
+            # Two tiles ask for the two halves of the next weights.
+            any_tile(n, row, x, steps, w, y, ahead + (t & 1) * LANES)
             x, y = at(x, n * LANES), at(y, n * LANES)
 
     return panel
@@ -146,16 +140,7 @@ def _planar_panel(blocks: int) -> Callable[..., None]:
 
     @kernel
     def panel(
-        x: Pointer,
-        steps: Integers,
-        count: int,
-        w: Pointer,
-        y: Pointer,
-        plane: int,
-        pixels: int,
-        flags: int,
-        second: int,
-        residual: int,
+        row: Integers, x: Pointer, steps: Integers, w: Pointer, y: Pointer, pixels: int, ahead: int
     ) -> None:
         # The last tile overlaps the one before it and computes a few pixels again.
         n = most
@@ -168,11 +153,11 @@ def _planar_panel(blocks: int) -> Callable[..., None]:
             p = min(first, pixels - n)
             source, target = at(x, p), at(y, p * LANES)
             if n == most:
-                large(source, steps, count, w, target, plane, flags, second, residual)
+                large(row, source, steps, w, target, ahead)
             elif n == 4:
-                small(source, steps, count, w, target, plane, flags, second, residual)
+                small(row, source, steps, w, target, ahead)
             else:
-                single(source, steps, count, w, target, plane, flags, second, residual)
+                single(row, source, steps, w, target, ahead)
             first += n
 
     return panel
@@ -185,89 +170,50 @@ _planar_one, _planar_two = _planar_panel(1), _planar_panel(2)
 
 @kernel
 def multiply(
-    x: Pointer,
-    steps: Integers,
-    count: int,
-    depth: int,
-    w: Pointer,
-    y: Pointer,
-    plane: int,
-    pixels: int,
-    blocks: int,
-    flags: int,
-    second: int,
-    residual: int,
-    single: int,
+    row: Integers, x: Pointer, steps: Integers, w: Pointer, y: Pointer, pixels: int
 ) -> None:
-    """y[b][p] = sum over steps, for `blocks` output blocks and consecutive pixels. `depth` is the sum of all lanes;
-    `second` and `residual` are distances from y."""
+    """y[b][p] = sum over steps, for all output blocks and consecutive pixels; `row` says the rest."""
     done = 0
-    while done < blocks:
-        width = panel_width(blocks - done, single)
-        out = at(y, done * plane)
+    while done < row[BLOCKS]:
+        width = panel_width(row[BLOCKS] - done, row[SINGLE])
+        floats = (row[DEPTH] + 1) * width * LANES
         if width == 2:
-            _two(x, steps, count, w, out, plane, pixels, flags, second, residual)
+            _two(row, x, steps, w, y, pixels, floats)
         elif width == 1:
-            _one(x, steps, count, w, out, plane, pixels, flags, second, residual)
+            _one(row, x, steps, w, y, pixels, floats)
         else:
-            _four(x, steps, count, w, out, plane, flags, second, residual)
-        w = at(w, (depth + 1) * width * LANES)
+            _four(row, x, steps, w, y, floats)
+        w, y = at(w, floats), at(y, width * row[PLANE])
         done += width
 
 
 @kernel
 def multiply_planar(
-    x: Pointer,
-    steps: Integers,
-    count: int,
-    w: Pointer,
-    y: Pointer,
-    plane: int,
-    pixels: int,
-    blocks: int,
-    flags: int,
-    second: int,
-    residual: int,
+    row: Integers, x: Pointer, steps: Integers, w: Pointer, y: Pointer, pixels: int
 ) -> None:
     """As `multiply`, where neighbouring pixels of x are neighbouring floats: the image itself. Every step is 1 lane."""
     done = 0
-    while done < blocks:
-        out = at(y, done * plane)
-        if blocks - done >= 2:
-            _planar_two(x, steps, count, w, out, plane, pixels, flags, second, residual)
-            w = at(w, (count + 1) * 2 * LANES)
-            done += 2
+    while done < row[BLOCKS]:
+        width = min(row[BLOCKS] - done, 2)
+        floats = (row[DEPTH] + 1) * width * LANES
+        if width == 2:
+            _planar_two(row, x, steps, w, y, pixels, floats)
         else:
-            _planar_one(x, steps, count, w, out, plane, pixels, flags, second, residual)
-            done += 1
+            _planar_one(row, x, steps, w, y, pixels, floats)
+        w, y = at(w, floats), at(y, width * row[PLANE])
+        done += width
 
 
 @kernel
 def pointwise(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode POINTWISE; columns: y, plane, blocks, weights, steps, count, depth, flags, second, residual, single,
-    first pixel, last pixel, group.
-
-    A group of pixels goes through all panels before the next one, so that its inputs are read from far memory once.
-    """
-    steps = integers_at(program, row[5])
-    first = row[12]
-    while first < row[13]:
-        pixels = min(row[14], row[13] - first)
-        multiply(
-            at(arena, first * LANES),
-            steps,
-            row[6],
-            row[7],
-            at(weights, row[4]),
-            at(arena, row[1] + first * LANES),
-            row[2],
-            pixels,
-            row[3],
-            row[8],
-            row[9],
-            row[10],
-            row[11],
-        )
+    """Opcode POINTWISE; columns FIRST and LAST are pixels, PIXELS are so many that go through all panels before the
+    next ones, so that their inputs are read from far memory once."""
+    steps, w = integers_at(program, row[STEPS]), at(weights, row[WEIGHTS])
+    first = row[FIRST]
+    while first < row[LAST]:
+        pixels = min(row[PIXELS], row[LAST] - first)
+        y = at(arena, row[Y] + first * LANES)
+        multiply(row, at(arena, first * LANES), steps, w, y, pixels)
         first += pixels
 
 

@@ -54,6 +54,10 @@ def integers_at(pointer: Integers, offset: int) -> Integers:
     return pointer[offset:]
 
 
+def prefetch(source: Pointer, offset: int) -> None:
+    """Ask for the cache line of source[offset], which is read soon. A hint only: it may lie anywhere."""
+
+
 def load(source: Pointer, offset: int) -> Vector:
     """source[offset : offset + LANES] as one vector."""
     return source[offset : offset + LANES].copy()

@@ -34,7 +34,7 @@ from .dense import (
 from .executor import ROW
 from .pointwise import RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
 from .simd import LANES
-from .winograd import BIAS, GROUP
+from .winograd import BIAS, GROUP, PRODUCT, product_row
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -275,6 +275,9 @@ def _winograd(row: Row, program: Row, access: Access) -> None:
     for offset, _ in steps:
         inside = 0 <= offset <= (planes - 1) * group * LANES
         _require(inside, f"a product reads {offset} of its patches")
+    product = product_row(group, blocks, int(row[6]), int(row[7]))
+    same = _list(program, int(row[PRODUCT]), len(product)).tolist() == product
+    _require(same, "the products of a layer are not those of its patches")
     start = int(row[SCRATCH])
     access.scratch.append((start, start + 36 * ((planes + blocks) * group + 2) * LANES))
     first, stop = _packed(row, steps)

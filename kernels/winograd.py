@@ -18,7 +18,22 @@ from numpy.typing import NDArray
 
 from .depthwise import finish
 from .machine_code import kernel
-from .pointwise import INFINITY, STORE_FIRST, multiply
+from .pointwise import (
+    BLOCKS,
+    DEPTH,
+    FIRST,
+    FLAGS,
+    INFINITY,
+    LAST,
+    PLANE,
+    RESIDUAL,
+    SECOND,
+    STEPS,
+    STORE_FIRST,
+    WEIGHTS,
+    Y,
+    multiply,
+)
 from .simd import (
     LANES,
     Integers,
@@ -35,9 +50,10 @@ from .simd import (
     sub,
 )
 
-# Columns of a WINOGRAD row after those it shares with POINTWISE (12, 13: the first and last patch).
+# Columns of a WINOGRAD row after those that all products share; FIRST and LAST are patches. PRODUCT is the place of
+# another row, that of the 36 products: all of them store in scratch and do nothing else with their sums.
 GROUP, SCRATCH, INPUTS, PLANES = 14, 15, 16, 17
-ROWS, COLUMNS, RECTIFY, BIAS = 18, 19, 20, 21
+ROWS, COLUMNS, RECTIFY, BIAS, PRODUCT = 18, 19, 20, 21, 22
 
 #: G of F(4, 3), with the interpolation points 0, 1, -1, 2, -2 and infinity.
 KERNEL_TRANSFORM = (
@@ -142,7 +158,7 @@ def _transform_inputs(
     inputs = integers_at(program, row[INPUTS])
     across = (columns + 3) // 4
     transformed = at(arena, row[SCRATCH])
-    patch = at(transformed, 36 * (planes + row[3]) * group * LANES)
+    patch = at(transformed, 36 * (planes + row[BLOCKS]) * group * LANES)
     half = at(patch, 36 * LANES)
     low = splat(-INFINITY)
     if row[RECTIFY]:
@@ -167,7 +183,8 @@ def _transform_inputs(
 def _transform_outputs(
     row: Integers, arena: Pointer, weights: Pointer, first: int, count: int
 ) -> None:
-    rows, columns, planes, group, blocks = row[ROWS], row[COLUMNS], row[PLANES], row[GROUP], row[3]
+    rows, columns, planes, group = row[ROWS], row[COLUMNS], row[PLANES], row[GROUP]
+    blocks = row[BLOCKS]
     across = (columns + 3) // 4
     products = at(arena, row[SCRATCH] + 36 * planes * group * LANES)
     half = at(products, 36 * blocks * group * LANES + 36 * LANES)
@@ -181,48 +198,42 @@ def _transform_outputs(
             for j in range(6):
                 _transform_half(at(source, j * pitch), 6 * pitch, at(half, j * LANES))
             bias = load(weights, row[BIAS] + block * LANES)
-            y = at(arena, row[1] + block * row[2] + (top * columns + left) * LANES)
+            y = at(arena, row[Y] + block * row[PLANE] + (top * columns + left) * LANES)
             for r in range(height):
                 _finish_row(
                     at(half, r * 6 * LANES),
                     bias,
                     at(y, r * columns * LANES),
                     width,
-                    row[8],
-                    row[9],
-                    row[10],
+                    row[FLAGS],
+                    row[SECOND],
+                    row[RESIDUAL],
                 )
 
 
 @kernel
 def winograd(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
     """Opcode WINOGRAD. Weights: 36 packed matrices, one behind the other, each with a bias of zero."""
-    planes, group, blocks, depth = row[PLANES], row[GROUP], row[3], row[7]
-    steps = integers_at(program, row[5])
+    planes, group, blocks = row[PLANES], row[GROUP], row[BLOCKS]
+    steps, product = integers_at(program, row[STEPS]), integers_at(program, row[PRODUCT])
+    floats = (row[DEPTH] + 1) * blocks * LANES
     transformed = at(arena, row[SCRATCH])
     products = at(transformed, 36 * planes * group * LANES)
-    first = row[12]
-    while first < row[13]:
-        count = min(group, row[13] - first)
+    first = row[FIRST]
+    while first < row[LAST]:
+        count = min(group, row[LAST] - first)
         _transform_inputs(row, program, arena, first, count)
         for e in range(36):
-            multiply(
-                at(transformed, e * planes * group * LANES),
-                steps,
-                row[6],
-                depth,
-                at(weights, row[4] + e * (depth + 1) * blocks * LANES),
-                at(products, e * blocks * group * LANES),
-                group * LANES,
-                count,
-                blocks,
-                STORE_FIRST,
-                0,
-                0,
-                row[11],
-            )
+            x = at(transformed, e * planes * group * LANES)
+            y = at(products, e * blocks * group * LANES)
+            multiply(product, x, steps, at(weights, row[WEIGHTS] + e * floats), y, count)
         _transform_outputs(row, arena, weights, first, count)
         first += count
+
+
+def product_row(group: int, blocks: int, count: int, depth: int) -> list[int]:
+    """The row of the 36 products: `group` patches of `count` input and `blocks` output blocks, in scratch."""
+    return [0, 0, group * LANES, blocks, 0, 0, count, depth, STORE_FIRST, 0, 0, 0]
 
 
 def transform_kernel(weight: NDArray[Any]) -> NDArray[np.float64]:

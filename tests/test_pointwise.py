@@ -95,9 +95,8 @@ def test_kernels_are_plain_python() -> None:
     y = np.zeros(pixels * LANES, np.float32)
     steps = np.array([0, LANES, pixels * LANES, 2])
     flags = pointwise.RELU | pointwise.STORE_FIRST
-    pointwise.multiply(
-        x.ravel(), steps, 2, depth, packed, y, pixels * LANES, pixels, 1, flags, 0, 0, 0
-    )
+    row = np.array([0, 0, pixels * LANES, 1, 0, 0, 2, depth, flags, 0, 0, 0])
+    pointwise.multiply(row, x.ravel(), steps, packed, y, pixels)
     inputs = np.concatenate([x[0], x[1, :, :2]], axis=1)
     assert_allclose(y.reshape(pixels, made), np.maximum(inputs @ w + b, 0), atol=1e-5)
     assert simd.LANES in (4, 8, 16)
