@@ -38,6 +38,7 @@ from .winograd import BIAS, GROUP, PRODUCT, product_row
 
 if TYPE_CHECKING:
     from .plan import Plan
+    from .steps import Step
 
 Row: TypeAlias = NDArray[np.int64]
 Range: TypeAlias = tuple[int, int]
@@ -103,6 +104,7 @@ def verify(plan: Plan) -> None:
                 raise PlanError(
                     f"row {number} ({step.name}) reads {start}:{stop}, which nothing wrote"
                 )
+        _separate(step, access)
         for ranges, mine in ((access.scratch, step.scratch), (access.writes, step.writes)):
             for start, stop in ranges:
                 value = next(
@@ -113,6 +115,26 @@ def verify(plan: Plan) -> None:
                         f"row {number} ({step.name}) writes {start}:{stop}, not its own"
                     )
                 owner[start // LANES : -(-stop // LANES)] = id(value)
+
+
+def _separate(step: Step, access: Access) -> None:
+    """A row writes nowhere where it reads; only its residual may lie under the result, plane upon plane, and then
+    nothing else of the row reads it."""
+    read, written, scratch = (
+        np.array(ranges, np.int64).reshape(-1, 2)
+        for ranges in (access.reads, access.writes, access.scratch)
+    )
+    overlaps = _overlaps(read, written)
+    same = (read[:, None] == written[None]).all(axis=2)
+    wrong = (overlaps & ~same).any() or overlaps.sum() > (len(written) if step.in_place else 0)
+    if wrong or _overlaps(np.concatenate([read, written]), scratch).any():
+        raise PlanError(f"{step.name} writes where it reads, or into its own scratch")
+
+
+def _overlaps(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which ranges of the one list overlap which of the other."""
+    overlaps: NDArray[np.bool_] = (a[:, None, 0] < b[None, :, 1]) & (b[None, :, 0] < a[:, None, 1])
+    return overlaps
 
 
 def _results(row: Row, access: Access, first: int, last: int) -> None:

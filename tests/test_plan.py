@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refnet
+from refnet import cli
+from refnet.cli import info
 from refnet.kernels import executor, layout, memory, verify
 from refnet.passes import fold
 from refnet.random_weights import random_weights
@@ -83,13 +85,6 @@ def test_explain_names_every_layer_and_its_kernel() -> None:
     assert "F(4x4,3x3)" in text and "rectifies its input" in text and "MiB of scratch" in text
 
 
-def test_dead_code_is_dropped() -> None:
-    net = checks.Net((5, 6, 6))
-    y = net.conv("input", "used", 4, 1)
-    net.conv("input", "unused", 4, 3)
-    assert "unused" not in checks.check(checks.graph_of(net, y), checks.DIRECT).explain()
-
-
 @pytest.mark.parametrize("change", ["groups", "dilation", "stride", "softmax"])
 def test_what_the_engine_cannot_run_is_said(change: str) -> None:
     net = checks.Net((6, 8, 8))
@@ -120,6 +115,15 @@ def test_what_the_engine_cannot_run_is_said(change: str) -> None:
     assert model.backend == "numpy"
 
 
+def test_info_says_what_cannot_run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    net = checks.Net((6, 8, 8))
+    graph = checks.graph_of(net, net.add("softmax", "over_columns", "input", axis=3))
+    monkeypatch.setattr(info, "build", lambda name: graph)
+    assert cli.main(["info", "tinynet", "--plan"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot run drawn: over_columns is a softmax along axis 3 of (N, 6, 8, 8)" in said
+
+
 @settings(max_examples=60)
 @given(
     lives=st.lists(
@@ -147,6 +151,23 @@ def test_memory_is_shared_over_time() -> None:
     plan = compiled("pfld")
     values = {v for step in plan.steps for v in step.touched()}
     assert plan.arena < sum(v.floats for v in values) / 3
+
+
+@pytest.mark.parametrize("kind", ["needed later", "also the input", "free"])
+def test_a_result_takes_the_place_of_a_residual_that_nobody_needs(kind: str) -> None:
+    net = checks.Net((6, 5, 6))
+    window: Any = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
+    z = net.add("max_pool", "z", net.conv("input", "before", 40, 1), **window)
+    x = net.add("average_pool", "x", "input", **window)
+    y = net.conv(z if kind == "also the input" else x, "conv", 40, 1)
+    outputs = [net.add("add", "sum", z, net.add("relu", "act", y))]
+    if kind == "needed later":
+        outputs.append(net.conv(z, "later", 5, 1))
+    plan = checks.check(checks.graph_of(net, *outputs), checks.DIRECT)
+    (step,) = (step for step in plan.steps if step.name == "conv")
+    (result,) = step.writes
+    residual = next(value for value in step.reads if value.name == "z")
+    assert (result.offset == residual.offset) is (kind == "free")
 
 
 def broken(plan: checks.Plan, row: int, column: int, value: int) -> checks.Plan:
