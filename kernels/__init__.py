@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # so that type checkers see the files through the alias `refnet/kernels.pyi`
     from . import (
+        choice,
         convolutions,
         dense,
         depthwise,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # so that type checkers see the files through the alias `refn
     )
 
 __all__ = [
+    "choice",
     "convolutions",
     "dense",
     "depthwise",

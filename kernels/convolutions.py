@@ -1,12 +1,4 @@
-"""What a convolution or linear layer becomes: the choice of algorithm, its packed weights and its rows.
-
-1x1, stride 1               POINTWISE
-depthwise 3x3               DEPTHWISE
-3x3, stride 1, padding 1    WINOGRAD where the cost model says so
-the image, few channels     PLANAR
-anything else with groups=1 DENSE
-linear                      POINTWISE with one pixel
-"""
+"""What a convolution or linear layer becomes, once its kernel is chosen (`choice.py`): packed weights and rows."""
 
 from __future__ import annotations
 
@@ -23,13 +15,13 @@ from refnet.graph import Graph, Node
 
 from . import depthwise as depthwise_kernel
 from . import layout, pointwise
+from .choice import Choice
 from .executor import DENSE, DEPTHWISE, PLANAR, POINTWISE, WINOGRAD
 from .fusion import Epilogue
 from .layout import Blob, Plane, Tensor, Value
 from .pointwise import ACTIVATIONS, RESIDUAL_FIRST
 from .products import (
     CACHE,
-    PLANAR_CHANNELS,
     Results,
     Window,
     by_lane,
@@ -37,43 +29,17 @@ from .products import (
     input_rows,
 )
 from .simd import LANES
-from .steps import Step, Table, UnsupportedError, values_of
+from .steps import Step, Table, values_of
 from .winograd import product_row, transform_kernel
 
 WINOGRAD_GROUP = 28
-#: Cycles per patch and block that the two Winograd transforms take, in vector operations; measured.
-TRANSFORM_IN, TRANSFORM_OUT = 110, 100
-
 
 #: Appends the step of a layer for part of its extent (pixels, patches or rows), and that extent: a layer is prepared
 #: once, its weights packed, and emitted whole or in parts, from and to the whole tensors or bands of them.
 Prepared: TypeAlias = tuple[Callable[[Tensor, Results, int, int], None], int]
 
 
-def blocks_of(channels: int) -> int:
-    """Planes that hold so many channels."""
-    return -(-channels // LANES)
-
-
-def runs_as_winograd(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a layer runs as F(4x4, 3x3): only where it takes fewer cycles than the direct product."""
-    a = node.attributes
-    if node.op != "conv" or a["groups"] != 1 or tuple(a["dilation"]) != (1, 1):
-        return False
-    if (a["kernel"], a["stride"], a["padding"]) != ((3, 3), (1, 1), (1, 1)):
-        return False
-    taken, (made, rows, columns) = shapes[node.inputs[0]][0], shapes[node.name]
-    if taken <= PLANAR_CHANNELS:
-        return False
-    direct = 9 * taken * blocks_of(made) * rows * columns / 2
-    patches = -(-rows // 4) * -(-columns // 4)
-    transforms = TRANSFORM_IN * blocks_of(taken) + TRANSFORM_OUT * blocks_of(made)
-    product = 36 * taken * blocks_of(made) / 2
-    # A tile of few patches streams all weights for little work: at least seven patches' worth of time.
-    return patches * transforms + max(patches, 7) * product < direct
-
-
-class Convolutions(ABC):
+class Convolutions(Choice, ABC):
     """The part of the lowering that turns convolutions into steps; `layers.Lowering` is the rest."""
 
     def __init__(
@@ -82,12 +48,12 @@ class Convolutions(ABC):
         weights: Mapping[str, NDArray[Any]],
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
-        self.graph, self.weights, self.shapes = graph, weights, shapes
+        super().__init__(graph, shapes)
+        self.weights = weights
         self.steps: list[Step] = []
         self.blob = Blob()
         self.tensors: dict[str, Tensor] = {}
         self.cells: dict[str, list[Tensor]] = {}
-        self.images: dict[str, tuple[float, float]] = {}
         self.blocked: dict[str, Tensor] = {}
         self.breaks: dict[str, frozenset[int]] = {}
         # Offset 0 of the weights is a row of zeros, what depthwise kernels read outside of the image.
@@ -118,53 +84,10 @@ class Convolutions(ABC):
             Step(opcode, name, note, tuple(reads), tuple(writes), encode, scratch=tuple(scratch))
         )
 
-    def is_depthwise(self, node: Node) -> bool:
-        """Whether the depthwise kernel takes this layer."""
-        a = node.attributes
-        if node.op != "conv" or a["groups"] == 1 or tuple(a["kernel"]) != (3, 3):
-            return False
-        channels = self.graph.state_dict[node.parameters["weight"]][0]
-        taken = self.shapes[node.inputs[0]][0]
-        return (
-            a["groups"] == channels == taken
-            and tuple(a["dilation"]) == (1, 1)
-            and tuple(a["stride"]) in ((1, 1), (2, 2))
-            and tuple(a["padding"]) in ((0, 0), (1, 1))
-            and self.shapes[node.inputs[0]][2] >= 3
-        )
-
     def normalization(self, node: Node) -> tuple[float, float]:
         """(scale, shift) of (x - mean) / std."""
         mean, std = node.attributes["mean"], node.attributes["std"]
         return 1.0 / std, -mean / std
-
-    def kind(self, node: Node) -> str:
-        """Which kernel runs this layer: pointwise, depthwise, planar, winograd or dense.
-
-        Raises:
-            UnsupportedError: none does.
-        """
-        a = node.attributes
-        if node.op == "linear":
-            if len(self.shapes[node.inputs[0]]) != 1:
-                raise UnsupportedError(f"{node.name} is linear over a map; flatten it first")
-            return "pointwise"
-        if self.is_depthwise(node):
-            return "depthwise"
-        if a["groups"] != 1 or tuple(a["dilation"]) != (1, 1) or a["stride"][0] != a["stride"][1]:
-            raise UnsupportedError(
-                f"{node.name} is a convolution with kernel {a['kernel']}, stride {a['stride']}, "
-                f"padding {a['padding']}, dilation {a['dilation']} and {a['groups']} groups; the "
-                "engine has kernels for groups=1 and for depthwise 3x3, without dilation, of one stride"
-            )
-        name = node.inputs[0]
-        image = name == self.graph.input or name in self.images
-        if image and self.shapes[name][0] <= PLANAR_CHANNELS:
-            return "planar"
-        if runs_as_winograd(node, self.shapes):
-            return "winograd"
-        window = (tuple(a["kernel"]), tuple(a["stride"]), tuple(a["padding"]))
-        return "pointwise" if window == ((1, 1), (1, 1), (0, 0)) else "dense"
 
     def lower_convolution(self, node: Node, epilogue: Epilogue) -> None:
         """The steps of one layer, and the tensors that it makes."""

@@ -2,7 +2,7 @@
 
 `Lowering` walks the simplified graph in order. A layer whose residual is made later in the graph waits for it. Every
 tensor ends up as a list of planes (`layout.py`); concatenations, slices and flattenings are list operations and make
-no step at all. What a convolution becomes is decided in `convolutions.py`.
+no step at all. Which kernel a convolution runs on is decided in `choice.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from refnet.graph import Graph, Node
 
 from . import layout
-from .convolutions import runs_as_winograd
+from .choice import runs_as_winograd
 from .executor import (
     AFFINE,
     BLOCK,

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from refnet.kernels import convolutions, winograd
+from refnet.kernels import choice, winograd
 from tests import kernel_checks as checks
 
 SIDE = st.integers(18, 37)
@@ -52,4 +52,4 @@ def test_the_choice_follows_the_cost() -> None:
     for side, expected in ((60, True), (2, False)):
         net = checks.Net((64, side, side))
         net.conv("input", "conv", 64, 3, padding=1)
-        assert convolutions.runs_as_winograd(net.nodes[0], net.shape) is expected
+        assert choice.runs_as_winograd(net.nodes[0], net.shape) is expected
