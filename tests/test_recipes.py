@@ -29,6 +29,7 @@ from weights.recipes.detection_data import (  # noqa: E402
     Photo,
     Pool,
     backgrounds,
+    clutter,
     distorted,
     face_crops,
     face_photos,
@@ -400,9 +401,13 @@ def test_landscapes_fill_their_window() -> None:
         rng.integers(1, 256, (90, 200, 3), np.uint8), np.zeros((0, 4)), np.zeros(0, bool), False
     )
     for _ in range(12):
-        window = landscape([empty], 128, rng, 3.0)
-        assert window.shape == (128, 128, 3)
-        assert (window.max(axis=2) > 0).all()
+        for window in (
+            landscape([empty], 128, rng, 3.0),
+            clutter([empty], Pool(photos()), 128, rng),
+        ):
+            assert window.shape == (128, 128, 3)
+            assert window.dtype == np.uint8
+            assert (window.max(axis=2) > 0).mean() > 0.99
 
 
 def test_cut_faces_in_surroundings_are_not_learnt() -> None:

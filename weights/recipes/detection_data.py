@@ -252,6 +252,33 @@ def landscape(
     return window[..., rng.permutation(3)] if rng.random() < 0.3 else window
 
 
+def clutter(empty: Sequence[Photo], photos: Pool, size: int, rng: np.random.Generator) -> Array:
+    """What might be taken for faces, (size, size, 3): small things, and things of a face's colours.
+
+    Often four landscapes side by side, sometimes two over each other; half of the time with the
+    brightness and colours of a face, since what a detector learns first is that faces have skin.
+    """
+    kind = rng.random()
+    if kind < 0.4:
+        half = size // 2
+        four = [landscape(empty, half, rng) for _ in range(4)]
+        image = np.vstack([np.hstack(four[:2]), np.hstack(four[2:])])
+        image = cv2.resize(image, (size, size))
+    else:
+        image = landscape(empty, size, rng, 3.0)
+    if kind > 0.8:
+        share = rng.uniform(0.3, 0.7)
+        image = image * share + landscape(empty, size, rng, 3.0) * (1 - share)
+    if rng.random() < 0.5:
+        photo = photos.draw(rng)
+        x1, y1, x2, y2 = photo.faces[0].clip(0).astype(int)
+        face = photo.image[y1:y2, x1:x2].reshape(-1, 3)
+        if len(face):
+            spread = (face.std(axis=0) + 1) / (image.std(axis=(0, 1)) + 1)
+            image = (image - image.mean(axis=(0, 1))) * spread + face.mean(axis=0)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
 def mosaic(
     photos: Pool,
     onto: Array,
@@ -367,21 +394,23 @@ def scene(
 ) -> Scene:
     """One training image, mirrored half of the time.
 
-    A tenth shows nobody, a sixth any part of a photo of people, a quarter each are mosaics and have
+    A sixth each shows nobody and any part of a photo of people, a fifth each are mosaics and have
     faces pasted in, the rest are crops about a face. Where a photo ends, mostly a landscape goes on,
-    else black.
+    or clutter, else black.
     """
     black = np.zeros((size, size, 3), np.uint8)
-    onto = landscape(empty, size, rng) if empty and rng.random() < 0.8 else black
+    onto, draw = black, rng.random()
+    if empty and draw < 0.85:
+        onto = landscape(empty, size, rng) if draw < 0.65 else clutter(empty, photos, size, rng)
     kind = rng.random()
-    if kind < 0.1 and empty:
-        image = landscape(empty, size, rng, 3.0)
+    if kind < 0.16 and empty:
+        image = clutter(empty, photos, size, rng)
         boxes, ignored = np.zeros((0, 4)), np.zeros(0, bool)
-    elif kind < 0.26 and crowd:
+    elif kind < 0.33 and crowd:
         image, boxes, ignored = surroundings(crowd, size, rng)
-    elif kind < 0.5:
+    elif kind < 0.53:
         image, boxes, ignored = mosaic(photos, onto, branches, rng)
-    elif kind < 0.75:
+    elif kind < 0.74:
         image, boxes, ignored = pasted(photos, onto, branches, rng)
     else:
         image, boxes, ignored = cropped(photos.draw(rng), size, branches, rng, onto)
