@@ -87,6 +87,18 @@ def test_safetensors_for_the_reference_implementation(tmp_path: Path) -> None:
     assert header % 8 == 0
 
 
+@pytest.mark.parametrize("length", [0x80, 0x1C80, 0x112])
+def test_safetensors_whose_length_looks_like_another_format(tmp_path: Path, length: int) -> None:
+    """The header's length comes first: 0x80 begins a pickle, 0x112 is MXNet's number."""
+    header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
+    values = np.array([1.5, -2.0], np.float32)
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header + values.tobytes())
+    checkpoint = read(path)
+    assert checkpoint.format == "safetensors"
+    np.testing.assert_array_equal(checkpoint.tensors["w"], values)
+
+
 def test_safetensors_bfloat16_is_widened_exactly(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     reference = pytest.importorskip("safetensors.torch")

@@ -161,14 +161,15 @@ def _bytes(path: Path) -> bytes:
 
 def _parser(head: bytes, size: int, inert: bool) -> Callable[[bytes], _Content] | None:
     """The function that parses files that start with `head`."""
+    # safetensors first: its first bytes are a length, and may be those of any other format.
+    if safetensors_file.is_safetensors(head, size):
+        return _parse_safetensors
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return lambda data: _parse_zip(data, inert)
     if head.startswith(b"\x80"):
         return lambda data: _parse_legacy(data, inert)
     if head.startswith(mxnet.MAGIC.to_bytes(8, "little")):
         return lambda data: _Content("mxnet", {"": mxnet.read_params(data)})
-    if safetensors_file.is_safetensors(head, size):
-        return _parse_safetensors
     if onnx_file.is_onnx(head):
         return _parse_onnx
     return None
