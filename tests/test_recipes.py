@@ -414,7 +414,7 @@ def test_cut_faces_in_surroundings_are_not_learnt() -> None:
     rng = np.random.default_rng(0)
     (whole,) = photos(1)
     for _ in range(40):
-        image, boxes, ignored = surroundings([whole], 128, rng)
+        image, boxes, ignored = surroundings(Pool([whole]), 128, rng)
         assert image.shape == (128, 128, 3)
         x1, y1, x2, y2 = boxes[0]
         width, height = np.clip([x2, y2], 0, 128) - np.clip([x1, y1], 0, 128)

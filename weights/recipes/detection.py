@@ -144,7 +144,8 @@ def train(
     """Train by `settings` (see the command's arguments); the averaged network and its figures.
 
     Args:
-        photos, empty, crowd: with faces, without people, with people; those set aside among them.
+        photos, empty, crowd: with faces, without people, with people but perhaps without faces;
+            those set aside among them.
     """
     size = settings["size"]
     graph = refnet.build(settings["network"], width=settings["width"], input_size=(size, size))
@@ -161,7 +162,8 @@ def train(
     module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learned = Pool([p for p in photos if not p.aside])
     without = [p for p in empty if not p.aside]
-    anywhere = [p for p in crowd if not p.aside]
+    portraits = [p for p in photos if p.source.startswith("web_photos")]
+    anywhere = Pool([p for p in [*crowd, *portraits] if not p.aside])
     aside = [p for p in photos if p.aside]
     unseen = Pool(aside)
     rng = np.random.default_rng(settings["seed"] + 1)

@@ -218,9 +218,9 @@ def _window(
     return image, photo.boxes * scale - np.tile(corner, 2), photo.ignored.copy()
 
 
-def surroundings(crowd: Sequence[Photo], size: int, rng: np.random.Generator) -> Scene:
-    """A window (size, size, 3) anywhere in a photo of people: mostly hands, backs and things."""
-    photo = crowd[int(rng.integers(len(crowd)))]
+def surroundings(crowd: Pool, size: int, rng: np.random.Generator) -> Scene:
+    """A window (size, size, 3) anywhere in a photo of people: mostly hands, clothes, backs and things."""
+    photo = crowd.draw(rng)
     scale = size / min(photo.image.shape[:2]) * np.exp(rng.uniform(0, np.log(4)))
     room = np.array(photo.image.shape[1::-1]) * scale - size
     corner = np.floor(rng.uniform(0, 1, 2) * np.maximum(room, 0))
@@ -390,7 +390,7 @@ def scene(
     size: int,
     branches: Sequence[BranchGeometry],
     rng: np.random.Generator,
-    crowd: Sequence[Photo] = (),
+    crowd: Pool | None = None,
 ) -> Scene:
     """One training image, mirrored half of the time.
 
