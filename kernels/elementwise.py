@@ -10,6 +10,7 @@ from .simd import (
     Pointer,
     Vector,
     add,
+    any_nan,
     at,
     broadcast,
     div,
@@ -72,6 +73,29 @@ def combine(row: Integers, arena: Pointer) -> None:
         if row[4] >= 0:
             value = add(value, load(arena, row[4] + i * LANES))
         store(arena, row[1] + i * LANES, minimum(high, maximum(low, value)))
+
+
+@kernel
+def not_finite(image: Pointer, size: int) -> int:
+    """1 where one of `size` floats is NaN or infinite, else 0.
+
+    Zero times a finite value is zero, any other gives NaN, and a sum that has met NaN stays NaN. Four sums hide the
+    latency of the additions."""
+    zero = splat(0.0)
+    s0 = s1 = s2 = s3 = zero
+    i = 0
+    while i + 4 * LANES <= size:
+        s0, s1 = fma(load(image, i), zero, s0), fma(load(image, i + LANES), zero, s1)
+        s2 = fma(load(image, i + 2 * LANES), zero, s2)
+        s3 = fma(load(image, i + 3 * LANES), zero, s3)
+        i += 4 * LANES
+    while i + LANES <= size:
+        s0 = fma(load(image, i), zero, s0)
+        i += LANES
+    while i < size:
+        s1 = fma(broadcast(image, i), zero, s1)
+        i += 1
+    return any_nan(add(add(s0, s1), add(s2, s3)))
 
 
 @kernel

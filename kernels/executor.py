@@ -13,6 +13,7 @@ from .elementwise import (
     block_image,
     combine,
     gather_channels,
+    not_finite,
     probe,
     sigmoid,
     unblock,
@@ -69,14 +70,21 @@ def execute(
     last: int,
     weights: Pointer,
     arena: Pointer,
-    image: Pointer,
     image_size: int,
+    output_size: int,
+    check: int,
+    image: Pointer,
     images: int,
     output: Pointer,
-    output_size: int,
-) -> None:
-    """Run rows first to last of the table for every image; images and outputs follow each other in memory."""
+) -> int:
+    """Run rows first to last of the table for every image; images and outputs follow each other in memory.
+
+    Returns how many images hold NaN or infinity where `check` is 1; 0 unseen where it is 0.
+    """
+    refused = 0
     for n in range(images):
+        if check:
+            refused += not_finite(at(image, n * image_size), image_size)
         for i in range(first, last):
             row = integers_at(program, i * ROW)
             op = row[0]
@@ -110,3 +118,4 @@ def execute(
                 unblock(row, program, arena, at(output, n * output_size))
             elif op == PROBE:
                 probe(row, arena)
+    return refused

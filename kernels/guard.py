@@ -48,11 +48,12 @@ def run_guarded(plan: Plan, x: NDArray[np.float32]) -> tuple[NDArray[np.float32]
             plan.rows,
             plan.weights.ctypes.data,
             arena.ctypes.data,
-            source.ctypes.data,
             source.size,
+            output.size,
+            1,
+            source.ctypes.data,
             1,
             output.ctypes.data,
-            output.size,
         )
         free = np.ones(arena_memory.size, bool)
         for step in plan.steps:

@@ -218,6 +218,13 @@ def _define_arithmetic() -> None:
     define(simd.largest, _V, returns=vector)(largest)
     define(simd.total, _V, returns=vector)(total)
 
+    def any_nan(builder: Any, _: Any, a: Any) -> Any:
+        lanes = builder.bitcast(builder.fcmp_unordered("uno", a, a), ir.IntType(LANES))
+        found = builder.icmp_unsigned("!=", lanes, ir.Constant(ir.IntType(LANES), 0))
+        return builder.zext(found, INT64)
+
+    define(simd.any_nan, _V, returns=types.int64)(any_nan)
+
     def power_of_two(builder: Any, _: Any, a: Any) -> Any:
         kind = ir.VectorType(INT32, LANES)
         biased = builder.add(builder.fptosi(a, kind), ir.Constant(kind, [127] * LANES))

@@ -30,16 +30,16 @@ from . import elf, host
 from .simd import LANES
 
 F = TypeVar("F", bound=Callable[..., Any])
-Entry = Callable[..., None]
+Entry = Callable[..., int]
 
 #: Every function that compiled code may call, in the order of definition.
 KERNELS: list[Callable[..., Any]] = []
 MAGIC = b"refnet kernels 2\n"
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
-#: execute(program, first, last, weights, arena, image, image_size, images, output, output_size)
+#: execute(program, first, last, weights, arena, image_size, output_size, check, image, images, output) -> int
 _PROTOTYPE = ctypes.CFUNCTYPE(
-    None, *(_POINTER, _INTEGER, _INTEGER, _POINTER, _POINTER, _POINTER),
-    *(_INTEGER, _INTEGER, _POINTER, _INTEGER),
+    _INTEGER, *(_POINTER, _INTEGER, _INTEGER, _POINTER, _POINTER),
+    *(_INTEGER, _INTEGER, _INTEGER, _POINTER, _INTEGER, _POINTER),
 )  # fmt: skip
 
 
@@ -95,9 +95,9 @@ def compile_kernels() -> MachineCode:
 
     _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
     integer, pointer, integers = types.int64, lowering.pointer, lowering.integers
-    signature = types.void(
-        *(integers, integer, integer, pointer, pointer, pointer),
-        *(integer, integer, pointer, integer),
+    signature = integer(
+        *(integers, integer, integer, pointer, pointer),
+        *(integer, integer, integer, pointer, integer, pointer),
     )
     with _deferred_optimization():
         compiled: Any = cfunc(signature, error_model="numpy")(executor.execute)

@@ -132,6 +132,11 @@ def total(a: Vector) -> Vector:
     return a
 
 
+def any_nan(a: Vector) -> int:
+    """1 where an element is NaN, else 0."""
+    return int(np.isnan(a).any())
+
+
 def halves() -> list[int]:
     """LANES / 2, LANES / 4, ..., 1."""
     return [LANES >> i for i in range(1, LANES.bit_length())]

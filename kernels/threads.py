@@ -41,10 +41,14 @@ def aligned(floats: int) -> NDArray[np.float32]:
     return buffer[start : start + floats * 4].view(np.float32)
 
 
+_byte_of: Callable[..., ctypes.c_byte] = ctypes.c_byte.from_buffer
+_address_of = ctypes.addressof
+
+
 def address(array: NDArray[np.float32]) -> int:
     """Where the values of a contiguous array begin."""
     try:  # a fifth of the time of `array.ctypes.data`
-        return ctypes.addressof(ctypes.c_byte.from_buffer(array))  # type: ignore[arg-type]
+        return _address_of(_byte_of(array))
     except (TypeError, ValueError):  # read-only, or empty
         return int(array.ctypes.data)
 
@@ -52,7 +56,8 @@ def address(array: NDArray[np.float32]) -> int:
 class Runner:
     """A plan with memory, ready to run.
 
-    `run(x)` takes (N, C, H, W) float32 of the plan's shape and returns its outputs as arrays, in order.
+    `run(x)` takes (N, C, H, W) float32 of the plan's shape and returns its outputs as arrays, in order, and whether
+    all of `x` is finite: the compiled code looks at every image just before it computes on it.
     """
 
     def __init__(self, plan: Plan, threads: int = 1) -> None:
@@ -64,43 +69,48 @@ class Runner:
         self._program = ctypes.c_void_p(plan.program.ctypes.data)
         self._blob = ctypes.c_void_p(self._weights.ctypes.data)
         self._rows = ctypes.c_int64(plan.rows)
-        self._image = ctypes.c_int64(math.prod(plan.input_shape))
-        self._size = ctypes.c_int64(plan.output_size)
+        self._sizes = (
+            ctypes.c_int64(math.prod(plan.input_shape)),
+            ctypes.c_int64(plan.output_size),
+        )
         self._single = len(plan.outputs) == 1
         self._result = plan.outputs[0].shape if self._single else (plan.output_size,)
+        self._shape = plan.input_shape
         self._local = threading.local()
         self._lock = threading.Lock()
         self._split: parts.Parts | None = None
 
-    def run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """The outputs for a batch of any size.
+    def run(self, x: NDArray[np.float32]) -> tuple[tuple[NDArray[np.float32], ...], bool]:
+        """The outputs for a batch of any size, and whether it is free of NaN and infinity.
 
         Raises:
             ValueError: `x` is not (N, C, H, W) of the plan's image shape.
         """
         x = np.ascontiguousarray(x, FLOAT32)
-        if x.shape[1:] != self.plan.input_shape:
-            raise ValueError(f"this plan is for images {self.plan.input_shape}, not {x.shape[1:]}")
+        if x.shape[1:] != self._shape:
+            raise ValueError(f"this plan is for images {self._shape}, not {x.shape[1:]}")
         images = len(x)
         results = np.empty((images, *self._result), FLOAT32)
         if self.threads == 1:
-            self._images(x, results)
+            refused = self._images(x, results)
         elif self.threads > images and self._large:
-            for n in range(images):
-                self._shared(x, results, n)
+            refused = sum(self._shared(x, results, n) for n in range(images))
         elif images > 1:
             count = min(self.threads, images)
             bounds = [images * i // count for i in range(count + 1)]
             ranges = itertools.pairwise(bounds)
-            self._together([partial(self._images, x[a:b], results[a:b]) for a, b in ranges])
+            refused = self._together(
+                [partial(self._images, x[a:b], results[a:b]) for a, b in ranges]
+            )
         else:
-            self._images(x, results)
+            refused = self._images(x, results)
         if self._single:
-            return (results,)
-        return tuple(
+            return (results,), not refused
+        outputs = (
             np.ascontiguousarray(results[:, o.offset : o.offset + o.size]).reshape(images, *o.shape)
             for o in self.plan.outputs
         )
+        return tuple(outputs), not refused
 
     def profile(self, x: NDArray[np.float32], seconds: float) -> list[tuple[str, str, str, float]]:
         """(layer, kernel, note, best microseconds) of every step, each called by itself, for `seconds`."""
@@ -113,8 +123,8 @@ class Runner:
             for i in range(len(steps)):
                 start = time.perf_counter()
                 self._entry(
-                    *(self._program, i, i + 1, self._blob, memory),
-                    *(x.ctypes.data, self._image, 1, results.ctypes.data, self._size),
+                    *(self._program, i, i + 1, self._blob, memory, *self._sizes, 0),
+                    *(x.ctypes.data, 1, results.ctypes.data),
                 )
                 best[i] = min(best[i], time.perf_counter() - start)
         return [
@@ -122,13 +132,11 @@ class Runner:
             for step, micros in zip(steps, best, strict=True)
         ]
 
-    def _together(self, tasks: Sequence[Callable[[], None]]) -> None:
-        """Run the first task here and the others in the pool; wait for all of them."""
+    def _together(self, tasks: Sequence[Callable[[], int]]) -> int:
+        """Run the first task here and the others in the pool; the sum of what they return."""
         pool = _pool(self.threads)
         futures = [pool.submit(task) for task in tasks[1:]]
-        tasks[0]()
-        for future in futures:
-            future.result()
+        return tasks[0]() + sum(future.result() for future in futures)
 
     @cached_property
     def _large(self) -> bool:
@@ -147,22 +155,24 @@ class Runner:
                 self._split = parts.split(self.plan, self.threads)
             return self._split
 
-    def _shared(self, x: NDArray[np.float32], results: NDArray[np.float32], n: int) -> None:
-        """Run image n on all threads."""
+    def _shared(self, x: NDArray[np.float32], results: NDArray[np.float32], n: int) -> int:
+        """Run image n on all threads; 1 if it is not finite."""
         split = self._parts()
         memory = self._memory("shared", split.arena)
         source, target = address(x[n]), address(results[n])
 
-        def task(thread: int, first: int, last: int) -> None:
+        def task(thread: int, first: int, last: int) -> int:
             program = split.programs[thread].ctypes.data
-            self._entry(
-                *(program, first, last, self._blob, memory),
-                *(source, self._image, 1, target, self._size),
+            return self._entry(
+                *(program, first, last, self._blob, memory, *self._sizes, first == thread == 0),
+                *(source, 1, target),
             )
 
+        refused = 0
         for first, last, shared in split.phases:
             workers = range(self.threads) if shared else range(1)
-            self._together([partial(task, thread, first, last) for thread in workers])
+            refused += self._together([partial(task, thread, first, last) for thread in workers])
+        return refused
 
     def _memory(self, name: str, floats: int) -> int:
         """The address of this Python thread's arena of that name."""
@@ -175,22 +185,24 @@ class Runner:
             setattr(self._local, f"{name}_memory", memory)  # keeps it alive
         return place
 
-    def _prepared(self) -> Callable[..., None]:
+    def _prepared(self) -> machine_code.Entry:
         """The entry for this Python thread, but for the images and results; what never changes is converted once."""
         arena = ctypes.c_void_p(self._memory("arena", self.plan.arena))
         self._local.entry = partial(
-            self._entry, self._program, ctypes.c_int64(0), self._rows, self._blob, arena
+            self._entry,
+            *(self._program, ctypes.c_int64(0), self._rows, self._blob, arena),
+            *(*self._sizes, ctypes.c_int64(1)),
         )
-        entry: Callable[..., None] = self._local.entry
+        entry: machine_code.Entry = self._local.entry
         return entry
 
-    def _images(self, x: NDArray[np.float32], results: NDArray[np.float32]) -> None:
-        """Run all images of `x` in this thread."""
+    def _images(self, x: NDArray[np.float32], results: NDArray[np.float32]) -> int:
+        """Run all images of `x` in this thread; how many are not finite."""
         try:
             entry = self._local.entry
         except AttributeError:
             entry = self._prepared()
-        entry(address(x), self._image, len(x), address(results), self._size)
+        return entry(address(x), len(x), address(results))
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
@@ -216,7 +228,7 @@ def peak() -> float:
     arena = aligned(4 * LANES)
     arena[:] = 0.5
     entry = machine_code.entry()
-    pointers = program.ctypes.data, 0, 1, arena.ctypes.data, arena.ctypes.data
+    place = arena.ctypes.data
     start = time.perf_counter()
-    entry(*pointers, arena.ctypes.data, 0, 1, arena.ctypes.data, 0)
+    entry(program.ctypes.data, 0, 1, place, place, 0, 0, 0, place, 1, place)
     return rounds * 24 * LANES * 2 / (time.perf_counter() - start) / 1e9

@@ -50,8 +50,9 @@ class Engine:
         self._runners: OrderedDict[tuple[int, ...], runners.Runner] = OrderedDict()
         self._lock = threading.Lock()
 
-    def run(self, x: Array) -> tuple[Array, ...]:
-        """The outputs for `x` (N, C, H, W) float32, in the order of the graph's outputs.
+    def run(self, x: Array) -> tuple[tuple[Array, ...], bool]:
+        """The outputs for `x` (N, C, H, W) float32, in the order of the graph's outputs, and whether all of
+        `x` is finite.
 
         Raises:
             ShapeError: the network cannot take this shape.

@@ -151,6 +151,87 @@ def test_results_are_fresh_memory_whether_the_input_can_be_written_or_not(
     assert_array_equal(second, kept)
 
 
+@pytest.mark.parametrize("lanes", checks.LANE_COUNTS)
+def test_the_entry_counts_images_that_are_not_finite(lanes: int) -> None:
+    """Drawn sizes at drawn places in memory full of NaN, so that a step beyond an image shows too."""
+    kernels = checks.at_lanes(lanes)
+    entry, random = kernels.machine_code.entry(), np.random.default_rng(lanes)
+    for size in (0, 1, lanes - 1, lanes, 4 * lanes, *random.integers(1, 12 * lanes, 200)):
+        images, shift = random.integers(1, 4), random.integers(0, lanes)
+        _, memory = kernels.guard.guarded(images * size + shift)
+        x = memory[shift:].reshape(images, size)
+        x[:] = random.standard_normal(x.shape) * random.choice([1.0, 1e-42, 3e38 / 8], x.shape)
+        for _ in range(random.integers(0, 3) if size else 0):
+            x.flat[random.integers(x.size)] = random.choice([np.nan, np.inf, -np.inf])
+        place = x.ctypes.data
+        nothing = (place, 0, 0, place, place)  # a program without rows
+        assert entry(*nothing, size, 0, 1, place, images, place) == np.sum(~np.isfinite(x).all(1))
+        assert entry(*nothing, size, 0, 0, place, images, place) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_a_value_that_is_not_finite_is_found_in_any_image(
+    detector: refnet.Model, threads: int, images: int
+) -> None:
+    """However the batch is dealt out, also a large image to several threads; and the model goes on."""
+    many = refnet.Model(detector.graph, detector.weights, threads=threads)
+    x = checks.image((3, 141, 133), images=images)
+    expected = many(x)
+    for bad, position in [(np.nan, 0), (np.inf, x.size // 2), (-np.inf, x.size - 1)]:
+        spoilt = x.copy()
+        spoilt.flat[position] = bad
+        for given in (spoilt, np.asfortranarray(spoilt)):
+            with pytest.raises(refnet.ShapeError, match="got 1 values that are NaN or infinite"):
+                many(given)
+    for y, e in zip(many(x), expected, strict=True):
+        assert_array_equal(y, e)
+
+
+def test_a_large_image_on_several_threads_is_looked_at_once(detector: refnet.Model) -> None:
+    runner = refnet.Model(detector.graph, detector.weights, threads=3).engine.runner((3, 430, 570))
+    x = checks.image((3, 430, 570), images=2)
+    assert runner.run(x)[1] and runner._split is not None
+    x[1, 2, -1, -1] = np.nan
+    assert runner._shared(x, np.empty((2, runner.plan.output_size), np.float32), 1) == 1
+    assert not runner.run(x)[1]
+
+
+def test_numpy_looks_at_the_values_only_where_the_engine_does_not(
+    model: refnet.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(x: object) -> None:
+        raise AssertionError("looked at twice")
+
+    monkeypatch.setattr(model, "_check_values", refuse)
+    x = checks.image((3, 112, 112))
+    model(x)
+    for options in ({"backend": "numpy"}, {"dtype": np.float64}):
+        with pytest.raises(AssertionError, match="looked at twice"):
+            model.run(x, **options)
+
+
+def test_values_come_before_any_other_error(model: refnet.Model) -> None:
+    x = checks.image((3, 112, 112)).astype(np.float64)
+    x[0, 0, 0, :2] = np.nan
+    for given, options in (
+        (x, {"backend": "numba"}),
+        (x, {"backend": "cuda"}),
+        (x[:, :1].astype(np.float32), {}),
+        (x, {"dtype": "float32"}),
+    ):
+        with pytest.raises(refnet.ShapeError, match="got 2 values that are NaN") as caught:
+            model.run(given, **options)
+        assert caught.value.__suppress_context__
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_the_values_that_count_are_the_callers(model: refnet.Model) -> None:
+    """A float64 beyond float32 is finite; in float32 it runs as infinity."""
+    x = np.full((1, 3, 112, 112), 1e300)
+    assert np.shape(model.run(x, dtype="float32")) == (1, 196)
+
+
 def test_float64_takes_the_reference_and_says_so_when_asked_otherwise(model: refnet.Model) -> None:
     x = checks.image((3, 112, 112)).astype(np.float64)
     assert model(x).dtype == np.float64  # type: ignore[union-attr]

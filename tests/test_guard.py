@@ -10,7 +10,7 @@ from refnet.kernels import executor, guard, machine_code, parts
 from tests import kernel_checks as checks
 
 #: Positions of the buffers among the arguments of the compiled function.
-ARENA, IMAGE, OUTPUT = 4, 5, 8
+ARENA, IMAGE, OUTPUT = 4, 8, 10
 
 
 @pytest.fixture(scope="module")

@@ -124,11 +124,11 @@ def run_row(kernels: ModuleType, plan: checks.Plan, number: int) -> dict[str, Me
         "image": Memory(np.zeros(int(np.prod(plan.input_shape)), np.float32)),
         "output": Memory(np.zeros(plan.output_size, np.float32)),
     }
-    pointers = [Pointer(memory[name]) for name in ("weights", "arena", "image")]
+    pointers = {name: Pointer(array) for name, array in memory.items()}
     with np.errstate(all="ignore"):
         kernels.executor.execute(
-            *(Pointer(memory["program"]), number, number + 1, *pointers, memory["image"].size, 1),
-            *(Pointer(memory["output"]), plan.output_size),
+            *(pointers["program"], number, number + 1, pointers["weights"], pointers["arena"]),
+            *(memory["image"].size, plan.output_size, 0, pointers["image"], 1, pointers["output"]),
         )
     return memory
 

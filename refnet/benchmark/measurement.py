@@ -76,9 +76,9 @@ def measure(
     folded, weights = fold(graph, random_weights(graph))
     x = np.random.default_rng(0).uniform(0, 1, (batch, *graph.input_shape)).astype(np.float32)
     engine = Engine(folded, weights, threads)
-    runs: dict[str, Run] = {"refnet": lambda: engine.run(x)}
+    runs: dict[str, Run] = {"refnet": lambda: engine.run(x)[0]}
     errors = {"refnet": 0.0}
-    expected = list(engine.run(x))
+    expected = list(engine.run(x)[0])
     for name in peers:
         runs[name], errors[name] = _checked(name, folded, weights, x, threads, expected)
     times: dict[str, list[float]] = {name: [] for name in runs}
