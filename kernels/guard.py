@@ -6,6 +6,8 @@ what nothing wrote then shows in the outputs, and a write out of place shows in 
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,19 +44,11 @@ def run_guarded(plan: Plan, x: NDArray[np.float32]) -> tuple[NDArray[np.float32]
         image_memory, source = guarded(image.size)
         source[:] = image.ravel()
         before = image_memory.view(np.uint32).copy()
-        machine_code.entry()(
-            plan.program.ctypes.data,
-            0,
-            plan.rows,
-            plan.weights.ctypes.data,
-            arena.ctypes.data,
-            source.size,
-            output.size,
-            1,
-            source.ctypes.data,
-            1,
-            output.ctypes.data,
+        call = machine_code.Call(
+            *(plan.program.ctypes.data, 0, plan.rows, plan.weights.ctypes.data),
+            *(arena.ctypes.data, source.size, output.size, 1),
         )
+        machine_code.entry()(ctypes.byref(call), source.ctypes.data, 1, output.ctypes.data)
         free = np.ones(arena_memory.size, bool)
         for step in plan.steps:
             for value in step.touched():

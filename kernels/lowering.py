@@ -149,6 +149,12 @@ _P, _I, _V = types.CPointer, types.Integer, VectorType
 
 
 def _define_memory() -> None:
+    define(simd.floats_of, _I, returns=pointer)(
+        lambda builder, _, address: builder.inttoptr(address, FLOAT.as_pointer())
+    )
+    define(simd.integers_of, _I, returns=integers)(
+        lambda builder, _, address: builder.inttoptr(address, INT64.as_pointer())
+    )
     define(simd.at, _P, _I, returns=pointer)(
         lambda builder, _, base, offset: _element(builder, base, offset)
     )

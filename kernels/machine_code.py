@@ -1,6 +1,6 @@
 """Compile all kernels once, keep the machine code, and run it in processes that never import Numba.
 
-`entry()` returns the one compiled function, `executor.execute`, as a C function: from this process, else from the
+`entry()` returns the one compiled function, `executor.enter`, as a C function: from this process, else from the
 cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file of
 this folder, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a file made
 for something else is never found. The file carries a hash of its own content and is not run unless that agrees; it
@@ -36,11 +36,18 @@ Entry = Callable[..., int]
 KERNELS: list[Callable[..., Any]] = []
 MAGIC = b"refnet kernels 2\n"
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
-#: execute(program, first, last, weights, arena, image_size, output_size, check, image, images, output) -> int
-_PROTOTYPE = ctypes.CFUNCTYPE(
-    _INTEGER, *(_POINTER, _INTEGER, _INTEGER, _POINTER, _POINTER),
-    *(_INTEGER, _INTEGER, _INTEGER, _POINTER, _INTEGER, _POINTER),
-)  # fmt: skip
+#: enter(call, image, images, output) -> int
+_PROTOTYPE = ctypes.CFUNCTYPE(_INTEGER, _POINTER, _POINTER, _INTEGER, _POINTER)
+
+
+class Call(ctypes.Structure):
+    """The arguments of `executor.execute` that come before the images, in its order; addresses as integers."""
+
+    _fields_ = (
+        *(("program", _INTEGER), ("first", _INTEGER), ("last", _INTEGER)),
+        *(("weights", _INTEGER), ("arena", _INTEGER)),
+        *(("image_size", _INTEGER), ("output_size", _INTEGER), ("check", _INTEGER)),
+    )
 
 
 def kernel(function: F) -> F:
@@ -86,7 +93,7 @@ def _hash(content: bytes) -> str:
 
 
 def compile_kernels() -> MachineCode:
-    """Compile `executor.execute` and everything it calls for this host. Takes seconds; imports Numba."""
+    """Compile `executor.enter` and everything it calls for this host. Takes seconds; imports Numba."""
     import llvmlite.binding as llvm
     from numba import cfunc, types
     from numba.extending import register_jitable
@@ -95,12 +102,9 @@ def compile_kernels() -> MachineCode:
 
     _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
     integer, pointer, integers = types.int64, lowering.pointer, lowering.integers
-    signature = integer(
-        *(integers, integer, integer, pointer, pointer),
-        *(integer, integer, integer, pointer, integer, pointer),
-    )
+    signature = integer(integers, pointer, integer, pointer)
     with _deferred_optimization():
-        compiled: Any = cfunc(signature, error_model="numpy")(executor.execute)
+        compiled: Any = cfunc(signature, error_model="numpy")(executor.enter)
     module = llvm.parse_assembly(compiled._library.get_llvm_str())
     machine = _target_machine()
     _optimize(module, compiled.native_name, machine)
@@ -289,7 +293,7 @@ def write(path: Path, code: MachineCode) -> bool:
 
 
 def entry() -> Entry:
-    """The compiled `executor.execute` as a C function that releases the GIL while it runs.
+    """The compiled `executor.enter` as a C function that releases the GIL while it runs.
 
     Raises:
         ImportError: nothing is cached and Numba is not installed.

@@ -11,6 +11,7 @@ The lane count is one constant, chosen at import: 16 with AVX-512, 8 with AVX, e
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from typing import TypeAlias
@@ -42,6 +43,18 @@ def _host_lanes() -> int:
 LANES: int = _host_lanes()
 #: Vector registers that a tile of this width may plan with.
 REGISTERS: int = 32 if LANES == 16 or platform.machine().lower() in ("arm64", "aarch64") else 16
+#: The length of memory of which only the address is known.
+_ENDLESS = 1 << 40
+
+
+def floats_of(address: int) -> Pointer:
+    """The pointer to the floats at an address."""
+    return np.ctypeslib.as_array((ctypes.c_float * _ENDLESS).from_address(int(address)))
+
+
+def integers_of(address: int) -> Integers:
+    """The table pointer to the integers at an address."""
+    return np.ctypeslib.as_array((ctypes.c_int64 * _ENDLESS).from_address(int(address)))
 
 
 def at(pointer: Pointer, offset: int) -> Pointer:

@@ -66,13 +66,6 @@ class Runner:
         self._entry = machine_code.entry()
         self._weights = aligned(len(plan.weights))
         self._weights[:] = plan.weights
-        self._program = ctypes.c_void_p(plan.program.ctypes.data)
-        self._blob = ctypes.c_void_p(self._weights.ctypes.data)
-        self._rows = ctypes.c_int64(plan.rows)
-        self._sizes = (
-            ctypes.c_int64(math.prod(plan.input_shape)),
-            ctypes.c_int64(plan.output_size),
-        )
         self._single = len(plan.outputs) == 1
         self._result = plan.outputs[0].shape if self._single else (plan.output_size,)
         self._shape = plan.input_shape
@@ -115,17 +108,16 @@ class Runner:
     def profile(self, x: NDArray[np.float32], seconds: float) -> list[tuple[str, str, str, float]]:
         """(layer, kernel, note, best microseconds) of every step, each called by itself, for `seconds`."""
         steps, x = self.plan.steps, np.ascontiguousarray(x[:1], np.float32)
+        program = self.plan.program
         results = np.empty(self.plan.output_size, np.float32)
         memory = self._memory("arena", self.plan.arena)
+        calls = [self._call(program, i, i + 1, memory, check=False) for i in range(len(steps))]
         best = [float("inf")] * len(steps)
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or best[0] == float("inf"):
-            for i in range(len(steps)):
+            for i, call in enumerate(calls):
                 start = time.perf_counter()
-                self._entry(
-                    *(self._program, i, i + 1, self._blob, memory, *self._sizes, 0),
-                    *(x.ctypes.data, 1, results.ctypes.data),
-                )
+                self._entry(ctypes.byref(call), x.ctypes.data, 1, results.ctypes.data)
                 best[i] = min(best[i], time.perf_counter() - start)
         return [
             (step.name, OPCODES[step.opcode], step.note, micros * 1e6)
@@ -162,11 +154,9 @@ class Runner:
         source, target = address(x[n]), address(results[n])
 
         def task(thread: int, first: int, last: int) -> int:
-            program = split.programs[thread].ctypes.data
-            return self._entry(
-                *(program, first, last, self._blob, memory, *self._sizes, first == thread == 0),
-                *(source, 1, target),
-            )
+            check = first == thread == 0
+            call = self._call(split.programs[thread], first, last, memory, check=check)
+            return self._entry(ctypes.byref(call), source, 1, target)
 
         refused = 0
         for first, last, shared in split.phases:
@@ -185,21 +175,26 @@ class Runner:
             setattr(self._local, f"{name}_memory", memory)  # keeps it alive
         return place
 
+    def _call(
+        self, program: NDArray[np.int64], first: int, last: int, arena: int, *, check: bool
+    ) -> machine_code.Call:
+        """What the entry needs for rows first to last besides images and results."""
+        sizes = math.prod(self.plan.input_shape), self.plan.output_size
+        weights = self._weights.ctypes.data
+        return machine_code.Call(program.ctypes.data, first, last, weights, arena, *sizes, check)
+
     def _prepared(self) -> machine_code.Entry:
-        """The entry for this Python thread, but for the images and results; what never changes is converted once."""
-        arena = ctypes.c_void_p(self._memory("arena", self.plan.arena))
-        self._local.entry = partial(
-            self._entry,
-            *(self._program, ctypes.c_int64(0), self._rows, self._blob, arena),
-            *(*self._sizes, ctypes.c_int64(1)),
-        )
-        entry: machine_code.Entry = self._local.entry
+        """The entry for this Python thread, but for the images and results."""
+        plan, arena = self.plan, self._memory("arena", self.plan.arena)
+        call = self._call(plan.program, 0, plan.rows, arena, check=True)
+        entry: machine_code.Entry = partial(self._entry, ctypes.byref(call))
+        self._local.entry = entry
         return entry
 
     def _images(self, x: NDArray[np.float32], results: NDArray[np.float32]) -> int:
         """Run all images of `x` in this thread; how many are not finite."""
         try:
-            entry = self._local.entry
+            entry: machine_code.Entry = self._local.entry
         except AttributeError:
             entry = self._prepared()
         return entry(address(x), len(x), address(results))
@@ -229,6 +224,7 @@ def peak() -> float:
     arena[:] = 0.5
     entry = machine_code.entry()
     place = arena.ctypes.data
+    call = machine_code.Call(program.ctypes.data, 0, 1, place, place, 0, 0, 0)
     start = time.perf_counter()
-    entry(program.ctypes.data, 0, 1, place, place, 0, 0, 0, place, 1, place)
+    entry(ctypes.byref(call), place, 1, place)
     return rounds * 24 * LANES * 2 / (time.perf_counter() - start) / 1e9

@@ -1,5 +1,6 @@
 """Whole networks through the engine: agreement with the reference, identical bits, threads, fork, memory."""
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -12,6 +13,8 @@ from numpy.testing import assert_array_equal
 
 import refnet
 from refnet import reference
+from refnet.kernels import executor, machine_code
+from refnet.kernels import threads as runners
 from refnet.passes import fold
 from refnet.random_weights import random_weights
 from tests import kernel_checks as checks
@@ -164,9 +167,32 @@ def test_the_entry_counts_images_that_are_not_finite(lanes: int) -> None:
         for _ in range(random.integers(0, 3) if size else 0):
             x.flat[random.integers(x.size)] = random.choice([np.nan, np.inf, -np.inf])
         place = x.ctypes.data
-        nothing = (place, 0, 0, place, place)  # a program without rows
-        assert entry(*nothing, size, 0, 1, place, images, place) == np.sum(~np.isfinite(x).all(1))
-        assert entry(*nothing, size, 0, 0, place, images, place) == 0
+        for check, expected in ((1, np.sum(~np.isfinite(x).all(1))), (0, 0)):
+            # A program without rows.
+            call = kernels.machine_code.Call(place, 0, 0, place, place, size, 0, check)
+            assert entry(ctypes.byref(call), place, images, place) == expected
+
+
+def test_the_entry_is_plain_python_too() -> None:
+    """Every argument of `execute` comes from its place in a call."""
+    net = checks.Net((3, 4, 5))
+    graph = checks.graph_of(net, net.conv("input", "conv", 5, 1))
+    plan = checks.compile_plan(graph, checks.random_weights(graph))
+    x = checks.image((3, 4, 5), images=2)
+    x[1, 0, 0, 0] = np.inf
+    arena, output = np.zeros(plan.arena, np.float32), np.zeros((2, plan.output_size), np.float32)
+    call = machine_code.Call(
+        *(plan.program.ctypes.data, 0, plan.rows, plan.weights.ctypes.data, arena.ctypes.data),
+        *(x[0].size, plan.output_size, 1),
+    )
+    with np.errstate(invalid="ignore"):
+        assert (
+            executor.enter(np.frombuffer(memoryview(call), np.int64), x.ravel(), 2, output.ravel())
+            == 1
+        )
+    (expected,), finite = runners.Runner(plan).run(x)
+    assert not finite
+    np.testing.assert_allclose(output.reshape(expected.shape), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

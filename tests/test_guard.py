@@ -2,6 +2,7 @@
 
 import ctypes
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,7 @@ import pytest
 from refnet.kernels import executor, guard, machine_code, parts
 from tests import kernel_checks as checks
 
-#: Positions of the buffers among the arguments of the compiled function.
-ARENA, IMAGE, OUTPUT = 4, 8, 10
+ARENA, IMAGE, OUTPUT = range(3)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,10 @@ def test_one_float_in_the_wrong_place_is_found(
     compiled = machine_code.entry()
     sizes = {ARENA: plan.arena, IMAGE: 3 * 6 * 7, OUTPUT: plan.output_size}
 
-    def stray(*arguments: int) -> None:
-        compiled(*arguments)
-        place = arguments[buffer] + 4 * (offset + end * sizes[buffer])
-        ctypes.c_float.from_address(place).value = 1.0
+    def stray(call: Any, image: int, images: int, output: int) -> None:
+        compiled(call, image, images, output)
+        start = {ARENA: call._obj.arena, IMAGE: image, OUTPUT: output}[buffer]
+        ctypes.c_float.from_address(start + 4 * (offset + end * sizes[buffer])).value = 1.0
 
     x = checks.image(plan.input_shape)
     guard.run_guarded(plan, x)

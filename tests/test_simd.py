@@ -66,6 +66,10 @@ def test_definitions_in_numpy() -> None:
     assert_array_equal(simd.fma(vector, vector, simd.splat(1.0)), vector * vector + 1)
     assert_array_equal(simd.power_of_two(simd.splat(-3.0)), np.full(LANES, 0.125))
     assert_array_equal(simd.evens(vector, vector + LANES), np.arange(3, 3 + 2 * LANES, 2))
+    assert_array_equal(simd.floats_of(memory.ctypes.data)[: memory.size], memory)
+    table = np.arange(5)
+    assert_array_equal(simd.integers_of(table.ctypes.data)[: table.size], table)
+    assert [simd.any_nan(simd.splat(value)) for value in (np.nan, np.inf, 0.0)] == [1, 0, 0]
     simd.store(memory, 0, simd.splat(7.0))
     assert_array_equal(memory[:LANES], np.full(LANES, 7))
 
