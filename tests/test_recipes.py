@@ -389,7 +389,8 @@ def test_sources_are_drawn_by_their_shares() -> None:
 def test_distortion_leaves_things_where_they_are(seed: int) -> None:
     image = np.full((96, 96, 3), 20, np.uint8)
     image[30:60, 40:80] = 220
-    seen = distorted(image, np.random.default_rng(seed))
+    seen, coarseness = distorted(image, np.random.default_rng(seed))
+    assert 1 <= coarseness <= 3
     assert seen.shape == image.shape
     assert seen.dtype == np.uint8
     assert seen[34:56, 44:76].min() > seen[70:, :30].max()

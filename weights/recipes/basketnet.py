@@ -99,7 +99,7 @@ def varied(frame: Frame, size: int, rng: np.random.Generator) -> Frame:
     if rng.random() < 0.5:
         crop = np.ascontiguousarray(crop[:, ::-1])
         moved = np.stack([size - moved[:, 2], moved[:, 1], size - moved[:, 0], moved[:, 3]], axis=1)
-    return distorted(crop, rng), moved, labels[inside]
+    return distorted(crop, rng)[0], moved, labels[inside]
 
 
 def precisions(model: Model, held: Sequence[Frame]) -> dict[str, float]:

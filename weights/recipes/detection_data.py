@@ -36,6 +36,8 @@ SHARES: Mapping[str, float] = {
 }
 #: A face that is cut to a smaller share is no face to learn, nor background.
 SEEN = 2 / 3
+#: A face of fewer pixels is a blob; learning it as a face makes faces of hands.
+READABLE = 12
 #: No face is enlarged more than this.
 LARGEST_ZOOM = 3.0
 #: From the box of 98 points to the box of the face, in shares of the former's sides: the points end at
@@ -338,24 +340,28 @@ def pasted(
     return image, np.array(boxes).reshape(-1, 4), np.array(ignored, bool)
 
 
-def distorted(image: Array, rng: np.random.Generator) -> Array:
+def distorted(image: Array, rng: np.random.Generator) -> tuple[Array, float]:
     """LFFD's light, or what cameras and files do: tint, gray, blur, noise, coarse JPEG blocks.
 
     LFFD's is brightness, saturation and contrast, each half of the time, in any order. A quarter of
     the images stays as it is.
+
+    Returns:
+        The image, and how many of its pixels, along a side, tell as much as one did before.
     """
-    kind = rng.random()
+    kind, coarseness = rng.random(), 1.0
     if kind < 0.25:
-        return image
+        return image, coarseness
     if kind < 0.6:
-        return _lit(image, rng)
+        return _lit(image, rng), coarseness
     if rng.random() < 0.5:
         gain = rng.uniform(0.8, 1.2, 3) * rng.uniform(0.6, 1.3)
         image = np.clip(image * gain, 0, 255).astype(np.uint8)
     if rng.random() < 0.25:
         image = np.repeat(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[:, :, None], 3, axis=2)
     if rng.random() < 0.4:
-        side = round(len(image) / rng.uniform(1, 3))
+        coarseness = float(rng.uniform(1, 3))
+        side = round(len(image) / coarseness)
         coarse = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
         image = np.asarray(cv2.resize(coarse, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
     if rng.random() < 0.2:
@@ -365,7 +371,7 @@ def distorted(image: Array, rng: np.random.Generator) -> Array:
         quality = int(rng.integers(25, 90))
         _, packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
         image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
-    return image
+    return image, coarseness
 
 
 def _lit(image: Array, rng: np.random.Generator) -> Array:
@@ -417,4 +423,6 @@ def scene(
     if rng.random() < 0.5:
         image = image[:, ::-1]
         boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], axis=1)
-    return distorted(np.ascontiguousarray(image), rng), boxes, ignored
+    image, coarseness = distorted(np.ascontiguousarray(image), rng)
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    return image, boxes, ignored | (sides < READABLE * coarseness)
