@@ -12,13 +12,13 @@ from numpy.testing import assert_array_equal
 
 import refnet
 from refnet.graph import Graph
-from refnet.kernels import layers, layout, products, streaming
-from refnet.kernels.simd import LANES
+from refnet.kernels import layers, layout, products, simd, streaming
 from refnet.ops import Array
 from refnet.passes import fold
 from refnet.random_weights import random_weights
 from tests import kernel_checks as checks
 
+LANES = simd.LANES
 COUNTS = st.lists(st.integers(1, 2 * LANES + 3), min_size=1, max_size=4)
 
 

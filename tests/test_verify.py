@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refnet.kernels import executor, simd
-from refnet.kernels.verify import Range
+from refnet.kernels import executor, simd, verify
 from tests import kernel_checks as checks
 
 MARGIN = 1 << 12
@@ -52,7 +51,7 @@ class Memory:
                 raise StrayError("across the start of a buffer")
         return slice(start, stop, step)
 
-    def stray(self, touched: NDArray[np.bool_], ranges: Iterable[Range]) -> list[int]:
+    def stray(self, touched: NDArray[np.bool_], ranges: Iterable[verify.Range]) -> list[int]:
         """The first elements that were touched outside of the ranges."""
         allowed = np.zeros(self.size + 2 * MARGIN, bool)
         for start, stop in ranges:
@@ -136,7 +135,7 @@ def run_row(kernels: ModuleType, plan: checks.Plan, number: int) -> dict[str, Me
 def touched_elsewhere(access: Any, memory: dict[str, Memory]) -> dict[str, list[int]]:
     """What a row touched outside of the ranges that the verifier derived."""
     arena = memory["arena"]
-    nothing: list[Range] = []
+    nothing: list[verify.Range] = []
     program = memory["program"]
     found = {
         "arena read": arena.stray(arena.read, access.reads + access.writes + access.scratch),

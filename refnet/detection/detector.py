@@ -269,9 +269,7 @@ class FaceDetector:
                 step = max(1, min(batch_size, TILED_ABOVE // max(1, shape[0] * shape[1])))
                 for at in range(0, len(members), step):
                     chunk = members[at : at + step]
-                    for i, own in zip(
-                        chunk, self._alike([pixels[i] for i in chunk]), strict=True
-                    ):
+                    for i, own in zip(chunk, self._alike([pixels[i] for i in chunk]), strict=True):
                         parts[i] += own
         return [
             self._suppressed(Candidates.joined(found), image.shape)
