@@ -439,6 +439,19 @@ def test_labelled_faces_become_photos_with_a_box(tmp_path: Path) -> None:
     assert y1 == pytest.approx(max(0, top - 0.36 * (bottom - top)), abs=0.01)
 
 
+def test_cautious_scores_keep_their_order() -> None:
+    graph = refnet.build("lffd-face-v2", width=0.125, input_size=(128, 128))
+    weights = random_weights(graph)
+    x = input_for(graph, 1)
+    plain = reference.run(graph, weights, x)
+    lowered = reference.run(graph, detection.cautious(graph, weights, 0.8, 0.6), x)
+    for before, after in zip(plain[::2], lowered[::2], strict=True):
+        odds = np.log(after / (1 - after)) - np.log(before / (1 - before))
+        np.testing.assert_allclose(odds, np.log(1.5) - np.log(4), atol=1e-3)
+    for before, after in zip(plain[1::2], lowered[1::2], strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
 def write_photos(data: Path, count: int) -> None:
     """`photos` as the recipe reads them, with the table of their boxes, and three of COCO's."""
     coco = data / "train" / "coco256"
