@@ -18,8 +18,12 @@ from .products import PLANAR_CHANNELS
 from .simd import LANES
 from .steps import UnsupportedError
 
-#: Cycles per patch and block that the two Winograd transforms take, in vector operations; measured.
-TRANSFORM_IN, TRANSFORM_OUT = 110, 100
+#: {side: cycles per patch and block that the two Winograd transforms take, in and out}; measured.
+TRANSFORMS = {4: (110, 100), 6: (230, 210)}
+#: {side: patches whose products take as long as it takes to fetch the matrices that side 4 does not have}; measured.
+FETCHED = {4: 0, 6: 12}
+#: The names of the ways to run a layer, by the side of its patches; 0 is the direct product.
+WAYS = {0: "direct", 4: "F(4x4,3x3)", 6: "F(6x6,3x3)"}
 
 
 def blocks_of(channels: int) -> int:
@@ -27,22 +31,39 @@ def blocks_of(channels: int) -> int:
     return -(-channels // LANES)
 
 
-def runs_as_winograd(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a layer runs as F(4x4, 3x3): only where it takes fewer cycles than the direct product."""
+def winograd_costs(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> dict[int, float]:
+    """Cycles that a layer takes, by the side of its Winograd patches, 0 being the direct product; empty where Winograd
+    does not fit the layer."""
     a = node.attributes
     if node.op != "conv" or a["groups"] != 1 or tuple(a["dilation"]) != (1, 1):
-        return False
+        return {}
     if (a["kernel"], a["stride"], a["padding"]) != ((3, 3), (1, 1), (1, 1)):
-        return False
+        return {}
     taken, (made, rows, columns) = shapes[node.inputs[0]][0], shapes[node.name]
     if taken <= PLANAR_CHANNELS:
-        return False
-    direct = 9 * taken * blocks_of(made) * rows * columns / 2
-    patches = -(-rows // 4) * -(-columns // 4)
-    transforms = TRANSFORM_IN * blocks_of(taken) + TRANSFORM_OUT * blocks_of(made)
-    product = 36 * taken * blocks_of(made) / 2
-    # A tile of few patches streams all weights for little work: at least seven patches' worth of time.
-    return patches * transforms + max(patches, 7) * product < direct
+        return {}
+    costs = {0: 9 * taken * blocks_of(made) * rows * columns / 2}
+    for side, (into, out) in TRANSFORMS.items():
+        patches = -(-rows // side) * -(-columns // side)
+        transforms = into * blocks_of(taken) + out * blocks_of(made)
+        product = (side + 2) ** 2 * taken * blocks_of(made) / 2
+        # A tile of few patches streams all weights for little work: at least seven patches' worth of time.
+        costs[side] = patches * transforms + max(patches + FETCHED[side], 7) * product
+    return costs
+
+
+def winograd_side(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """4 or 6 for a layer that runs as F(4x4, 3x3) or F(6x6, 3x3), whichever takes fewer cycles; 0 where neither
+    takes fewer than the direct product."""
+    costs = winograd_costs(node, shapes)
+    return min(costs, key=lambda side: costs[side], default=0)
+
+
+def winograd_note(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Why a layer runs as it does, for people: what each way was estimated to take, the chosen one first."""
+    costs = sorted((cost, side) for side, cost in winograd_costs(node, shapes).items())
+    estimates = ", ".join(f"{WAYS[side]} {cost / 1e6:.2f}" for cost, side in costs)
+    return f"; million cycles: {estimates}" if costs else ""
 
 
 class Choice:
@@ -91,7 +112,7 @@ class Choice:
         image = name == self.graph.input or name in self.images
         if image and self.shapes[name][0] <= PLANAR_CHANNELS:
             return "planar"
-        if runs_as_winograd(node, self.shapes):
+        if winograd_side(node, self.shapes):
             return "winograd"
         window = (tuple(a["kernel"]), tuple(a["stride"]), tuple(a["padding"]))
         return "pointwise" if window == ((1, 1), (1, 1), (0, 0)) else "dense"

@@ -15,7 +15,7 @@ from refnet.graph import Graph, Node
 
 from . import depthwise as depthwise_kernel
 from . import layout, pointwise
-from .choice import Choice
+from .choice import WAYS, Choice, winograd_note, winograd_side
 from .executor import DENSE, DEPTHWISE, PLANAR, POINTWISE, WINOGRAD
 from .fusion import Epilogue
 from .layout import Blob, Plane, Tensor, Value
@@ -32,7 +32,8 @@ from .simd import LANES
 from .steps import Step, Table, values_of
 from .winograd import product_row, transform_kernel
 
-WINOGRAD_GROUP = 28
+#: {side: patches of a group}: whole tiles, whose transforms stay in the second-level cache.
+WINOGRAD_GROUP = {4: 28, 6: 14}
 
 #: Appends the step of a layer for part of its extent (pixels, patches or rows), and that extent: a layer is prepared
 #: once, its weights packed, and emitted whole or in parts, from and to the whole tensors or bands of them.
@@ -220,20 +221,22 @@ class Convolutions(Choice, ABC):
     def prepare_winograd(
         self, node: Node, epilogue: Epilogue, source: Tensor, lanes: tuple[int, ...]
     ) -> Prepared:
-        """F(4x4, 3x3), by patches."""
+        """F(4x4, 3x3) or F(6x6, 3x3), by patches."""
+        side = winograd_side(node, self.shapes)
+        points = (side + 2) ** 2
         weight, bias = self.parameters(node)
         _, rows, columns = source.shape
         counts, blocks = source.counts(), len(lanes) // LANES
         planes = len(source.planes)
         empty = np.zeros(len(bias))
-        matrices = [input_rows(source, matrix) for matrix in transform_kernel(weight)]
+        matrices = [input_rows(source, matrix) for matrix in transform_kernel(weight, side)]
         packed = np.concatenate([pointwise.pack(m, empty, lanes, 0) for m in matrices])
         weights, biases = self.blob.add(packed), self.blob.add(by_lane(bias, lanes))
-        patches = -(-rows // 4) * -(-columns // 4)
-        group = min(WINOGRAD_GROUP, patches)
+        patches = -(-rows // side) * -(-columns // side)
+        group = min(WINOGRAD_GROUP[side], patches)
 
         def emit(source: Tensor, results: Results, start: int, stop: int) -> None:
-            floats = 36 * ((planes + blocks) * group + 2) * LANES
+            floats = points * ((planes + blocks) * group + 2) * LANES
             scratch = Value(f"{node.name} patches", floats, private=True)
 
             def encode(table: Table) -> list[int]:
@@ -242,12 +245,13 @@ class Convolutions(Choice, ABC):
                 head[5:8] = [table.list(steps), planes, sum(counts)]
                 inputs = table.list([plane.address for plane in source.planes])
                 product = table.list(product_row(group, blocks, planes, sum(counts)))
-                tail = [rows, columns, int(source.rectify), biases, product]
+                tail = [rows, columns, int(source.rectify), biases, product, side]
                 return [*head, start, stop, group, scratch.offset, inputs, planes, *tail]
 
-            note = f"F(4x4,3x3) {source.shape} -> {len(weight)} channels{fusion_note(epilogue)}"
+            note = f"{WAYS[side]} {source.shape} -> {len(weight)} channels{fusion_note(epilogue)}"
             if source.rectify:
                 note += ", rectifies its input"
+            note += winograd_note(node, self.shapes)
             reads = [*values_of(source.planes), *results.reads(0, blocks)]
             writes = results.writes()
             self.step(WINOGRAD, node.name, note, reads, writes, encode, (scratch,))
@@ -291,6 +295,7 @@ class Convolutions(Choice, ABC):
             note = (
                 f"{window} {source.shape} -> {self.shapes[node.name]}{fusion_note(epilogue)}, {how}"
             )
+            note += winograd_note(node, self.shapes)
             reads = [*values_of(source.planes), *results.reads(0, blocks)]
             self.step(DENSE, node.name, note, reads, results.writes(), encode, scratch)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from refnet.graph import Graph, Node
 
 from . import layout
-from .choice import runs_as_winograd
+from .choice import winograd_side
 from .executor import (
     AFFINE,
     BLOCK,
@@ -85,7 +85,7 @@ class Lowering(Streaming):
         for node in self.graph.nodes:
             if node.op == "relu" and node.name not in self.graph.outputs:
                 shared = len(readers[node.inputs[0]]) > 1 or node.inputs[0] in self.graph.outputs
-                if shared and all(runs_as_winograd(r, self.shapes) for r in readers[node.name]):
+                if shared and all(winograd_side(r, self.shapes) for r in readers[node.name]):
                     lazy.add(node.name)
         return lazy
 

@@ -60,7 +60,7 @@ def work(row: NDArray[np.int64]) -> int:
         case ops.DENSE | ops.PLANAR:
             return extent * int(row[25]) * int(row[7]) * int(row[3]) * 16
         case ops.WINOGRAD:
-            return 36 * extent * int(row[7]) * int(row[3]) * 16
+            return (int(row[23]) + 2) ** 2 * extent * int(row[7]) * int(row[3]) * 16
         case ops.DEPTHWISE:
             return extent * int(row[8]) * 9 * int(row[3]) * 16
         case ops.SOFTMAX:

@@ -34,7 +34,7 @@ from .dense import (
 from .executor import ROW
 from .pointwise import RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
 from .simd import LANES
-from .winograd import BIAS, GROUP, PRODUCT, product_row
+from .winograd import BIAS, GROUP, PRODUCT, SIDE, product_row
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -290,7 +290,9 @@ def _winograd(row: Row, program: Row, access: Access) -> None:
     rows, columns = int(row[ROWS]), int(row[COLUMNS])
     pixels = rows * columns
     _require(min(rows, columns, group) >= 1 and row[11] == 0, "a map or a group is empty")
-    patches = -(-rows // 4) * -(-columns // 4)
+    side = int(row[SIDE])
+    _require(side in (4, 6), f"patches make {side} x {side} outputs")
+    patches, points = -(-rows // side) * -(-columns // side), (side + 2) ** 2
     _require(row[12] == 0 and row[13] == patches, f"a row does not make all {patches} patches")
     for x in _list(program, int(row[INPUTS]), planes):
         access.reads.append((int(x), int(x) + pixels * LANES))
@@ -301,9 +303,9 @@ def _winograd(row: Row, program: Row, access: Access) -> None:
     same = _list(program, int(row[PRODUCT]), len(product)).tolist() == product
     _require(same, "the products of a layer are not those of its patches")
     start = int(row[SCRATCH])
-    access.scratch.append((start, start + 36 * ((planes + blocks) * group + 2) * LANES))
+    access.scratch.append((start, start + points * ((planes + blocks) * group + 2) * LANES))
     first, stop = _packed(row, steps)
-    access.weights.append((first, first + 36 * (stop - first)))
+    access.weights.append((first, first + points * (stop - first)))
     access.weights.append((int(row[BIAS]), int(row[BIAS]) + blocks * LANES))
     _results(row, access, 0, pixels)
 

@@ -1,16 +1,23 @@
-"""Winograd convolution F(4x4, 3x3): 3 x 3, stride 1, padding 1, with a quarter of the multiplications.
+"""Winograd convolutions F(4x4, 3x3) and F(6x6, 3x3): 3 x 3, stride 1, padding 1, with a quarter or a fifth of the
+multiplications.
 
-Lavin & Gray 2016 (arXiv:1509.09308), §4: a 6 x 6 patch of inputs d and the kernel g give 4 x 4 outputs
-Y = A^T [(G g G^T) * (B^T d B)] A. The product in the middle is 36 independent matrix products over channels, run
-on the same register tiles as a 1x1 convolution. A group of patches goes through all three phases before the next
-group, so that its transforms stay in cache.
+Lavin & Gray 2016 (arXiv:1509.09308), §4: a patch of inputs d, two wider than the `side` x `side` outputs Y made of it,
+and the kernel g give Y = A^T [(G g G^T) * (B^T d B)] A. The product in the middle is (side + 2)^2 independent matrix
+products over channels, run on the same register tiles as a 1x1 convolution. A group of patches goes through all three
+phases before the next group, so that its transforms stay in cache.
 
-Scratch: inputs [36][blocks][group][LANES], then products [36][output blocks][group][LANES], then one patch and one
-half-transformed patch of 36 vectors each.
+Points of interpolation are 0, 1, -1, 2, -2 and infinity, for side 6 also 1/2 and -1/2. A holds their plain powers, and
+the scale of B's rows is such that its coefficients, too, are exact in float32 and small: 21/4 at most. All that is not
+exact, 1/6 and 1/24 or 2/9, 1/90 and 32/45, lies in G, which is applied in float64. Points of opposite sign share the
+even and the odd part of their polynomial.
+
+Scratch: inputs [points][blocks][group][LANES], then products [points][output blocks][group][LANES], then one patch and
+one half-transformed patch of a vector for each point.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,20 +58,25 @@ from .simd import (
 )
 
 # Columns of a WINOGRAD row after those that all products share; FIRST and LAST are patches. PRODUCT is the place of
-# another row, that of the 36 products: all of them store in scratch and do nothing else with their sums.
+# another row, that of the products: all of them store in scratch and do nothing else with their sums. SIDE is 4 or 6.
 GROUP, SCRATCH, INPUTS, PLANES = 14, 15, 16, 17
-ROWS, COLUMNS, RECTIFY, BIAS, PRODUCT = 18, 19, 20, 21, 22
+ROWS, COLUMNS, RECTIFY, BIAS, PRODUCT, SIDE = 18, 19, 20, 21, 22, 23
 
-#: G of F(4, 3), with the interpolation points 0, 1, -1, 2, -2 and infinity.
-KERNEL_TRANSFORM = (
-    np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-)
+#: {side: G}: a row for every point x holds 1, x and x^2, times a constant.
+KERNEL_TRANSFORMS = {
+    4: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+    6: np.array(
+        [
+            *([90, 0, 0], [-20, -20, -20], [-20, 20, -20], [1, 2, 4], [1, -2, 4]),
+            *([64, 32, 16], [64, -32, 16], [0, 0, 90]),
+        ]
+    )
+    / 90,
+}
 
 
 @kernel
-def _transform_input(
-    source: Pointer, pitch: int, target: Pointer, target_pitch: int, low: Vector
-) -> None:
+def _input_4(source: Pointer, pitch: int, target: Pointer, target_pitch: int, low: Vector) -> None:
     """B^T applied to six vectors; `low` rectifies them on the way, or is minus infinity."""
     d0, d1 = maximum(low, load(source, 0)), maximum(low, load(source, pitch))
     d2, d3 = maximum(low, load(source, 2 * pitch)), maximum(low, load(source, 3 * pitch))
@@ -82,50 +94,79 @@ def _transform_input(
 
 
 @kernel
-def _transform_patch(
-    source: Pointer, pitch: int, half: Pointer, target: Pointer, target_pitch: int, low: Vector
-) -> None:
-    """B^T d B of one patch of one block: columns into `half`, then its rows into 36 places `target_pitch` apart."""
-    never = splat(-INFINITY)
-    for j in range(6):
-        _transform_input(at(source, j * LANES), pitch, at(half, j * LANES), 6 * LANES, low)
-    for i in range(6):
-        _transform_input(
-            at(half, i * 6 * LANES),
-            LANES,
-            at(target, i * 6 * target_pitch),
-            target_pitch,
-            never,
-        )
+def _input_6(source: Pointer, pitch: int, target: Pointer, target_pitch: int, low: Vector) -> None:
+    """B^T applied to eight vectors, as `_input_4` to six."""
+    d0, d1 = maximum(low, load(source, 0)), maximum(low, load(source, pitch))
+    d2, d3 = maximum(low, load(source, 2 * pitch)), maximum(low, load(source, 3 * pitch))
+    d4, d5 = maximum(low, load(source, 4 * pitch)), maximum(low, load(source, 5 * pitch))
+    d6, d7 = maximum(low, load(source, 6 * pitch)), maximum(low, load(source, 7 * pitch))
+    store(target, 0, fma(splat(5.25), sub(d4, d2), sub(d0, d6)))
+    store(target, 7 * target_pitch, fma(splat(5.25), sub(d3, d5), sub(d7, d1)))
+    even, odd = fma(splat(-4.25), d4, add(d2, d6)), fma(splat(-4.25), d3, add(d1, d5))
+    store(target, target_pitch, add(even, odd))
+    store(target, 2 * target_pitch, sub(even, odd))
+    even = fma(splat(0.25), d2, fma(splat(-1.25), d4, d6))
+    odd = fma(splat(0.25), d1, fma(splat(-1.25), d3, d5))
+    store(target, 3 * target_pitch, fma(splat(2.0), odd, even))
+    store(target, 4 * target_pitch, fma(splat(-2.0), odd, even))
+    even = fma(splat(4.0), d2, fma(splat(-5.0), d4, d6))
+    odd = fma(splat(4.0), d1, fma(splat(-5.0), d3, d5))
+    store(target, 5 * target_pitch, fma(splat(0.5), odd, even))
+    store(target, 6 * target_pitch, fma(splat(-0.5), odd, even))
 
 
 @kernel
-def _gather(x: Pointer, rows: int, columns: int, top: int, left: int, patch: Pointer) -> None:
-    """A patch that reaches over the image's edge, zeros outside."""
-    zero = splat(0.0)
-    for i in range(6):
-        for j in range(6):
-            r, c = top + i, left + j
-            if r >= 0 and r < rows and c >= 0 and c < columns:
-                store(patch, (i * 6 + j) * LANES, load(x, (r * columns + c) * LANES))
-            else:
-                store(patch, (i * 6 + j) * LANES, zero)
-
-
-@kernel
-def _transform_half(source: Pointer, pitch: int, target: Pointer) -> None:
-    """A^T applied to a column of products: six vectors `pitch` apart into four rows of `half`."""
+def _output_4(source: Pointer, pitch: int) -> tuple[Vector, ...]:
+    """A^T applied to six vectors `pitch` apart."""
     m0, m1, m2 = load(source, 0), load(source, pitch), load(source, 2 * pitch)
     m3, m4, m5 = load(source, 3 * pitch), load(source, 4 * pitch), load(source, 5 * pitch)
     s12, d12, s34, d34 = add(m1, m2), sub(m1, m2), add(m3, m4), sub(m3, m4)
-    store(target, 0, add(m0, add(s12, s34)))
-    store(target, 6 * LANES, fma(splat(2.0), d34, d12))
-    store(target, 12 * LANES, fma(splat(4.0), s34, s12))
-    store(target, 18 * LANES, add(fma(splat(8.0), d34, d12), m5))
+    y0, y1 = add(m0, add(s12, s34)), fma(splat(2.0), d34, d12)
+    y2, y3 = fma(splat(4.0), s34, s12), add(fma(splat(8.0), d34, d12), m5)
+    return y0, y1, y2, y3
 
 
 @kernel
-def _finish_row(
+def _output_6(source: Pointer, pitch: int) -> tuple[Vector, ...]:
+    """A^T applied to eight vectors `pitch` apart."""
+    m0, m1, m2 = load(source, 0), load(source, pitch), load(source, 2 * pitch)
+    m3, m4, m5 = load(source, 3 * pitch), load(source, 4 * pitch), load(source, 5 * pitch)
+    m6, m7 = load(source, 6 * pitch), load(source, 7 * pitch)
+    s12, d12, s34, d34 = add(m1, m2), sub(m1, m2), add(m3, m4), sub(m3, m4)
+    s56, d56 = add(m5, m6), sub(m5, m6)
+    y0 = add(add(m0, s12), add(s34, s56))
+    y1 = fma(splat(2.0), d34, fma(splat(0.5), d56, d12))
+    y2 = fma(splat(4.0), s34, fma(splat(0.25), s56, s12))
+    y3 = fma(splat(8.0), d34, fma(splat(0.125), d56, d12))
+    y4 = fma(splat(16.0), s34, fma(splat(0.0625), s56, s12))
+    y5 = add(fma(splat(32.0), d34, fma(splat(0.03125), d56, d12)), m7)
+    return y0, y1, y2, y3, y4, y5
+
+
+@kernel
+def _half_4(source: Pointer, pitch: int, half: Pointer) -> None:
+    """A^T applied to a column of products, stored as a column of `half`."""
+    y0, y1, y2, y3 = _output_4(source, pitch)
+    store(half, 0, y0)
+    store(half, 6 * LANES, y1)
+    store(half, 12 * LANES, y2)
+    store(half, 18 * LANES, y3)
+
+
+@kernel
+def _half_6(source: Pointer, pitch: int, half: Pointer) -> None:
+    """As `_half_4`."""
+    y0, y1, y2, y3, y4, y5 = _output_6(source, pitch)
+    store(half, 0, y0)
+    store(half, 8 * LANES, y1)
+    store(half, 16 * LANES, y2)
+    store(half, 24 * LANES, y3)
+    store(half, 32 * LANES, y4)
+    store(half, 40 * LANES, y5)
+
+
+@kernel
+def _row_4(
     half: Pointer,
     bias: Vector,
     y: Pointer,
@@ -134,110 +175,179 @@ def _finish_row(
     second: int,
     residual: int,
 ) -> None:
-    """A^T applied to one row of `half`: up to four output pixels."""
-    m0, m1, m2 = load(half, 0), load(half, LANES), load(half, 2 * LANES)
-    m3, m4, m5 = load(half, 3 * LANES), load(half, 4 * LANES), load(half, 5 * LANES)
-    s12, d12, s34, d34 = add(m1, m2), sub(m1, m2), add(m3, m4), sub(m3, m4)
-    finish(add(bias, add(m0, add(s12, s34))), y, 0, flags, second, residual)
+    """A^T applied to a row of `half`: up to four output pixels."""
+    y0, y1, y2, y3 = _output_4(half, LANES)
+    finish(add(bias, y0), y, 0, flags, second, residual)
     if columns > 1:
-        value = add(bias, fma(splat(2.0), d34, d12))
-        finish(value, y, LANES, flags, second, residual)
+        finish(add(bias, y1), y, LANES, flags, second, residual)
     if columns > 2:
-        value = add(bias, fma(splat(4.0), s34, s12))
-        finish(value, y, 2 * LANES, flags, second, residual)
+        finish(add(bias, y2), y, 2 * LANES, flags, second, residual)
     if columns > 3:
-        value = add(bias, add(fma(splat(8.0), d34, d12), m5))
-        finish(value, y, 3 * LANES, flags, second, residual)
+        finish(add(bias, y3), y, 3 * LANES, flags, second, residual)
 
 
 @kernel
-def _transform_inputs(
-    row: Integers, program: Integers, arena: Pointer, first: int, count: int
+def _row_6(
+    half: Pointer,
+    bias: Vector,
+    y: Pointer,
+    columns: int,
+    flags: int,
+    second: int,
+    residual: int,
 ) -> None:
-    rows, columns, planes, group = row[ROWS], row[COLUMNS], row[PLANES], row[GROUP]
-    inputs = integers_at(program, row[INPUTS])
-    across = (columns + 3) // 4
-    transformed = at(arena, row[SCRATCH])
-    patch = at(transformed, 36 * (planes + row[BLOCKS]) * group * LANES)
-    half = at(patch, 36 * LANES)
-    low = splat(-INFINITY)
-    if row[RECTIFY]:
-        low = splat(0.0)
-    pitch = planes * group * LANES
-    for t in range(count):
-        i = (first + t) // across
-        top, left = i * 4 - 1, (first + t - i * across) * 4 - 1
-        inside = top >= 0 and left >= 0 and top + 6 <= rows and left + 6 <= columns
-        for block in range(planes):
-            x = at(arena, inputs[block])
-            target = at(transformed, (block * group + t) * LANES)
-            if inside:
-                source = at(x, (top * columns + left) * LANES)
-                _transform_patch(source, columns * LANES, half, target, pitch, low)
-            else:
-                _gather(x, rows, columns, top, left, patch)
-                _transform_patch(patch, 6 * LANES, half, target, pitch, low)
+    """A^T applied to a row of `half`: up to six output pixels."""
+    y0, y1, y2, y3, y4, y5 = _output_6(half, LANES)
+    finish(add(bias, y0), y, 0, flags, second, residual)
+    if columns > 1:
+        finish(add(bias, y1), y, LANES, flags, second, residual)
+    if columns > 2:
+        finish(add(bias, y2), y, 2 * LANES, flags, second, residual)
+    if columns > 3:
+        finish(add(bias, y3), y, 3 * LANES, flags, second, residual)
+    if columns > 4:
+        finish(add(bias, y4), y, 4 * LANES, flags, second, residual)
+    if columns > 5:
+        finish(add(bias, y5), y, 5 * LANES, flags, second, residual)
 
 
-@kernel
-def _transform_outputs(
-    row: Integers, arena: Pointer, weights: Pointer, first: int, count: int
-) -> None:
-    rows, columns, planes, group = row[ROWS], row[COLUMNS], row[PLANES], row[GROUP]
-    blocks = row[BLOCKS]
-    across = (columns + 3) // 4
-    products = at(arena, row[SCRATCH] + 36 * planes * group * LANES)
-    half = at(products, 36 * blocks * group * LANES + 36 * LANES)
-    pitch = blocks * group * LANES
-    for t in range(count):
-        i = (first + t) // across
-        top, left = i * 4, (first + t - i * across) * 4
-        height, width = min(4, rows - top), min(4, columns - left)
-        for block in range(blocks):
-            source = at(products, (block * group + t) * LANES)
-            for j in range(6):
-                _transform_half(at(source, j * pitch), 6 * pitch, at(half, j * LANES))
-            bias = load(weights, row[BIAS] + block * LANES)
-            y = at(arena, row[Y] + block * row[PLANE] + (top * columns + left) * LANES)
-            for r in range(height):
-                _finish_row(
-                    at(half, r * 6 * LANES),
-                    bias,
-                    at(y, r * columns * LANES),
-                    width,
-                    row[FLAGS],
-                    row[SECOND],
-                    row[RESIDUAL],
-                )
+def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
+    """The first phase: B^T d B of `count` patches of all blocks."""
+    size = side + 2
+
+    @kernel
+    def transform_patch(
+        source: Pointer, pitch: int, half: Pointer, target: Pointer, target_pitch: int, low: Vector
+    ) -> None:
+        """One patch of one block: columns into `half`, then its rows into places `target_pitch` apart."""
+        never = splat(-INFINITY)
+        for j in range(size):
+            transform(at(source, j * LANES), pitch, at(half, j * LANES), size * LANES, low)
+        for i in range(size):
+            row = at(half, i * size * LANES)
+            transform(row, LANES, at(target, i * size * target_pitch), target_pitch, never)
+
+    @kernel
+    def gather(x: Pointer, rows: int, columns: int, top: int, left: int, patch: Pointer) -> None:
+        """A patch that reaches over the image's edge, zeros outside."""
+        zero = splat(0.0)
+        for i in range(size):
+            for j in range(size):
+                r, c = top + i, left + j
+                if r >= 0 and r < rows and c >= 0 and c < columns:
+                    store(patch, (i * size + j) * LANES, load(x, (r * columns + c) * LANES))
+                else:
+                    store(patch, (i * size + j) * LANES, zero)
+
+    @kernel
+    def transform_inputs(
+        row: Integers, program: Integers, arena: Pointer, first: int, count: int
+    ) -> None:
+        rows, columns, planes, group = row[ROWS], row[COLUMNS], row[PLANES], row[GROUP]
+        inputs = integers_at(program, row[INPUTS])
+        across = (columns + side - 1) // side
+        transformed = at(arena, row[SCRATCH])
+        patch = at(transformed, size * size * (planes + row[BLOCKS]) * group * LANES)
+        half = at(patch, size * size * LANES)
+        low = splat(-INFINITY)
+        if row[RECTIFY]:
+            low = splat(0.0)
+        pitch = planes * group * LANES
+        for t in range(count):
+            i = (first + t) // across
+            top, left = i * side - 1, (first + t - i * across) * side - 1
+            inside = top >= 0 and left >= 0 and top + size <= rows and left + size <= columns
+            for block in range(planes):
+                x = at(arena, inputs[block])
+                target = at(transformed, (block * group + t) * LANES)
+                if inside:
+                    source = at(x, (top * columns + left) * LANES)
+                    transform_patch(source, columns * LANES, half, target, pitch, low)
+                else:
+                    gather(x, rows, columns, top, left, patch)
+                    transform_patch(patch, size * LANES, half, target, pitch, low)
+
+    return transform_inputs
+
+
+def _outputs(
+    side: int, transform: Callable[..., None], finish_row: Callable[..., None]
+) -> Callable[..., None]:
+    """The last phase: A^T m A of `count` patches of all output blocks, and all that a layer does with its sums."""
+    size = side + 2
+
+    @kernel
+    def transform_outputs(
+        row: Integers, arena: Pointer, weights: Pointer, first: int, count: int
+    ) -> None:
+        rows, columns, planes, group = row[ROWS], row[COLUMNS], row[PLANES], row[GROUP]
+        blocks = row[BLOCKS]
+        across = (columns + side - 1) // side
+        products = at(arena, row[SCRATCH] + size * size * planes * group * LANES)
+        half = at(products, size * size * (blocks * group + 1) * LANES)
+        pitch = blocks * group * LANES
+        for t in range(count):
+            i = (first + t) // across
+            top, left = i * side, (first + t - i * across) * side
+            height, width = min(side, rows - top), min(side, columns - left)
+            for block in range(blocks):
+                source = at(products, (block * group + t) * LANES)
+                for j in range(size):
+                    transform(at(source, j * pitch), size * pitch, at(half, j * LANES))
+                bias = load(weights, row[BIAS] + block * LANES)
+                y = at(arena, row[Y] + block * row[PLANE] + (top * columns + left) * LANES)
+                for r in range(height):
+                    finish_row(
+                        at(half, r * size * LANES),
+                        bias,
+                        at(y, r * columns * LANES),
+                        width,
+                        row[FLAGS],
+                        row[SECOND],
+                        row[RESIDUAL],
+                    )
+
+    return transform_outputs
+
+
+_inputs_4, _inputs_6 = _inputs(4, _input_4), _inputs(6, _input_6)
+_outputs_4, _outputs_6 = _outputs(4, _half_4, _row_4), _outputs(6, _half_6, _row_6)
 
 
 @kernel
 def winograd(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode WINOGRAD. Weights: 36 packed matrices, one behind the other, each with a bias of zero."""
-    planes, group, blocks = row[PLANES], row[GROUP], row[BLOCKS]
+    """Opcode WINOGRAD. Weights: a packed matrix per point, one behind the other, each with a bias of zero."""
+    planes, group, blocks, side = row[PLANES], row[GROUP], row[BLOCKS], row[SIDE]
     steps, product = integers_at(program, row[STEPS]), integers_at(program, row[PRODUCT])
+    points = (side + 2) * (side + 2)
     floats = (row[DEPTH] + 1) * blocks * LANES
     transformed = at(arena, row[SCRATCH])
-    products = at(transformed, 36 * planes * group * LANES)
+    products = at(transformed, points * planes * group * LANES)
     first = row[FIRST]
     while first < row[LAST]:
         count = min(group, row[LAST] - first)
-        _transform_inputs(row, program, arena, first, count)
-        for e in range(36):
+        if side == 6:
+            _inputs_6(row, program, arena, first, count)
+        else:
+            _inputs_4(row, program, arena, first, count)
+        for e in range(points):
             x = at(transformed, e * planes * group * LANES)
             y = at(products, e * blocks * group * LANES)
             multiply(product, x, steps, at(weights, row[WEIGHTS] + e * floats), y, count)
-        _transform_outputs(row, arena, weights, first, count)
+        if side == 6:
+            _outputs_6(row, arena, weights, first, count)
+        else:
+            _outputs_4(row, arena, weights, first, count)
         first += count
 
 
 def product_row(group: int, blocks: int, count: int, depth: int) -> list[int]:
-    """The row of the 36 products: `group` patches of `count` input and `blocks` output blocks, in scratch."""
+    """The row of the products: `group` patches of `count` input and `blocks` output blocks, in scratch."""
     return [0, 0, group * LANES, blocks, 0, 0, count, depth, STORE_FIRST, 0, 0, 0]
 
 
-def transform_kernel(weight: NDArray[Any]) -> NDArray[np.float64]:
-    """(O, C, 3, 3) to G g G^T, (36, C, O), in float64."""
-    g = KERNEL_TRANSFORM
+def transform_kernel(weight: NDArray[Any], side: int) -> NDArray[np.float64]:
+    """(O, C, 3, 3) to G g G^T, (points, C, O), in float64."""
+    g = KERNEL_TRANSFORMS[side]
     transformed = np.einsum("ia,jb,ocab->ijco", g, g, weight.astype(np.float64), optimize=True)
-    return np.ascontiguousarray(transformed.reshape(36, *weight.shape[1::-1]))
+    return np.ascontiguousarray(transformed.reshape(len(g) ** 2, *weight.shape[1::-1]))

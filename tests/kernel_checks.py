@@ -4,11 +4,12 @@ The lane count is a constant of the package `refnet.kernels`, so other lane coun
 imported under names of their own. A check runs them all on what it has drawn.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -52,6 +53,16 @@ def at_lanes(lanes: int) -> ModuleType:
             importlib.import_module(f"{name}.{module}")
     assert lanes == package.simd.LANES
     return package
+
+
+@contextlib.contextmanager
+def only(side: int) -> Iterator[None]:
+    """Winograd layers make patches of side x side, at every lane count."""
+    with pytest.MonkeyPatch.context() as patch:
+        for lanes in LANE_COUNTS:
+            choice = at_lanes(lanes).choice
+            patch.setattr(choice, "TRANSFORMS", {side: choice.TRANSFORMS[side]})
+        yield
 
 
 def image(

@@ -4,7 +4,7 @@ verifier derives from their rows, all of it and nothing else; also when a row ha
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
@@ -114,6 +114,25 @@ def plan_of_every_kernel(lanes: int) -> checks.Plan:
     return plan
 
 
+@functools.cache
+def plan_of_larger_patches(lanes: int) -> checks.Plan:
+    """Winograd layers of patches that make 6 x 6 outputs, one of which rectifies as it reads and one adds."""
+    net = checks.Net((20, 17, 29))
+    x = net.conv("input", "first", 20, 1)
+    t = net.conv(net.add("relu", "a", x), "winograd", 24, 3, padding=1)
+    t = net.conv(net.add("relu", "t", t), "winograd2", 20, 3, padding=1)
+    graph = checks.graph_of(net, net.add("add", "z", x, t))
+    with checks.only(6):
+        plan: checks.Plan = checks.at_lanes(lanes).plan.compile_plan(
+            graph, checks.random_weights(graph)
+        )
+    assert plan.explain().count("F(6x6,3x3) (2") == 2
+    return plan
+
+
+PLANS = (plan_of_every_kernel, plan_of_larger_patches)
+
+
 def run_row(kernels: ModuleType, plan: checks.Plan, number: int) -> dict[str, Memory]:
     """Run one row of a plan, uncompiled; the memory that it ran on."""
     memory = {
@@ -150,9 +169,12 @@ def touched_elsewhere(access: Any, memory: dict[str, Memory]) -> dict[str, list[
     return {what: where for what, where in found.items() if where}
 
 
+@pytest.mark.parametrize("plan_of", PLANS)
 @pytest.mark.parametrize("lanes", checks.LANE_COUNTS)
-def test_kernels_touch_what_the_verifier_says(lanes: int) -> None:
-    kernels, plan = checks.at_lanes(lanes), plan_of_every_kernel(lanes)
+def test_kernels_touch_what_the_verifier_says(
+    lanes: int, plan_of: Callable[[int], checks.Plan]
+) -> None:
+    kernels, plan = checks.at_lanes(lanes), plan_of(lanes)
     size = kernels.executor.ROW
     for number, step in enumerate(plan.steps):
         memory = run_row(kernels, plan, number)
@@ -170,7 +192,7 @@ def test_kernels_touch_what_the_verifier_says(lanes: int) -> None:
 def test_a_tampered_row_is_refused_or_stays_in_its_ranges(data: st.DataObject) -> None:
     """Any integer of any row or list, a little or much too large or small: what the verifier still accepts can run."""
     lanes = simd.LANES
-    kernels, plan = checks.at_lanes(lanes), plan_of_every_kernel(lanes)
+    kernels, plan = checks.at_lanes(lanes), data.draw(st.sampled_from(PLANS))(lanes)
     size = kernels.executor.ROW
     number = data.draw(st.integers(0, plan.rows - 1))
     position = data.draw(
