@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from refnet.cli import main
 from refnet.cli.evaluate import find_landmarks
 from refnet.errors import WeightsError
 from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
-from refnet.training.metrics import nme
+from refnet.training.metrics import average_precision, iou_matrix, nme
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "weights").glob("*.safetensors"))
@@ -95,3 +96,59 @@ def test_the_landmark_net_is_as_good_as_its_card_says(assets: Path) -> None:
     assert errors.mean() == pytest.approx(
         figure(card, "NME on dlib's 43 faces, 68 points"), abs=5e-4
     )
+
+
+def test_faces_are_found_with_no_option_and_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "socket", None)  # nothing is fetched
+    monkeypatch.chdir(tmp_path)
+    assert main(["faces", str(ROOT / "docs" / "astronaut.jpg")]) == 0
+    assert (tmp_path / "faces" / "astronaut.jpg").exists()
+    (line,) = (tmp_path / "faces" / "faces.jsonl").read_text().splitlines()
+    (face,) = json.loads(line)["faces"]
+    assert iou_matrix(np.array([face["box"]]), np.array([ASTRONAUT])) > 0.6
+    points = np.array(face["landmarks"])
+    assert points.shape == (98, 2)
+    eyes, mouth = points[60:76].mean(axis=0), points[76:96].mean(axis=0)
+    assert np.abs(eyes - (225, 100)).max() < 8  # where one sees them in the photo
+    assert np.abs(mouth - (225, 142)).max() < 8
+
+
+@pytest.mark.parametrize("factor", [0.2, 0.5, 2.0, 6.0])
+def test_a_face_is_found_at_any_size(factor: float) -> None:
+    cv2 = pytest.importorskip("cv2")
+    photo = refnet.read_image(ROOT / "docs" / "astronaut.jpg")
+    photo = cv2.resize(photo, (0, 0), fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    (face,) = refnet.FaceAnalyzer()(photo)  # 20 to 800 pixels
+    assert iou_matrix(face.box[None], np.multiply([ASTRONAUT], factor)) > 0.5
+
+
+def test_the_face_detector_is_as_good_as_its_card_says(assets: Path) -> None:
+    pytest.importorskip("torch")  # the figures are the recipe's
+    from weights.recipes.detection_figures import on_validation
+
+    path = refnet.weights.released("lffd-face-v2", {})
+    assert path is not None
+    card, figures = refnet.weights.card(path), on_validation(refnet.load(path), assets)
+    assert len(figures) == 3
+    for name, value in figures.items():
+        assert value == pytest.approx(figure(card, name), abs=2e-3), name
+
+
+def test_the_ball_detector_finds_the_balls_it_has_seen(assets: Path) -> None:
+    from refnet.training.annotations import boxed_photos
+
+    photos = boxed_photos(assets / "lffd" / "images" / "basketnet")
+    detector = refnet.FaceDetector("basketnet", threshold=0.05)
+    found = [detector.detect(refnet.read_image(photo.image)) for photo in photos]
+    path = refnet.weights.released("basketnet", {})
+    assert path is not None
+    for label, name in enumerate(detector.classes):
+        ranked = [(d.boxes[d.labels == label], d.scores[d.labels == label]) for d in found]
+        truths = [p.boxes[np.array(p.classes) == name] for p in photos]
+        assert sum(map(len, truths)) > 15
+        # Unseen frames, in the card, cannot be easier than those it was trained on.
+        unseen = figure(refnet.weights.card(path), f"AP@0.5, {name}")
+        assert unseen >= 0.8
+        assert average_precision(ranked, truths).value >= unseen - 0.01

@@ -277,12 +277,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **settings,
         "start": given.start and Path(given.start).name,
         "caution": given.caution,
-        **final,
         "trained_on": sum(not p.aside for p in photos),
         "set_aside": sum(p.aside for p in photos),
     }
+    whole = sum(p.aside and p.source != CROPS for p in photos)
     measured: dict[str, float] = {
-        f"AP@0.5 on {record['set_aside']} set-aside photos": final["ap_photos"],
+        f"AP@0.5 on {whole} set-aside photos": final["ap_photos"],
         f"AP@0.5 on {given.scenes} composed scenes": final["ap_scenes"],
         **validation,
     }
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     save(given.out / "trained.safetensors", graph.name, graph.options, student.arrays())
     weights = given.out / f"{given.network}.safetensors"
     release(weights, graph, arrays, title, sections, record)
-    text = json.dumps({**record, **validation}, indent=2)
+    text = json.dumps({**record, **final, **validation}, indent=2)
     (given.out / "result.json").write_text(text + "\n")
     print(text)
     return 0
