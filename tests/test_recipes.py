@@ -25,6 +25,7 @@ cv2 = pytest.importorskip("cv2")
 from weights.recipes import basketnet, detection, landmarks  # noqa: E402
 from weights.recipes.detection_data import (  # noqa: E402
     CROPS,
+    READABLE,
     SHARES,
     Photo,
     Pool,
@@ -347,6 +348,8 @@ def test_boxes_of_scenes_lie_on_faces(seed: int) -> None:
         image, boxes, ignored = scene(Pool(photos()), empty, 256, V2, rng)
         assert image.shape == (256, 256, 3)
         assert len(boxes) == len(ignored)
+        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+        assert ignored[sides < READABLE].all()
         for box in np.clip(boxes[~ignored], 0, 256):
             x1, y1, x2, y2 = np.round(box).astype(int)
             inside = image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]

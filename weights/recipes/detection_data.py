@@ -232,7 +232,8 @@ def surroundings(crowd: Pool, size: int, rng: np.random.Generator) -> Scene:
 
 def _seen(boxes: Array, size: int) -> Array:
     """The share of each box's area that lies in a window of this side, (B,)."""
-    sides = np.clip(boxes, 0, size)[:, 2:] - np.clip(boxes, 0, size)[:, :2]
+    inside = np.clip(boxes, 0, size)
+    sides = inside[:, 2:] - inside[:, :2]
     return np.asarray(
         sides.prod(axis=1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
     )

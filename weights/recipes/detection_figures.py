@@ -17,10 +17,10 @@ from weights.recipes.detection_data import SURE, face_box
 
 #: The smallest face that counts, longer side in input pixels.
 SMALLEST = 20
-Photo = tuple[Array, Array, Array]  # image, boxes (B, 4), ignored (B,)
+Labelled = tuple[Array, Array, Array]  # image, boxes (B, 4), ignored (B,)
 
 
-def precision(model: Model, photos: Sequence[Photo], smallest: float = SMALLEST) -> float:
+def precision(model: Model, photos: Sequence[Labelled], smallest: float = SMALLEST) -> float:
     """AP@0.5 for faces of at least `smallest` pixels; smaller ones are ignored."""
     detector = FaceDetector(model, threshold=0.05)
     found, truths, masks = [], [], []
