@@ -8,6 +8,7 @@
     │   └── CheckpointError     a file of weights cannot be read
     │       └── UnsafeCheckpointError   a pickle asks for more than tensors; nothing was executed
     ├── ImageError              an image cannot be read or is not an image
+    ├── OutputError             a file cannot be written
     ├── BackendError            a backend cannot run here
     └── DependencyError         an optional package is needed and absent
 
@@ -45,6 +46,10 @@ class UnsafeCheckpointError(CheckpointError):
 
 class ImageError(RefnetError, ValueError):
     """An image cannot be read, or an array is not an image."""
+
+
+class OutputError(RefnetError, OSError):
+    """A file cannot be written. An older file of that name is still there, unchanged."""
 
 
 class BackendError(RefnetError, RuntimeError):

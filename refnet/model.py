@@ -150,7 +150,7 @@ class Model:
 
         Raises:
             DependencyError: the package `onnx` is absent.
-            ImageError: the file cannot be written.
+            OutputError: the file cannot be written.
         """
         from refnet.exchange.onnx_export import export_onnx
 

@@ -48,11 +48,12 @@ def test_nobody_imports_parity() -> None:
         assert importers(folder, "parity", "tests") == set()
 
 
-def test_kernels_know_the_graph_and_nothing_else_of_refnet() -> None:
+def test_kernels_know_the_graph_and_how_to_write_a_file_and_nothing_else_of_refnet() -> None:
     for path in (ROOT / "kernels").rglob("*.py"):
         for name in imports(path):
             if name.startswith("refnet") and not name.startswith("refnet.kernels"):
-                assert name == "refnet.graph" or name.startswith("refnet.graph."), (path, name)
+                module = ".".join(name.split(".")[:2])
+                assert module in ("refnet.graph", "refnet.files"), (path, name)
 
 
 def test_one_file_calls_the_kernels() -> None:
@@ -70,6 +71,19 @@ def test_one_file_compiles() -> None:
         )
     }
     assert compiling <= {"kernels/machine_code.py"}
+
+
+def test_one_file_replaces_files() -> None:
+    """What is written appears complete or not at all, by one implementation."""
+    replacing = {
+        str(path.relative_to(ROOT))
+        for folder in ("refnet", "kernels", "weights", "parity")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in ("os.replace", "os.rename", "shutil.move")
+    }
+    assert replacing == {"refnet/files.py"}
 
 
 def fresh_process(code: str) -> str:

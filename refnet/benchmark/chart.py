@@ -9,13 +9,14 @@ from pathlib import Path
 
 from refnet.benchmark.measurement import Result
 from refnet.errors import DependencyError
+from refnet.files import replacing
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
     """A row per network and a mark per engine: its time over refnet's, so that refnet is the line at 1.
 
     Raises:
-        DependencyError: matplotlib is missing.
+        DependencyError: matplotlib is missing. OutputError: the file cannot be written.
     """
     try:
         figures = importlib.import_module("matplotlib.figure")
@@ -43,4 +44,5 @@ def plot(results: Sequence[Result], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel("median time over refnet's (further right is slower)")
     figure.legend(frameon=False, loc="outside upper center", ncols=len(peers) + 1)
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)

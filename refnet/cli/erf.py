@@ -22,8 +22,9 @@ from refnet.fields.effective_receptive_field import (
     effective_receptive_field,
 )
 from refnet.fields.receptive_field import receptive_field
+from refnet.files import write_file
 from refnet.graph import Graph
-from refnet.media.images import opencv, read_image, write_bytes
+from refnet.media.images import opencv, read_image
 from refnet.model import Model, load
 from refnet.ops import Array, Pair
 from refnet.summary import align
@@ -310,7 +311,7 @@ def _draw(
         figures.animation(experiment.graph, branch.tensor, experiment.measure, asked["animation"])
     if "explorer" in asked:
         page = figures.explorer(experiment.graph, fields, image=image)
-        write_bytes(Path(asked["explorer"]), page.encode("utf-8"))
+        write_file(asked["explorer"], [page.encode("utf-8")])
 
 
 def _centred(graph: Graph, field: EffectiveReceptiveField, image: Array) -> EffectiveReceptiveField:

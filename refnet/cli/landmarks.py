@@ -10,8 +10,9 @@ from typing import Any
 from refnet.cli.arguments import add_backend, add_options, parse_options
 from refnet.errors import OptionError, ShapeError
 from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.files import write_file
 from refnet.media.drawing import draw_landmarks
-from refnet.media.images import read_image, write_bytes, write_image
+from refnet.media.images import read_image, write_image
 
 
 def add_parser(subparsers: Any) -> None:
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     target = Path(arguments.json) if arguments.json else output.with_suffix(".json")
-    write_bytes(target, text.encode())
+    write_file(target, [text.encode()])
     faces = len(landmarks)
     points = landmarks.points.shape[1]
     print(f"{faces} face{'s' * (faces != 1)}, {points} points each: {output}, {target}")

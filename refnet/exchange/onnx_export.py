@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refnet.errors import DependencyError
+from refnet.files import write_file
 from refnet.graph import Graph, Node
 from refnet.ops import Array
 from refnet.passes import fold
@@ -56,12 +56,10 @@ def export_onnx(graph: Graph, weights: Mapping[str, Array], path: str | os.PathL
     """Write `to_onnx(graph, weights)` to a file; the number of bytes.
 
     Raises:
-        DependencyError: the package onnx is missing.
+        DependencyError: the package onnx is missing. OutputError: the file cannot be written.
     """
-    from refnet.media.images import write_bytes
-
     data = to_onnx(graph, weights)
-    write_bytes(Path(path), data)
+    write_file(path, [data])
     return len(data)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from refnet.errors import ImageError
+from refnet.errors import OutputError
 from refnet.faces.analyzer import Faces
+from refnet.files import replacing
 from refnet.media.drawing import draw_faces
 from refnet.media.images import IMAGE_SUFFIXES, opencv, write_image
 from refnet.media.sources import Frame, Source
@@ -36,7 +37,7 @@ class AnnotatedCopies:
         """Draw `faces` over the frame, and write it.
 
         Raises:
-            ImageError: it cannot be written.
+            OutputError: it cannot be written.
         """
         assert frame.image is not None
         drawn = draw_faces(frame.image, faces)
@@ -53,7 +54,7 @@ class AnnotatedCopies:
         """Finish a video that is not at its end, such as one that was interrupted.
 
         Raises:
-            ImageError: it cannot be written.
+            OutputError: it cannot be written.
         """
         video, self._video = self._video, None
         if video is not None:
@@ -65,16 +66,14 @@ class _Video:
 
     def __init__(self, path: Path, first: Array, rate: float) -> None:
         cv2 = opencv()
-        self.path, self.part = path, path.with_name(f".{path.stem}.part{path.suffix}")
-        self.size = first.shape[1], first.shape[0]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
-        code = cv2.VideoWriter_fourcc(*"mp4v")
-        self.writer: Any = cv2.VideoWriter(str(self.part), code, rate, self.size)
-        if not self.writer.isOpened():
-            raise ImageError(f"cannot write {path}: OpenCV cannot make an MP4 file there")
+        self.path, self.size = path, (first.shape[1], first.shape[0])
+        with ExitStack() as stack:
+            self.temporary = stack.enter_context(replacing(path))
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            self.writer: Any = cv2.VideoWriter(str(self.temporary), code, rate, self.size)
+            if not self.writer.isOpened():
+                raise OutputError(f"cannot write {path}: OpenCV cannot make an MP4 file there")
+            self.replacement = stack.pop_all()  # stays open until the last frame
 
     def write(self, image: Array) -> None:
         if (image.shape[1], image.shape[0]) != self.size:  # a stream that changes its size
@@ -82,12 +81,13 @@ class _Video:
         self.writer.write(image)
 
     def close(self) -> None:
-        self.writer.release()
-        # OpenCV tells no error of writing, such as a full disk; but then the file cannot be read.
-        check = opencv().VideoCapture(str(self.part))
-        readable = check.isOpened() and check.read()[0]
-        check.release()
-        if not readable:
-            self.part.unlink(missing_ok=True)
-            raise ImageError(f"cannot write {self.path}: the file is incomplete; is the disk full?")
-        os.replace(self.part, self.path)
+        with self.replacement:
+            self.writer.release()
+            # OpenCV reports no error of writing, such as a full disk; but then the file is unreadable.
+            check = opencv().VideoCapture(str(self.temporary))
+            readable = check.isOpened() and check.read()[0]
+            check.release()
+            if not readable:
+                raise OutputError(
+                    f"cannot write {self.path}: the file is incomplete; is the disk full?"
+                )

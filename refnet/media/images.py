@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from refnet.errors import DependencyError, ImageError
-from refnet.files import write_whole
+from refnet.files import write_file
 from refnet.ops import Array
 
 IMAGE_SUFFIXES = frozenset(
@@ -81,7 +81,7 @@ def write_image(path: str | os.PathLike[str], image: Array) -> None:
     The file appears complete or not at all.
 
     Raises:
-        ImageError: the suffix names no format, or the file cannot be written.
+        ImageError: the suffix names no format. OutputError: the file cannot be written.
     """
     cv2 = opencv()
     target = Path(path)
@@ -93,20 +93,7 @@ def write_image(path: str | os.PathLike[str], image: Array) -> None:
     done, encoded = cv2.imencode(target.suffix, as_image(image))
     if not done:
         raise ImageError(f"cannot write {target}: OpenCV could not encode this image")
-    write_bytes(target, encoded.tobytes())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that appears complete or not at all.
-
-    Raises:
-        ImageError: it cannot be written; nothing is left behind.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, [data])
-    except OSError as error:
-        raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(target, [encoded.tobytes()])
 
 
 def as_image(image: Any, *, rgb: bool = False) -> Array:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from refnet.errors import OptionError, RefnetError
+from refnet.errors import OptionError
 from refnet.faces.analyzer import Faces
+from refnet.files import replacing, write_file, writing
 from refnet.media.interchange import FACE_COLUMNS, arrow_schema, face_row, optional
 from refnet.ops import Pair
 
@@ -93,10 +93,10 @@ class Sink(Protocol):
     done: set[str]
 
     def write(self, record: Record) -> None:
-        """Take one record. Raises RefnetError where it cannot be written."""
+        """Take one record. Raises OutputError where it cannot be written."""
 
     def close(self) -> None:
-        """Finish the file. Raises RefnetError where it cannot be written."""
+        """Finish the file. Raises OutputError where it cannot be written."""
 
 
 def open_sink(
@@ -121,7 +121,7 @@ def open_sink(
         overwrite: start anew.
 
     Raises:
-        OptionError: the suffix is another. RefnetError: the file cannot be read or written.
+        OptionError: the suffix is another. OutputError: the file cannot be read or written.
         DependencyError: Parquet without pyarrow.
     """
     if path == "-":
@@ -130,7 +130,7 @@ def open_sink(
     if suffix not in SUFFIXES:
         raise OptionError(f"results end in {', '.join(SUFFIXES)}, or are - to print; got {path!r}")
     target, earlier = Path(path), Earlier(frozenset(asked), frozenset(lost), overwrite)
-    with _named(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".parquet":
             return _Parquet(target, earlier)
@@ -163,24 +163,10 @@ class Earlier:
         return [row for row in rows if row["source"] not in dropped]
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the system as ours, naming the file."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise RefnetError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def _continued(path: Path, text: str) -> TextIO:
     """`path` with `text` in it, open for more; the text appears complete or not at all."""
-    if path.exists() and not path.is_file():  # such as a pipe
-        return open(path, "a", encoding="utf-8", newline="")
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
+    if not path.exists() or path.is_file():  # anything else, such as a pipe, is written in place
+        write_file(path, [text.encode("utf-8")])
     return open(path, "a", encoding="utf-8", newline="")
 
 
@@ -195,11 +181,11 @@ class _JsonLines:
 
     def close(self) -> None:
         if self.file is not sys.stdout:
-            with _named(self.path):
+            with writing(self.path):
                 self.file.close()
 
     def _put(self, text: str) -> None:
-        with _named(self.path):
+        with writing(self.path):
             self.file.write(text)
             self.file.flush()
 
@@ -269,14 +255,17 @@ class _Parquet:
     def __init__(self, path: Path, earlier: Earlier) -> None:
         self.arrow = optional("pyarrow", "pyarrow", "Parquet")
         self.parquet = optional("pyarrow.parquet", "pyarrow", "Parquet")
-        self.path, self.part = path, path.with_name(f".{path.name}.part")
+        self.path = path
         self.schema = arrow_schema((*RECORD_COLUMNS, *FACE_COLUMNS))
         self.rows: list[dict[str, Any]] = []
         self.done: set[str] = set()
         old = self._old() if earlier.of(path) else None
-        self.writer = self.parquet.ParquetWriter(self.part, self.schema)
-        if old is not None:
-            self._keep(old, earlier)
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(path))
+            self.writer = self.parquet.ParquetWriter(temporary, self.schema)
+            if old is not None:
+                self._keep(old, earlier)
+            self.replacement = stack.pop_all()  # stays open until the last record
 
     def _old(self) -> Any:
         """The file of the earlier run, open."""
@@ -313,13 +302,12 @@ class _Parquet:
             self._flush()
 
     def close(self) -> None:
-        with _named(self.path):
+        with self.replacement:
             self._flush()
             self.writer.close()
-            os.replace(self.part, self.path)
 
     def _flush(self) -> None:
-        with _named(self.path):
+        with writing(self.path):
             if self.rows:
                 self.writer.write_table(self.arrow.Table.from_pylist(self.rows, self.schema))
             self.rows = []

@@ -12,7 +12,8 @@ import numpy as np
 from refnet.errors import DependencyError, OptionError
 from refnet.fields.effective_receptive_field import EffectiveReceptiveField
 from refnet.fields.unit_gradient import Region
-from refnet.media.images import as_image, write_bytes
+from refnet.files import write_file
+from refnet.media.images import as_image
 from refnet.ops import Array, Pair
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def save(
         compact: a PNG of 256 colours, a third of the size.
 
     Raises:
-        OptionError: another suffix; ImageError: the file cannot be written.
+        OptionError: another suffix; OutputError: the file cannot be written.
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -63,7 +64,8 @@ def save(
 
     with matplotlib.rc_context({"svg.hashsalt": "refnet"}):
         figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata)
-    write_bytes(target, _reduced(buffer) if compact and suffix == ".png" else buffer.getvalue())
+    content = _reduced(buffer) if compact and suffix == ".png" else buffer.getvalue()
+    write_file(target, [content])
 
 
 def _reduced(png: io.BytesIO) -> bytes:
