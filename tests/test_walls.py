@@ -86,6 +86,18 @@ def test_one_file_replaces_files() -> None:
     assert replacing == {"refnet/files.py"}
 
 
+def test_one_file_asks_for_optional_packages() -> None:
+    """What an absent package means is decided, and said, once."""
+    raising = {
+        str(path.relative_to(ROOT))
+        for folder in ("refnet", "kernels", "weights", "parity")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("DependencyError")
+    }
+    assert raising == {"refnet/optional.py"}
+
+
 def fresh_process(code: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT.parent

@@ -6,7 +6,6 @@ machine code, bytecode and files are where a second start finds them.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -20,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from refnet.checkpoints import save
-from refnet.errors import BackendError, DependencyError, OptionError
+from refnet.errors import BackendError, OptionError
 from refnet.exchange.onnx_export import export_onnx
 from refnet.networks import build
+from refnet.optional import require
 from refnet.random_weights import random_weights
 
 #: What a process of each engine does, the array `x` and the texts `file` and `threads` given.
@@ -55,7 +55,12 @@ file, threads, *shape = sys.argv[1:]
 x = np.zeros([int(size) for size in shape], np.float32)
 """
 _AFTER = "\nprint('done', flush=True)"
-_MODULES = {"opencv": "cv2"}
+#: Module and package of the peers.
+_PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime"),
+    "openvino": ("openvino", "openvino"),
+    "opencv": ("cv2", "opencv-python-headless"),
+}
 LEAST_ROUNDS = 5
 
 
@@ -104,8 +109,8 @@ def startup(
         if peer not in _SCRIPTS:
             able = ", ".join(name for name in _SCRIPTS if name != "refnet")
             raise OptionError(f"starts are measured of {able}, which read ONNX; not of {peer!r}")
-        if importlib.util.find_spec(_MODULES.get(peer, peer)) is None:
-            raise DependencyError(f"comparing with {peer} needs it installed")
+        module, package = _PACKAGES[peer]
+        require(module, f"comparing with {peer}", package)
     graph = build(network, **options)
     weights = random_weights(graph)
     times: dict[str, list[float]] = {engine: [] for engine in ("refnet", *peers)}

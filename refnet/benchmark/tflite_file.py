@@ -7,7 +7,6 @@ Source: TensorFlow Lite schema, version 3.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +16,14 @@ from refnet.benchmark.fused import fused_activations
 from refnet.errors import BackendError
 from refnet.graph import Graph, Node
 from refnet.ops import Array, Shape
+from refnet.optional import require
 
 
 def to_tflite(graph: Graph, weights: Mapping[str, Array], batch: int) -> bytes:
     """The serialised model of a graph without batch norms, for exactly `batch` images, float32.
 
     Raises:
-        ImportError: ai-edge-litert is missing.
+        DependencyError: ai-edge-litert is missing.
         BackendError: the graph has an operation that cannot be written here.
     """
     writer = _Writer(graph, weights, batch)
@@ -35,7 +35,9 @@ def to_tflite(graph: Graph, weights: Mapping[str, Array], batch: int) -> bytes:
 
 class _Writer:
     def __init__(self, graph: Graph, weights: Mapping[str, Array], batch: int) -> None:
-        self.schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
+        self.schema: Any = require(
+            "ai_edge_litert.schema_py_generated", "writing TensorFlow Lite", "ai-edge-litert"
+        )
         self.graph, self.weights, self.batch = graph, weights, batch
         self.shapes = graph.shapes()
         self.tensors: list[Any] = []
@@ -236,7 +238,7 @@ class _Writer:
 
 def _aligned_builder() -> Any:
     """A builder whose vectors of bytes, which are the weights, start at multiples of 16 as the schema asks."""
-    plain: Any = importlib.import_module("flatbuffers").Builder
+    plain: Any = require("flatbuffers", "writing TensorFlow Lite", "flatbuffers").Builder
 
     def start(builder: Any, size: int, number: int, alignment: int) -> Any:
         return plain.StartVector(builder, size, number, 16 if size == 1 else alignment)

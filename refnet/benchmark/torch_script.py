@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from refnet.graph import Graph, Node
 from refnet.ops import Array
+from refnet.optional import require
 
 
 def to_torch_script(graph: Graph, weights: Mapping[str, Array], x: Array) -> Any:
     """A frozen, optimised module for inputs of the shape of `x`; it returns a tuple of outputs.
 
     Raises:
-        ImportError: torch is missing.
+        DependencyError: torch is missing.
     """
-    torch: Any = importlib.import_module("torch")
+    torch: Any = require("torch", "writing TorchScript", "torch")
     tensors = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
 
     def forward(module: Any, source: Any) -> Any:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from refnet.errors import DependencyError
 from refnet.files import write_file
 from refnet.graph import Graph, Node
 from refnet.ops import Array
+from refnet.optional import require
 from refnet.passes import fold
 
 OPSET = 13
@@ -33,12 +33,7 @@ def to_onnx(graph: Graph, weights: Mapping[str, Array], *, fold_first: bool = Tr
     Raises:
         DependencyError: the package onnx is missing.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise DependencyError(
-            "writing ONNX needs the package onnx; install it with pip install 'refnet[onnx]'"
-        ) from error
+    onnx = require("onnx", "writing ONNX", "refnet[onnx]")
     if fold_first:
         graph, weights = fold(graph, weights)
     writer = _Writer(graph, onnx)

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from refnet.errors import CheckpointError, DependencyError, OptionError, ShapeError
+from refnet.errors import CheckpointError, OptionError, ShapeError
 from refnet.exchange.onnx_values import input_shape, node_attributes, window
 from refnet.graph import Builder, Graph
 from refnet.model import Model
 from refnet.ops import Array, Pair
+from refnet.optional import require
 
 #: Operations that change nothing at inference time.
 _IDENTITIES = frozenset({"Identity", "Dropout", "Cast"})
@@ -36,13 +37,7 @@ def from_onnx(path: str | os.PathLike[str], input_size: int | Pair | None = None
         OptionError: the network uses what the vocabulary does not hold; all such operations are named.
         ShapeError: the size of the input is open and `input_size` was not given, or does not fit.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise DependencyError(
-            "reading a network from ONNX needs the package onnx; install it with "
-            "pip install 'refnet[onnx]'"
-        ) from error
+    onnx = require("onnx", "reading a network from ONNX", "refnet[onnx]")
     try:
         proto = onnx.load(os.fspath(path))
     except Exception as error:  # protobuf's own errors have no common root

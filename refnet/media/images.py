@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from refnet.errors import DependencyError, ImageError
+from refnet.errors import ImageError
 from refnet.files import write_file
 from refnet.ops import Array
+from refnet.optional import require
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -28,14 +29,7 @@ def opencv() -> ModuleType:
     Raises:
         DependencyError: neither is installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise DependencyError(
-            f"this needs OpenCV, which cannot be imported here ({error}); install it with "
-            "pip install opencv-python-headless"
-        ) from error
-    return cv2
+    return require("cv2", "work on images", "opencv-python-headless")
 
 
 def read_image(path: str | os.PathLike[str]) -> Array:

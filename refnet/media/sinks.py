@@ -19,8 +19,9 @@ from typing import Any, Protocol, TextIO
 from refnet.errors import OptionError
 from refnet.faces.analyzer import Faces
 from refnet.files import replacing, write_file, writing
-from refnet.media.interchange import FACE_COLUMNS, arrow_schema, face_row, optional
+from refnet.media.interchange import FACE_COLUMNS, arrow_schema, face_row
 from refnet.ops import Pair
+from refnet.optional import require
 
 #: Columns of a table before those of a face.
 RECORD_COLUMNS: tuple[tuple[str, str], ...] = (
@@ -253,8 +254,8 @@ class _Parquet:
     """One row a face. The file is written beside its place and takes it when it is finished."""
 
     def __init__(self, path: Path, earlier: Earlier) -> None:
-        self.arrow = optional("pyarrow", "pyarrow", "Parquet")
-        self.parquet = optional("pyarrow.parquet", "pyarrow", "Parquet")
+        self.arrow = require("pyarrow", "Parquet", "pyarrow")
+        self.parquet = require("pyarrow.parquet", "Parquet", "pyarrow")
         self.path = path
         self.schema = arrow_schema((*RECORD_COLUMNS, *FACE_COLUMNS))
         self.rows: list[dict[str, Any]] = []
@@ -288,7 +289,7 @@ class _Parquet:
         rows = old.read(columns=["source", "last", "error"]).to_pylist()
         self.done = earlier.done(rows)
         dropped = self.arrow.array(sorted(earlier.asked - self.done), self.arrow.string())
-        compute = optional("pyarrow.compute", "pyarrow", "Parquet")
+        compute = require("pyarrow.compute", "Parquet", "pyarrow")
         for i in range(old.num_row_groups):
             group = old.read_row_group(i)
             kept = group.filter(compute.invert(compute.is_in(group["source"], dropped)))

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from refnet.errors import DependencyError, OptionError
+from refnet.errors import OptionError
 from refnet.fields.effective_receptive_field import EffectiveReceptiveField
 from refnet.fields.unit_gradient import Region
 from refnet.files import write_file
 from refnet.media.images import as_image
 from refnet.ops import Array, Pair
+from refnet.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,14 +33,9 @@ def new_figure(width: float, height: float, layout: Layout = "constrained") -> F
     Raises:
         DependencyError: matplotlib is absent.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DependencyError(
-            "figures need matplotlib, which cannot be imported here; install it with "
-            "pip install 'refnet[plot]'"
-        ) from error
-    return Figure(figsize=(width, height), layout=layout)
+    module = require("matplotlib.figure", "a figure", "refnet[plot]")
+    figure: Figure = module.Figure(figsize=(width, height), layout=layout)
+    return figure
 
 
 def save(
