@@ -36,12 +36,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from refnet.errors import ImageError, OptionError, RefnetError
-from refnet.faces.analyzer import Faces
+from refnet.exchange.arrow import arrow_schema
+from refnet.faces.analyzer import FACE_COLUMNS, Faces
 from refnet.media.images import decode_image, read_image
-from refnet.media.interchange import FACE_COLUMNS, arrow_schema
-from refnet.media.sinks import RECORD_COLUMNS, Record
 from refnet.ops import Array
 from refnet.optional import require
+from refnet.results.records import RECORD_COLUMNS, Record
 
 ENGINES = ("embedded", "ray")
 #: What Ray sets aside for an actor. Reading and writing are tasks of one processor each: were all

@@ -12,8 +12,8 @@ import refnet
 from refnet.errors import ImageError, OptionError, ShapeError
 from refnet.faces.landmarks import FaceLandmarker, cut, square_crop
 from refnet.faces.schemes import CLOSED, WFLW_98
-from refnet.media.drawing import draw_boxes, draw_landmarks
 from refnet.random_weights import random_weights
+from refnet.results.drawing import draw_boxes, draw_landmarks
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
 

@@ -11,8 +11,8 @@ from refnet.cli.arguments import add_backend, add_options, parse_options
 from refnet.errors import OptionError, ShapeError
 from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
 from refnet.files import write_file
-from refnet.media.drawing import draw_landmarks
 from refnet.media.images import read_image, write_image
+from refnet.results.drawing import draw_landmarks
 
 
 def add_parser(subparsers: Any) -> None:

@@ -127,9 +127,9 @@ class Detections:
         Raises:
             DependencyError: supervision is not installed.
         """
-        from refnet.media.interchange import supervision_detections
+        from refnet.exchange.supervision import supervision_detections
 
-        return supervision_detections(self)
+        return supervision_detections(self.boxes, self.scores, self.labels, self.classes)
 
 
 class FaceDetector:

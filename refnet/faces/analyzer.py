@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,14 @@ from refnet.faces.schemes import WFLW_98
 from refnet.media.images import as_image, read_image
 from refnet.model import Model
 from refnet.ops import Array, Pair
+
+#: Columns of a face in a table, in order: name and Arrow type. Landmarks are x, y, x, y, ...
+FACE_COLUMNS: tuple[tuple[str, str], ...] = (
+    *(("score", "float32"), ("x1", "float32"), ("y1", "float32"), ("x2", "float32")),
+    *(("y2", "float32"), ("track", "int64"), ("landmarks", "list<float32>")),
+    *((field.name, "float32") for field in fields(FaceMeasures) if field.name != "pose"),
+    *(("pitch", "float32"), ("yaw", "float32"), ("roll", "float32")),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +87,16 @@ class Face:
             found["measures"] = self.measures.to_dict()
         return found
 
+    def to_row(self) -> dict[str, Any]:
+        """{column of `FACE_COLUMNS`: plain value, or None where it does not apply}."""
+        row: dict[str, Any] = dict(zip(("x1", "y1", "x2", "y2"), map(float, self.box), strict=True))
+        row |= {"score": self.score, "track": self.track}
+        if self.landmarks is not None:
+            row["landmarks"] = self.landmarks.reshape(-1).tolist()
+        if self.measures is not None:
+            row |= self.measures.to_dict()
+        return {name: row.get(name) for name, _ in FACE_COLUMNS}
+
     def __repr__(self) -> str:
         x1, y1, x2, y2 = (round(float(v)) for v in self.box)
         points = "" if self.landmarks is None else f", {len(self.landmarks)} landmarks"
@@ -99,24 +117,35 @@ class Faces(list[Face]):
 
     def to_arrow(self) -> Any:
         """A `pyarrow.Table` of one row a face. Raises DependencyError where pyarrow is absent."""
-        from refnet.media.interchange import arrow_table
+        from refnet.exchange.arrow import arrow_table
 
-        return arrow_table(self)
+        return arrow_table([face.to_row() for face in self], FACE_COLUMNS)
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` of one row a face. Raises DependencyError where pandas is absent."""
-        from refnet.media.interchange import data_frame
+        from refnet.exchange.arrow import data_frame
 
-        return data_frame(self)
+        return data_frame([face.to_row() for face in self], FACE_COLUMNS)
 
     def to_supervision(self) -> tuple[Any, Any]:
         """(`supervision.Detections`, `supervision.KeyPoints` or None without landmarks).
 
         Raises DependencyError where supervision is absent.
         """
-        from refnet.media.interchange import supervision_faces
+        from refnet.exchange.supervision import supervision_detections, supervision_points
 
-        return supervision_faces(self)
+        tracks = [face.track for face in self]
+        detections = supervision_detections(
+            np.array([face.box for face in self], np.float32),
+            np.array([face.score for face in self], np.float32),
+            np.zeros(len(self), np.int64),
+            ("face",),
+            None if None in tracks else np.array(tracks, np.int64),
+        )
+        points = [face.landmarks for face in self if face.landmarks is not None]
+        if not points or len(points) != len(self):
+            return detections, None
+        return detections, supervision_points(np.stack(points))
 
 
 class FaceAnalyzer:

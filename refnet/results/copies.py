@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 from refnet.errors import OutputError
 from refnet.faces.analyzer import Faces
 from refnet.files import replacing
-from refnet.media.drawing import draw_faces
 from refnet.media.images import IMAGE_SUFFIXES, opencv, write_image
 from refnet.media.sources import Frame, Source
 from refnet.ops import Array
+from refnet.results.drawing import draw_faces
+
+#: Makes a copy's image of a frame's, uint8 (H, W, 3) BGR, and the faces in it.
+Render = Callable[[Array, Faces], Array]
 
 
 class AnnotatedCopies:
@@ -20,10 +24,14 @@ class AnnotatedCopies:
 
     Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 (MPEG-4, without
     sound). A file takes its place when it is complete.
+
+    Args:
+        folder: where the copies go.
+        render: what is drawn; by default the boxes, tracks or scores, and landmarks of the faces.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, render: Render = draw_faces) -> None:
+        self.folder, self.render = folder, render
         self._video: _Video | None = None
 
     def path(self, source: Source) -> Path:
@@ -34,13 +42,13 @@ class AnnotatedCopies:
         return path if path.suffix.lower() in IMAGE_SUFFIXES else path.with_name(f"{path.name}.png")
 
     def write(self, frame: Frame, faces: Faces) -> None:
-        """Draw `faces` over the frame, and write it.
+        """Render the frame with its `faces`, and write it.
 
         Raises:
             OutputError: it cannot be written.
         """
         assert frame.image is not None
-        drawn = draw_faces(frame.image, faces)
+        drawn = self.render(frame.image, faces)
         if frame.source.kind == "image":
             write_image(self.path(frame.source), drawn)
             return
