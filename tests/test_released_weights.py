@@ -12,9 +12,9 @@ import pytest
 import refnet
 import refnet.weights
 from refnet.cli import main
-from refnet.cli.evaluate import find_landmarks
 from refnet.errors import WeightsError
 from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.training.evaluation import find_landmarks
 from refnet.training.metrics import average_precision, iou_matrix, nme
 
 ROOT = Path(__file__).parents[1]

@@ -56,6 +56,13 @@ def test_kernels_know_the_graph_and_how_to_write_a_file_and_nothing_else_of_refn
                 assert module in ("refnet.graph", "refnet.files"), (path, name)
 
 
+def test_the_command_line_is_no_library() -> None:
+    """Only `python -m refnet` imports it; what others need is elsewhere."""
+    for folder in ("refnet", "kernels", "weights", "parity"):
+        outside = {f for f in importers(folder, "refnet.cli") if not f.startswith("refnet/cli/")}
+        assert outside <= {"refnet/__main__.py"}
+
+
 def test_one_file_calls_the_kernels() -> None:
     assert len(importers("refnet", "refnet.kernels")) <= 1
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import add_backend, add_resize_scale, scales_of
+from refnet.cli.arguments import add_backend, add_crops, add_resize_scale, model_of, scales_of
 from refnet.detection.detector import USUAL_NETWORK as DETECTOR
 from refnet.detection.detector import FaceDetector
 from refnet.errors import WeightsError
@@ -117,20 +117,7 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, metavar="SCORE", help="least score (default: the network's)"
     )
     add_resize_scale(group)
-    group.add_argument(
-        "--margin",
-        type=float,
-        default=1.0,
-        help="side of a face's crop over the longer side of its box (default: %(default)s)",
-    )
-    group.add_argument(
-        "--passes",
-        type=int,
-        choices=(1, 2),
-        default=2,
-        help="2 looks for landmarks again in a crop about those of the first pass, which is closer; 1 "
-        "is faster (default: %(default)s)",
-    )
+    add_crops(group, passes=2)
     group.add_argument(
         "--threads", type=int, default=1, help="threads of a network (default: %(default)s)"
     )
@@ -203,7 +190,7 @@ def _loaded(
     make: Callable[..., Any], name: str | None, weights: str | None, usual: str, option: str
 ) -> Any:
     if weights is not None:
-        return make(name or weights, weights if name else None)
+        return make(*model_of(name, weights, usual))
     try:
         return make(name or usual)
     except WeightsError as error:

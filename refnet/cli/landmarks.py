@@ -7,7 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import add_backend, add_options, parse_options
+from refnet.cli.arguments import (
+    add_backend,
+    add_channel_order,
+    add_crops,
+    add_options,
+    model_of,
+    parse_options,
+)
 from refnet.errors import OptionError, ShapeError
 from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
 from refnet.files import write_file
@@ -42,27 +49,8 @@ def add_parser(subparsers: Any) -> None:
         help="the faces' boxes in pixels, four numbers each, which may leave the image; without them "
         "the whole image is one face",
     )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=1.0,
-        help="side of the crop over the longer side of the box: 1 for boxes from forehead to chin, "
-        "1.2 for boxes that hug the points (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--passes",
-        type=int,
-        choices=(1, 2),
-        default=1,
-        help="2 looks again at a crop about the first pass's points: closer where boxes come from a "
-        "detector, at twice the time (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--channel-order",
-        choices=("bgr", "rgb"),
-        default="bgr",
-        help="the order that the network was trained on (default: %(default)s)",
-    )
+    add_crops(parser, passes=1)
+    add_channel_order(parser)
     parser.add_argument(
         "--output", metavar="IMAGE", help="the drawing (default: PHOTO-landmarks.png, here)"
     )
@@ -82,8 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = read_image(photo)
     boxes = _boxes(arguments.boxes)
     landmarker = FaceLandmarker(
-        arguments.network or arguments.weights or USUAL_NETWORK,
-        arguments.weights if arguments.network else None,
+        *model_of(arguments.network, arguments.weights, USUAL_NETWORK),
         margin=arguments.margin,
         channel_order=arguments.channel_order,
         passes=arguments.passes,
