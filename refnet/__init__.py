@@ -27,6 +27,7 @@ from refnet.errors import (
     ShapeError,
     UnknownNetworkError,
     UnsafeCheckpointError,
+    UnsupportedError,
     WeightsError,
 )
 from refnet.graph import Graph, Node
@@ -72,6 +73,7 @@ __all__ = [
     "Smoothing",
     "UnknownNetworkError",
     "UnsafeCheckpointError",
+    "UnsupportedError",
     "WeightsError",
     "build",
     "effective_receptive_field",

@@ -10,6 +10,7 @@
     ├── ImageError              an image cannot be read or is not an image
     ├── OutputError             a file cannot be written
     ├── BackendError            a backend cannot run here
+    │   └── UnsupportedError    a format or another engine lacks an operation of a network
     └── DependencyError         an optional package is needed and absent
 
 A message says what was given, what was expected and what to do.
@@ -54,6 +55,10 @@ class OutputError(RefnetError, OSError):
 
 class BackendError(RefnetError, RuntimeError):
     """A backend was asked for that cannot run here."""
+
+
+class UnsupportedError(BackendError):
+    """A format or another engine lacks an operation of a network; the message names it."""
 
 
 class DependencyError(RefnetError, ImportError):

@@ -150,6 +150,7 @@ class Model:
 
         Raises:
             DependencyError: the package `onnx` is absent.
+            UnsupportedError: an operation has no ONNX form here.
             OutputError: the file cannot be written.
         """
         from refnet.exchange.onnx_export import export_onnx

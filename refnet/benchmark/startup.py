@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from refnet.checkpoints import save
-from refnet.errors import BackendError, OptionError
+from refnet.errors import BackendError, OptionError, UnsupportedError
 from refnet.exchange.onnx_export import export_onnx
 from refnet.networks import build
 from refnet.optional import require
@@ -104,6 +105,9 @@ def startup(
     Raises:
         OptionError: the start of such a peer cannot be measured. DependencyError: a peer is missing.
         BackendError: a process failed; the message is its last line.
+
+    Warns:
+        RuntimeWarning: ONNX lacks an operation of the network, and the peers are left out.
     """
     for peer in peers:
         if peer not in _SCRIPTS:
@@ -113,12 +117,17 @@ def startup(
         require(module, f"comparing with {peer}", package)
     graph = build(network, **options)
     weights = random_weights(graph)
-    times: dict[str, list[float]] = {engine: [] for engine in ("refnet", *peers)}
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder, "network.safetensors"), Path(folder, "network.onnx")
         save(ours, network, options, weights)
         if peers:
-            export_onnx(graph, weights, theirs)
+            try:
+                export_onnx(graph, weights, theirs)
+            except UnsupportedError as error:
+                left_out = f"{', '.join(peers)} left out: {error}"
+                warnings.warn(left_out, RuntimeWarning, stacklevel=2)
+                peers = ()
+        times: dict[str, list[float]] = {engine: [] for engine in ("refnet", *peers)}
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode"))}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # installed packages have theirs
         texts = [str(threads), "1", *map(str, graph.input_shape)]

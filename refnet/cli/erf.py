@@ -13,7 +13,7 @@ import numpy as np
 from refnet.cli.arguments import add_options, parse_options
 from refnet.cli.seed_recipes import recipe, table
 from refnet.errors import OptionError
-from refnet.exchange.onnx_import import read_graph, read_onnx
+from refnet.exchange.graphs import read_graph, read_onnx
 from refnet.faces.landmarks import SCALING, USUAL_SCALING
 from refnet.fields.branches import Branch, branches
 from refnet.fields.effective_receptive_field import (

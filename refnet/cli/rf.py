@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from refnet.cli.arguments import add_options, parse_options
-from refnet.exchange.onnx_import import read_graph
+from refnet.exchange.graphs import read_graph
 from refnet.fields.branches import branches
 from refnet.fields.receptive_field import ReceptiveField, misalignments, receptive_field
 from refnet.graph import Graph

@@ -1,6 +1,6 @@
 """A network with its weights as an ONNX file, for whichever runtime there is.
 
-Every operation of the vocabulary has its ONNX operator (opset 13); the batch axis is free, and so are height and width
+The table `WRITERS` gives every operation its ONNX form (opset 13); the batch axis is free, and so are height and width
 where the network is fully convolutional. What is written is the graph as it stands: fold it first (`refnet.passes`)
 for the inference form, as `refnet export` does.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from refnet.exchange.writers import require_writers
 from refnet.files import write_file
 from refnet.graph import Graph, Node
 from refnet.ops import Array
@@ -20,8 +21,6 @@ from refnet.optional import require
 from refnet.passes import fold
 
 OPSET = 13
-#: Operators whose ONNX form is their name and their inputs, no more.
-PLAIN = {"relu": "Relu", "add": "Sum", "sigmoid": "Sigmoid", "flatten": "Flatten"}
 
 
 def to_onnx(graph: Graph, weights: Mapping[str, Array], *, fold_first: bool = True) -> bytes:
@@ -32,15 +31,17 @@ def to_onnx(graph: Graph, weights: Mapping[str, Array], *, fold_first: bool = Tr
 
     Raises:
         DependencyError: the package onnx is missing.
+        UnsupportedError: an operation has no ONNX form here.
     """
     onnx = require("onnx", "writing ONNX", "refnet[onnx]")
     if fold_first:
         graph, weights = fold(graph, weights)
+    require_writers(graph, WRITERS, "ONNX")
     writer = _Writer(graph, onnx)
     for name, array in weights.items():
         writer.constant(name, array)
     for node in graph.nodes:
-        writer.write(node)
+        WRITERS[node.op](writer, node, list(node.inputs))
     model = writer.model()
     onnx.checker.check_model(model, full_check=True)
     serialised: bytes = model.SerializeToString()
@@ -51,7 +52,7 @@ def export_onnx(graph: Graph, weights: Mapping[str, Array], path: str | os.PathL
     """Write `to_onnx(graph, weights)` to a file; the number of bytes.
 
     Raises:
-        DependencyError: the package onnx is missing. OutputError: the file cannot be written.
+        OutputError: the file cannot be written. And as `to_onnx`.
     """
     data = to_onnx(graph, weights)
     write_file(path, [data])
@@ -59,7 +60,7 @@ def export_onnx(graph: Graph, weights: Mapping[str, Array], path: str | os.PathL
 
 
 class _Writer:
-    """Collects nodes and constants; one method per operation that is not plain."""
+    """Collects nodes and constants."""
 
     def __init__(self, graph: Graph, onnx: Any) -> None:
         self.graph, self.onnx = graph, onnx
@@ -74,13 +75,6 @@ class _Writer:
     def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         node = self.onnx.helper.make_node(op, inputs, [output], name=output, **attributes)
         self.nodes.append(node)
-
-    def write(self, node: Node) -> None:
-        if node.op in PLAIN:
-            self.node(PLAIN[node.op], list(node.inputs), node.name)
-        else:
-            writer: Callable[[Node, list[str]], None] = getattr(self, f"_{node.op}")
-            writer(node, list(node.inputs))
 
     def _conv(self, node: Node, inputs: list[str]) -> None:
         a, roles = node.attributes, ("weight", "bias")
@@ -161,3 +155,35 @@ class _Writer:
         return helper.make_model(
             graph, opset_imports=operators, ir_version=8, producer_name="refnet"
         )
+
+
+Write = Callable[[_Writer, Node, list[str]], None]
+
+
+def _plain(operator: str) -> Write:
+    """Writes an operation whose ONNX form is an operator and its inputs, no more."""
+
+    def write(writer: _Writer, node: Node, inputs: list[str]) -> None:
+        writer.node(operator, inputs, node.name)
+
+    return write
+
+
+#: What writes an operation, given its node and a list of the names of its inputs.
+WRITERS: Mapping[str, Write] = {
+    "conv": _Writer._conv,
+    "batch_norm": _Writer._batch_norm,
+    "linear": _Writer._linear,
+    "relu": _plain("Relu"),
+    "relu6": _Writer._relu6,
+    "sigmoid": _plain("Sigmoid"),
+    "softmax": _Writer._softmax,
+    "normalize": _Writer._normalize,
+    "average_pool": _Writer._average_pool,
+    "max_pool": _Writer._max_pool,
+    "add": _plain("Sum"),
+    "concat": _Writer._concat,
+    "slice": _Writer._slice,
+    "flatten": _plain("Flatten"),
+    "cells": _Writer._cells,
+}

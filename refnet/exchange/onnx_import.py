@@ -18,7 +18,6 @@ from refnet.errors import CheckpointError, OptionError, ShapeError
 from refnet.exchange.onnx_values import input_shape, node_attributes, window
 from refnet.graph import Builder, Graph
 from refnet.model import Model
-from refnet.networks import build
 from refnet.ops import Array, Pair
 from refnet.optional import require
 
@@ -48,30 +47,6 @@ def from_onnx(path: str | os.PathLike[str], input_size: int | Pair | None = None
     return Model(
         graph, {name: importer.weights[name] for name in graph.parameters}, backend="numpy"
     )
-
-
-def read_onnx(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Model:
-    """The network in an ONNX file, with its weights; `options` may hold input_size.
-
-    Raises:
-        OptionError: there are other options. And as `from_onnx`.
-    """
-    if unknown := [key for key in options if key != "input_size"]:
-        raise OptionError(
-            f"of an ONNX file only input_size can be chosen, not {', '.join(unknown)}"
-        )
-    return from_onnx(path, **options)
-
-
-def read_graph(name_or_file: str, options: Mapping[str, Any]) -> Graph:
-    """The network of a name, built with `options`, or the one in an ONNX file.
-
-    Raises:
-        As `refnet.build`, or as `read_onnx`.
-    """
-    if name_or_file.lower().endswith(".onnx"):
-        return read_onnx(name_or_file, options).graph
-    return build(name_or_file, **options)
 
 
 class _Importer:

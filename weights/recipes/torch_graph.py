@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refnet.exchange.writers import require_writers
 from refnet.graph import BUFFERS, Graph, Node, last_uses
 from refnet.ops import Array
 
@@ -29,6 +30,9 @@ class GraphModule(nn.Module):
         graph: any network, in its training form if it is to be trained.
         weights: {state-dict name: array}; freshly initialised by `initialize` where None.
         outputs: names of nodes whose tensors to return; the graph's outputs by default.
+
+    Raises:
+        UnsupportedError: an operation has no form in torch here.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class GraphModule(nn.Module):
         outputs: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
+        require_writers(graph, {*OPERATIONS, "batch_norm"}, "a torch module")
         self.graph = graph
         self.outputs = graph.outputs if outputs is None else outputs
         for name, shape in graph.state_dict.items():
