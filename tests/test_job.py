@@ -54,6 +54,33 @@ def test_what_a_job_came_to(photos: Path, tmp_path: Path, capsys: Any) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+class Interrupted(OneFace):
+    """Ctrl-C arrives with the second image."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, image: Array) -> Faces:
+        self.seen += 1
+        if self.seen == 2:
+            raise KeyboardInterrupt
+        return super().__call__(image)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_ctrl_c_leaves_whole_files(photos: Path, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    results, analyzer = tmp_path / "out" / f"faces{suffix}", Interrupted()
+    outcome = Job(analyzer, str(results)).run(find_sources([str(photos)]))  # type: ignore[arg-type]
+    assert outcome.interrupted and outcome.images == 1
+    assert [path.name for path in results.parent.iterdir()] == [results.name]
+    with_copies = AnnotatedCopies(tmp_path / "copies")
+    again = Job(OneFace(), str(results), copies=with_copies)  # type: ignore[arg-type]
+    assert again.run(find_sources([str(photos / "a.png")])).images == 1  # its copy is missing
+    assert again.run(find_sources([str(photos / "a.png")])).skipped == 1
+
+
 def test_copies_may_be_rendered_in_another_way(photos: Path, tmp_path: Path) -> None:
     def blank(image: Array, faces: Faces) -> Array:
         assert len(faces) == 1
