@@ -14,6 +14,7 @@ import pytest
 
 import refnet
 from refnet import reference
+from refnet.builder import Builder, Window
 from refnet.errors import OptionError, ShapeError
 from refnet.fields import measures as field_measures
 from refnet.fields.branches import branches
@@ -28,7 +29,7 @@ from refnet.fields.seed_experiment import (
     table,
 )
 from refnet.fields.unit_gradient import Region, ending_at, unit_gradient, whole
-from refnet.graph import Builder, Graph, Window
+from refnet.graph import Graph
 from refnet.media.images import read_image
 from refnet.ops import Array
 from refnet.random_weights import random_weights

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from refnet.builder import Builder
 from refnet.errors import CheckpointError, DependencyError, OptionError, ShapeError
 from refnet.exchange.onnx_values import input_shape, node_attributes, window
-from refnet.graph import Builder, Graph
+from refnet.graph import Graph
 from refnet.model import Model
 from refnet.ops import Array, Pair
 
