@@ -41,8 +41,9 @@ if TYPE_CHECKING:
         EffectiveReceptiveField,
         effective_receptive_field,
     )
-    from refnet.fields.receptive_field import ReceptiveField, receptive_field
+    from refnet.fields.receptive_field import receptive_field
     from refnet.media.images import read_image, write_image
+    from refnet.receptive import ReceptiveField
 
 __version__ = "0.1.0"
 
@@ -92,7 +93,7 @@ _LATER = {
     "FaceTracker": "faces.tracking",
     "Faces": "faces.analyzer",
     "Landmarks": "faces.landmarks",
-    "ReceptiveField": "fields.receptive_field",
+    "ReceptiveField": "receptive",
     "Smoothing": "faces.tracking",
     "effective_receptive_field": "fields.effective_receptive_field",
     "read_image": "media.images",

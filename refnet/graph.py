@@ -17,9 +17,14 @@ from typing import Any
 
 from refnet.errors import OptionError, ShapeError
 from refnet.ops import OPS, Shape
+from refnet.receptive import ReceptiveField, of_pixels
+from refnet.tables import align
 
 #: Buffers of a batch norm; all other tensors of a state dict are trained.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+#: Of the summary's table.
+HEADINGS = ("layer", "op", "output shape", "parameters", "MACs", "receptive field", "jump")
 
 
 @dataclass(frozen=True)
@@ -148,11 +153,52 @@ class Graph:
         """Number of running means and variances in the state dict."""
         return sum(math.prod(s) for n, s in self.state_dict.items() if n.endswith(BUFFERS[:2]))
 
-    def summary(self, input_shape: Shape | None = None) -> str:
-        """A table of layers: op, output shape, parameters, MACs, receptive field and jump."""
-        from refnet.summary import summarize
+    def receptive_fields(
+        self, input_shape: Shape | None = None
+    ) -> dict[str, ReceptiveField | None]:
+        """{tensor name: receptive field} of the input and every node; see `refnet.receptive_field`."""
+        shapes = self.shapes(input_shape)
+        fields: dict[str, ReceptiveField | None] = {self.input: of_pixels()}
+        for node in self.nodes:
+            inputs = [fields[name] for name in node.inputs]
+            known = [field for field in inputs if field is not None]
+            fields[node.name] = None
+            if len(known) == len(inputs):
+                rule = OPS[node.op].field
+                fields[node.name] = rule(
+                    known, [shapes[name] for name in node.inputs], **node.attributes
+                )
+        return fields
 
-        return summarize(self, input_shape)
+    def summary(self, input_shape: Shape | None = None) -> str:
+        """A table of layers: op, output shape, parameters, MACs, receptive field and jump.
+
+        Args:
+            input_shape: (C, H, W) of one image; the graph's own by default.
+        """
+        shapes, macs = self.shapes(input_shape), self.macs(input_shape)
+        fields = self.receptive_fields(input_shape)
+        rows = [
+            (
+                node.name,
+                _operation(node),
+                _product(shapes[node.name]),
+                _count(_trained(self, node)),
+                _count(macs.get(node.name, 0)),
+                *_seen(fields[node.name]),
+            )
+            for node in self.nodes
+        ]
+        options = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        outputs = ", ".join(f"{name} {_product(shapes[name])}" for name in self.outputs)
+        footer = (
+            f"input        {_product(shapes[self.input])}\n"
+            f"outputs      {outputs}\n"
+            f"parameters   {self.parameter_count:,} trained, {self.buffer_count:,} in buffers\n"
+            f"MACs         {sum(macs.values()):,}"
+        )
+        title = f"{self.name} ({options})" if options else self.name
+        return "\n".join([title, "", *align([HEADINGS, *rows], right=range(3, 7)), "", footer])
 
     def __str__(self) -> str:
         return self.summary()
@@ -173,3 +219,46 @@ def last_uses(graph: Graph) -> Iterator[tuple[Node, tuple[str, ...]]]:
     for node in graph.nodes:
         done = {x for x in node.inputs if last[x] == node.name and x not in graph.outputs}
         yield node, tuple(done)
+
+
+# ------------------------------------------------------------------------------ cells of the summary
+
+
+def _operation(node: Node) -> str:
+    """The op and its window, such as "conv 3×3 s2 p1 g64"."""
+    attributes = node.attributes
+    if "kernel" not in attributes:
+        return node.op
+    parts = [f"{node.op} {attributes['kernel'][0]}×{attributes['kernel'][1]}"]
+    for key, default in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1))):
+        a, b = attributes.get(key, default)
+        if (a, b) != default:
+            parts.append(f"{key[0]}{a}" if a == b else f"{key[0]}{a}×{b}")
+    if attributes.get("groups", 1) != 1:
+        parts.append(f"g{attributes['groups']}")
+    return " ".join(parts)
+
+
+def _trained(graph: Graph, node: Node) -> int:
+    """Number of values in the node's trained tensors."""
+    names = [name for role, name in node.parameters.items() if role not in BUFFERS]
+    return sum(math.prod(graph.state_dict[name]) for name in names)
+
+
+def _product(shape: Shape) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _seen(field: ReceptiveField | None) -> tuple[str, str]:
+    """Size and jump of a receptive field, one number each where rows and columns agree."""
+    if field is None:
+        return "by branch", ""
+    (rows, columns), (down, across) = field.size, field.jump
+    size = str(rows) if rows == columns else f"{rows}×{columns}"
+    if not down and not across:
+        return size, ""
+    return size, str(down) if down == across else f"{down}×{across}"

@@ -1,10 +1,15 @@
 """The vocabulary: every operation once, in plain NumPy, for any float dtype. It is the definition.
 
-An operation is three functions of the same keywords (a node's attributes and parameters):
+An operation is five functions of the same keywords (a node's attributes and parameters):
 
     forward(x, ..., **parameters, **attributes) -> y
     shape(inputs, parameters, **attributes)     -> shape of y for one image, without the batch axis
     vjp(dy, inputs, y, **parameters, **attributes) -> one cotangent per input
+    field(inputs, shapes, **attributes)         -> the receptive field of y
+    reads(region, shape, **attributes)          -> region of an input that a region of y depends on
+
+The last two are those of `refnet.receptive` by default, which suit whatever slides a window (it has an
+attribute `kernel`) and whatever keeps each unit in its place.
 
 Legend: N images, C channels in, O channels out, H x W rows and columns, (kh, kw) kernel taps. Feature
 maps are (N, C, H, W), vectors (N, F). A vector-Jacobian product takes the cotangent `dy` of the
@@ -26,6 +31,7 @@ from refnet.arrays import Array as Array
 from refnet.arrays import Pair as Pair
 from refnet.arrays import Shape as Shape
 from refnet.errors import ShapeError
+from refnet.receptive import ReceptiveField, Region, flattened_field, layer_field, layer_reads
 
 # ------------------------------------------------------------------------- affine and element-wise
 
@@ -235,27 +241,47 @@ def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: its forward, its shape rule and its vector-Jacobian product."""
+    """One operation.
+
+    Attributes:
+        forward, shape, vjp, field, reads: see the module's documentation.
+        gate: an element-wise non-linearity, or a softmax. An open network, which is linear, has the
+            identity in its place.
+        opened: the vector-Jacobian product in an open network, of an operation that is no gate and is
+            not linear either; None where it is the same.
+        outside: what a window meets beyond the borders of its input.
+    """
 
     forward: Callable[..., Array]
     shape: Callable[..., Shape]
     vjp: Callable[..., tuple[Array, ...]]
+    gate: bool = False
+    field: Callable[..., ReceptiveField | None] = layer_field
+    reads: Callable[..., Region | None] = layer_reads
+    opened: Callable[..., tuple[Array, ...]] | None = None
+    outside: float = 0.0
 
 
 OPS: Mapping[str, Op] = {
     "conv": Op(windows.conv, windows.conv_shape, windows.conv_vjp),
     "batch_norm": Op(batch_norm, same_shape, batch_norm_vjp),
     "linear": Op(linear, linear_shape, linear_vjp),
-    "relu": Op(relu, same_shape, relu_vjp),
-    "relu6": Op(relu6, same_shape, relu6_vjp),
-    "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp),
-    "softmax": Op(softmax, same_shape, softmax_vjp),
+    "relu": Op(relu, same_shape, relu_vjp, gate=True),
+    "relu6": Op(relu6, same_shape, relu6_vjp, gate=True),
+    "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp, gate=True),
+    "softmax": Op(softmax, same_shape, softmax_vjp, gate=True),
     "normalize": Op(normalize, same_shape, normalize_vjp),
     "average_pool": Op(windows.average_pool, windows.pool_shape, windows.average_pool_vjp),
-    "max_pool": Op(windows.max_pool, windows.pool_shape, windows.max_pool_vjp),
+    "max_pool": Op(
+        windows.max_pool,
+        windows.pool_shape,
+        windows.max_pool_vjp,
+        opened=windows.average_pool_vjp,
+        outside=-math.inf,
+    ),
     "add": Op(add, same_shape, add_vjp),
     "concat": Op(concat, concat_shape, concat_vjp),
     "slice": Op(slice_channels, slice_shape, slice_vjp),
-    "flatten": Op(flatten, flatten_shape, reshape_vjp),
+    "flatten": Op(flatten, flatten_shape, reshape_vjp, field=flattened_field),
     "cells": Op(cells, cells_shape, cells_vjp),
 }

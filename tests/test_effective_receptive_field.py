@@ -16,7 +16,7 @@ import refnet
 from refnet import reference
 from refnet.builder import Builder, Window
 from refnet.errors import OptionError, ShapeError
-from refnet.fields import measures as field_measures
+from refnet.fields import widths
 from refnet.fields.branches import branches
 from refnet.fields.effective_receptive_field import constant_weights, effective_receptive_field
 from refnet.fields.seed_experiment import (
@@ -28,11 +28,12 @@ from refnet.fields.seed_experiment import (
     seed_steps,
     table,
 )
-from refnet.fields.unit_gradient import Region, ending_at, unit_gradient, whole
+from refnet.fields.unit_gradient import ending_at, unit_gradient
 from refnet.graph import Graph
 from refnet.media.images import read_image
 from refnet.ops import Array
 from refnet.random_weights import random_weights
+from refnet.receptive import Region, whole
 
 # ---------------------------------------------------------------- the gradient of one unit
 
@@ -272,12 +273,12 @@ def test_measures_of_a_gaussian() -> None:
     profile = field.sum(0) / field.sum(0).max()
     # Above a level of the peak lies a disc of radius σ √(2 ln(1 / level)).
     radius = 15 * np.sqrt(2 * np.log(1 / 0.0455))
-    assert field_measures.luo_width(field) == pytest.approx(np.sqrt(np.pi) * radius, rel=2e-3)
-    assert field_measures.two_sigma_width(profile) == pytest.approx(60, rel=1e-6)
-    x1, y1, x2, y2 = field_measures.bounding_box(field > 0.5)
+    assert widths.luo_width(field) == pytest.approx(np.sqrt(np.pi) * radius, rel=2e-3)
+    assert widths.two_sigma_width(profile) == pytest.approx(60, rel=1e-6)
+    x1, y1, x2, y2 = widths.bounding_box(field > 0.5)
     half = int(15 * np.sqrt(2 * np.log(2)))
     assert (x1, y1, x2, y2) == (100 - half, 100 - half, 101 + half, 101 + half)
-    fit = field_measures.fit_gaussian(profile)
+    fit = widths.fit_gaussian(profile)
     assert (fit.mean, fit.sigma, fit.amplitude) == pytest.approx((100, 15, 1), rel=1e-6)
     assert fit.residual < 1e-8
     np.testing.assert_allclose(fit(np.arange(201.0)), profile, atol=1e-7)
@@ -286,16 +287,16 @@ def test_measures_of_a_gaussian() -> None:
 def test_central_window_holds_its_share() -> None:
     field = np.ones((21, 21))
     # A square of side 21 holds all, one of side 19 holds 361 / 441 = 82 %.
-    assert field_measures.central_window(field, (10, 10)) == 21
-    assert field_measures.central_window(field, (10, 10), share=0.8) == 19
-    assert field_measures.central_window(field, (10, 10), share=1 / 441) == 1
+    assert widths.central_window(field, (10, 10)) == 21
+    assert widths.central_window(field, (10, 10), share=0.8) == 19
+    assert widths.central_window(field, (10, 10), share=1 / 441) == 1
 
 
 def test_fit_is_no_worse_than_moments_on_a_comb() -> None:
     x = np.arange(101)
     comb = np.exp(-(((x - 50) / 12) ** 2) / 2) * (1 + (x % 2))
-    fit = field_measures.fit_gaussian(comb)
-    mean, sigma = field_measures.moments(comb)
+    fit = widths.fit_gaussian(comb)
+    mean, sigma = widths.moments(comb)
     y = comb / comb.max()
     unit = np.exp(-(((x - mean) / sigma) ** 2) / 2)
     by_moments = np.sqrt(np.mean((y - unit * (unit @ y) / (unit @ unit)) ** 2))
@@ -306,8 +307,8 @@ def test_fit_is_no_worse_than_moments_on_a_comb() -> None:
 def test_smoothing_closes_a_comb() -> None:
     field = np.zeros((41, 41))
     field[::4, ::4] = 1
-    assert field_measures.smoothed(field, 4.0)[10:30, 10:30].min() > 0.8
-    assert field_measures.bounding_box(np.zeros((3, 3), bool)) == (0, 0, 0, 0)
+    assert widths.smoothed(field, 4.0)[10:30, 10:30].min() > 0.8
+    assert widths.bounding_box(np.zeros((3, 3), bool)) == (0, 0, 0, 0)
 
 
 # ---------------------------------------------------------------- experiments

@@ -14,9 +14,10 @@ import refnet
 from refnet.builder import Builder, Window
 from refnet.fields.branches import branches
 from refnet.fields.effective_receptive_field import constant_weights, effective_receptive_field
-from refnet.fields.receptive_field import Axis, misalignments, receptive_field
+from refnet.fields.receptive_field import misalignments, receptive_field
 from refnet.fields.unit_gradient import ending_at, unit_gradient
 from refnet.graph import Graph
+from refnet.receptive import Axis
 
 # Branch: receptive field, stride and centre of unit 0, of the LFFD deploy graphs.
 BRANCHES = {

@@ -55,6 +55,16 @@ def test_kernels_know_the_graph_and_nothing_else_of_refnet() -> None:
                 assert name == "refnet.graph" or name.startswith("refnet.graph."), (path, name)
 
 
+def test_fields_name_no_operation() -> None:
+    """What an operation does to a receptive field is said in its entry of `refnet.ops`."""
+    from refnet.ops import OPS
+
+    for path in (ROOT / "refnet" / "fields").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in OPS, (path, node.lineno, node.value)
+
+
 def test_one_file_calls_the_kernels() -> None:
     assert len(importers("refnet", "refnet.kernels")) <= 1
 
@@ -110,6 +120,7 @@ def test_a_warm_start_imports_nothing_that_takes_long() -> None:
         "zipfile",
         "hashlib",
         "concurrent.futures",
+        "fractions",
     }
     if sys.platform == "linux" and platform.machine() == "x86_64":
         slow |= {"llvmlite"}

@@ -26,7 +26,7 @@ from refnet.graph import Graph
 from refnet.media.images import opencv, read_image, write_bytes
 from refnet.model import Model, load
 from refnet.ops import Array, Pair
-from refnet.summary import align
+from refnet.tables import align
 
 HEADINGS = (
     "branch",

@@ -8,7 +8,7 @@ from typing import Any
 
 from refnet.errors import OptionError
 from refnet.fields import seed_experiment
-from refnet.summary import align
+from refnet.tables import align
 
 HEADINGS = (
     *("branch", "RF", "u8", "script RF", ".5/.75/.85 raw"),
