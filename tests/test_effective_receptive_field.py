@@ -1,4 +1,4 @@
-"""Effective fields: the gradient of a cone, the seed's experiment, published tables, trained weights."""
+"""Effective fields: the gradient of a cone, a published experiment, tables, trained weights."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from refnet.errors import OptionError, ShapeError
 from refnet.fields import widths
 from refnet.fields.branches import branches
 from refnet.fields.effective_receptive_field import constant_weights, effective_receptive_field
-from refnet.fields.seed_experiment import (
+from refnet.fields.threshold_experiment import (
     EXPLANATION,
     Row,
-    exact_recipe,
-    seed_gradient,
-    seed_recipe,
-    seed_steps,
+    as_published,
+    corrected,
+    published_gradient,
+    published_steps,
     table,
 )
 from refnet.fields.unit_gradient import ending_at, unit_gradient
@@ -97,15 +97,15 @@ def test_window_of_padding_alone_has_no_gradient() -> None:
     assert (region.top, region.left, gradient.tolist()) == (1, 1, [[[1.0]]])
 
 
-# ---------------------------------------------------------------- the seed's experiment
+# ---------------------------------------------------------------- the published experiment
 
 
-def test_seed_recipe() -> None:
-    assert seed_recipe() == ((55, 55), (15, 15), (11, 11))
+def test_as_published() -> None:
+    assert as_published() == ((55, 55), (15, 15), (11, 11))
 
 
-def test_exact_recipe() -> None:
-    assert exact_recipe() == (55, 11, 7)
+def test_corrected() -> None:
+    assert corrected() == (55, 11, 7)
 
 
 def test_explanation_has_four_sentences() -> None:
@@ -148,7 +148,7 @@ def test_tinynet_equals_the_analytic_gradient() -> None:
 
 def test_tinynet_equals_the_golden_maps(assets: Path) -> None:
     golden = assets / "lffd" / "golden"
-    literal = seed_gradient()
+    literal = published_gradient()
     rows, columns = np.nonzero(literal)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (232, 286, 232, 286)
     seen = literal[232:287, 232:287]
@@ -160,22 +160,22 @@ def test_tinynet_equals_the_golden_maps(assets: Path) -> None:
     assert np.abs(field.map - normalised).max() <= 1e-12
 
 
-def test_seed_forward_value() -> None:
+def test_published_forward_value() -> None:
     graph = refnet.build("tinynet", input_size=95)
     weights = constant_weights(graph, 0.05)
     (y,) = reference.run(graph, weights, np.ones((1, 3, 95, 95)))
     # Away from borders: 27 and 576 inputs of two convolutions, then three residual pairs.
     exact = (27 * 0.05) * (576 * 0.05) * (1 + (576 * 0.05) ** 2) ** 3
     assert y[0, 0, 11, 11] == pytest.approx(exact, rel=1e-12)
-    # The seed's own value is float32's, in which eight sums of 576 products were rounded.
+    # The published value is float32's, in which eight sums of 576 products were rounded.
     assert exact == pytest.approx(22_266_290_176, rel=1e-5)
 
 
-def test_seed_steps_measure_what_is_before_the_dilation() -> None:
-    gradient = seed_gradient()
-    assert seed_steps(gradient).before == (51, 51)
-    assert seed_steps(gradient, 0.75).before == (11, 11)
-    assert seed_steps(gradient, 0.85).before == (7, 7)
+def test_published_steps_measure_what_is_before_the_dilation() -> None:
+    gradient = published_gradient()
+    assert published_steps(gradient).before == (51, 51)
+    assert published_steps(gradient, 0.75).before == (11, 11)
+    assert published_steps(gradient, 0.85).before == (7, 7)
 
 
 # ---------------------------------------------------------------- the table

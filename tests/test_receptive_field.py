@@ -96,7 +96,7 @@ def test_nearest_unit(pixel: float, unit: int) -> None:
 
 def test_box_is_that_of_the_unit() -> None:
     field = branches(refnet.build("tinynet"))[0].field
-    assert field.box((64, 64)) == (232, 232, 287, 287)  # the seed's support, rows 232 to 286
+    assert field.box((64, 64)) == (232, 232, 287, 287)  # the published support, rows 232 to 286
     assert field.box((0, 1)) == (-20, -24, 35, 31)
 
 
