@@ -31,6 +31,7 @@ from refnet.errors import (
 from refnet.graph import Graph, Node
 from refnet.model import Model, load
 from refnet.networks import build, network_options, networks
+from refnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from refnet.detection.detector import Detections, FaceDetector
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from refnet.fields.receptive_field import receptive_field
     from refnet.media.images import read_image, write_image
     from refnet.receptive import ReceptiveField
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
