@@ -9,10 +9,11 @@ from typing import Any
 from refnet.cli.arguments import add_options, parse_options
 from refnet.exchange.graphs import read_graph
 from refnet.fields.branches import branches
-from refnet.fields.receptive_field import ReceptiveField, misalignments, receptive_field
+from refnet.fields.receptive_field import misalignments, receptive_field
 from refnet.graph import Graph
 from refnet.ops import Pair
-from refnet.summary import align
+from refnet.receptive import ReceptiveField
+from refnet.tables import align
 
 HEADINGS = ("tensor", "op", "sees", "stride", "centre of unit 0", "from", "objects")
 

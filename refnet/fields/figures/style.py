@@ -11,11 +11,11 @@ import numpy as np
 
 from refnet.errors import OptionError
 from refnet.fields.effective_receptive_field import EffectiveReceptiveField
-from refnet.fields.unit_gradient import Region
 from refnet.files import write_file
 from refnet.media.images import as_image
 from refnet.ops import Array, Pair
 from refnet.optional import require
+from refnet.receptive import Region
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
