@@ -18,8 +18,10 @@ HEADINGS = (
 
 def recipe(network: str, name: str, *, as_json: bool) -> int:
     """Print the sizes that the seed's steps give, or the true ones, and why they differ."""
-    if network != "tinynet":
-        raise OptionError(f"the recipe is an experiment on tinynet, not on {network}")
+    if network != seed_experiment.NETWORK:
+        raise OptionError(
+            f"the recipe is an experiment on {seed_experiment.NETWORK}, not on {network}"
+        )
     seed = name == "seed"
     sizes: tuple[Any, ...]
     sizes = seed_experiment.seed_recipe() if seed else seed_experiment.exact_recipe()
