@@ -36,9 +36,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from refnet.errors import ImageError, OptionError, RefnetError
-from refnet.faces.analyzer import Faces
+from refnet.faces.face import FACE_COLUMNS, Faces
 from refnet.media.images import decode_image, read_image
-from refnet.media.interchange import FACE_COLUMNS, arrow_schema, optional
+from refnet.media.interchange import arrow_schema, optional
 from refnet.media.sinks import RECORD_COLUMNS, Record
 from refnet.ops import Array
 

@@ -15,8 +15,9 @@ import pytest
 import refnet
 import refnet.media.images
 from refnet.detection import detector as detection
-from refnet.detection.decoding import Candidates, basketnet_priors, decode_branch, geometry
-from refnet.detection.detector import USUAL, Detections, FaceDetector
+from refnet.detection.decoding import basketnet_priors, decode_branch, geometry
+from refnet.detection.detections import Candidates, Detections
+from refnet.detection.detector import USUAL, FaceDetector
 from refnet.detection.tiling import tiles
 from refnet.errors import ImageError, OptionError
 from refnet.model import Model

@@ -18,11 +18,13 @@ from refnet.cli.arguments import (
     parse_options,
     scales_of,
 )
-from refnet.detection.detector import Detections, FaceDetector
+from refnet.detection.detections import Detections
+from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
-from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.schemes import as_68
 from refnet.media.images import opencv, read_image, write_image
+from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.ops import Array
 from refnet.training.annotations import BoxedPhoto, LandmarkFace, boxed_photos, landmark_faces
 from refnet.training.metrics import (
@@ -55,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
         "the share of faces beyond it. Reads WFLW lists, lists of prepared crops, and dlib's XML; 98 "
         "points are compared with 68 true ones through the usual map.",
     )
-    _add_network(landmarks, USUAL_NETWORK)
+    _add_network(landmarks, LANDMARKER)
     landmarks.add_argument(
         "--normalisation",
         choices=NORMALISATIONS,
@@ -73,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
         description="Find the objects of every photo and print the average precision of each class. Reads "
         "WIDER FACE's text, Pascal VOC's and dlib's XML, and CSV tables of boxes.",
     )
-    _add_network(detection, "lffd-face-v2")
+    _add_network(detection, DETECTOR)
     detection.add_argument("--overlap", type=float, default=0.5, help="smallest IoU of a hit")
     detection.add_argument(
         "--rule", choices=RULES, default="area", help="how the curve is summed up"
@@ -91,14 +93,14 @@ def add_parser(subparsers: Any) -> None:
     detection.set_defaults(run=run, kind=run_detection)
 
 
-def _add_network(parser: argparse.ArgumentParser, usual: str) -> None:
+def _add_network(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="photos and annotations"
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="a checkpoint (default: the released weights)"
     )
-    parser.add_argument("--network", help=f"its network (without a file: {usual})")
+    parser.add_argument("--network", help=f"its network (without a file: {default})")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the curve: .png, .svg or .pdf"
     )
@@ -106,7 +108,7 @@ def _add_network(parser: argparse.ArgumentParser, usual: str) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_options(parser)
     add_backend(parser)
-    parser.set_defaults(usual=usual)
+    parser.set_defaults(default=default)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -118,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _network(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keywords that make a detector or a landmarker of what was asked for."""
     return {
-        "model": arguments.network or arguments.weights or arguments.usual,
+        "model": arguments.network or arguments.weights or arguments.default,
         "weights": arguments.weights if arguments.network else None,
         "backend": arguments.backend,
         **parse_options(arguments.option),
@@ -155,7 +157,7 @@ def find_landmarks(
     Raises:
         OptionError: the network's points cannot be compared with the true ones.
     """
-    from refnet.faces.landmarks import cut, square_crop
+    from refnet.faces.crops import cut, square_crop
 
     side = landmarker.model.graph.input_shape[1]
     crops, truth = [], []
@@ -278,7 +280,7 @@ def run_detection(arguments: argparse.Namespace) -> int:
         )
         figures[f"{name}: true boxes"] = int(sum((~mask).sum() for mask in ignored))
         figures[f"{name}: AP@{arguments.overlap:g}"] = result.value
-        figures |= _usual_point(name, detector, ranked, truths, ignored, arguments)
+        figures |= _default_point(name, detector, ranked, truths, ignored, arguments)
         lines[f"{name}: AP {result.value:.3f}"] = (result.recall, result.precision)
     _print(arguments, figures)
     if arguments.plot:
@@ -308,7 +310,7 @@ def _of_class(
     return truths, ignored, ranked
 
 
-def _usual_point(
+def _default_point(
     name: str,
     detector: FaceDetector,
     ranked: Sequence[tuple[Array, Array]],
@@ -316,7 +318,7 @@ def _usual_point(
     ignored: Sequence[Array],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """What the network's usual threshold finds and what it finds wrongly."""
+    """What the network's own threshold finds and what it finds wrongly."""
     from refnet.detection.detector import USUAL
 
     threshold = USUAL[detector.model.graph.name].threshold
@@ -336,7 +338,7 @@ def _worst_photos(
     detector: FaceDetector,
     arguments: argparse.Namespace,
 ) -> Array:
-    """The photos with the most misses and false boxes at the usual threshold, drawn."""
+    """The photos with the most misses and false boxes at the network's own threshold, drawn."""
     from refnet.detection.detector import USUAL
 
     threshold = USUAL[detector.model.graph.name].threshold

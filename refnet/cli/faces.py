@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from refnet.cli.arguments import add_backend, add_resize_scale, scales_of
-from refnet.detection.detector import USUAL_NETWORK as DETECTOR
 from refnet.detection.detector import FaceDetector
 from refnet.errors import RefnetError, WeightsError
-from refnet.faces.analyzer import FaceAnalyzer, Faces
-from refnet.faces.landmarks import USUAL_NETWORK as LANDMARKER
+from refnet.faces.analyzer import FaceAnalyzer
+from refnet.faces.face import Faces
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.tracking import FaceTracker, Smoothing
 from refnet.media.annotated import AnnotatedCopies
 from refnet.media.pipeline import Ahead, Behind
 from refnet.media.sinks import Record, Sink, open_sink
 from refnet.media.sources import Frame, Source, find_sources, frame_count, read_frames
+from refnet.networks.defaults import DETECTOR, LANDMARKER
 
 _DESCRIPTION = """\
 Find faces and their landmarks in photos, folders, videos or a camera. Writes copies with the faces
@@ -212,15 +212,15 @@ def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
 
 
 def _loaded(
-    make: Callable[..., Any], name: str | None, weights: str | None, usual: str, option: str
+    make: Callable[..., Any], name: str | None, weights: str | None, default: str, option: str
 ) -> Any:
     if weights is not None:
         return make(name or weights, weights if name else None)
     try:
-        return make(name or usual)
+        return make(name or default)
     except WeightsError as error:
         raise WeightsError(
-            f"refnet comes without weights for {name or usual}; give {option} "
+            f"refnet comes without weights for {name or default}; give {option} "
             "(PyTorch, ONNX, MXNet, safetensors, ...)"
         ) from error
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from refnet.cli.arguments import add_backend, add_options, parse_options
 from refnet.errors import OptionError, ShapeError
-from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.media.drawing import draw_landmarks
 from refnet.media.images import read_image, write_bytes, write_image
+from refnet.networks.defaults import LANDMARKER
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--network",
         help="its network, where the file does not tell (`refnet models` lists them; without a file: "
-        f"{USUAL_NETWORK})",
+        f"{LANDMARKER})",
     )
     parser.add_argument(
         "--boxes",
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = read_image(photo)
     boxes = _boxes(arguments.boxes)
     landmarker = FaceLandmarker(
-        arguments.network or arguments.weights or USUAL_NETWORK,
+        arguments.network or arguments.weights or LANDMARKER,
         arguments.weights if arguments.network else None,
         margin=arguments.margin,
         channel_order=arguments.channel_order,

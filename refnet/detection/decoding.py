@@ -11,11 +11,11 @@ Source: YonghaoHe/LFFD, predict.py; aoru45/BasketNet for its priors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from refnet.detection.detections import Candidates
 from refnet.errors import OptionError
 from refnet.fields.branches import branches
 from refnet.graph import Graph
@@ -40,32 +40,6 @@ class BranchGeometry:
     norm: float
     lower: int
     upper: int
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Boxes before suppression, in input order: by branch, then row by row.
-
-    Attributes:
-        boxes: (N, 4) float64, xyxy.
-        scores: (N,) float32.
-        labels: (N,) int64, index of the class.
-    """
-
-    boxes: Array
-    scores: Array
-    labels: Array
-
-    @classmethod
-    def joined(cls, parts: Sequence[Candidates]) -> Candidates:
-        """All candidates of `parts`, in order."""
-        if not parts:
-            return cls(np.zeros((0, 4)), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        return cls(
-            np.concatenate([p.boxes for p in parts]),
-            np.concatenate([p.scores for p in parts]),
-            np.concatenate([p.labels for p in parts]),
-        )
 
 
 def geometry(graph: Graph) -> tuple[BranchGeometry, ...]:

@@ -7,19 +7,19 @@ thresholds and what a box is a box of, is the table `USUAL`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from refnet.detection.decoding import (
-    Candidates,
     basketnet_priors,
     decode_basketnet,
     decode_branch,
     geometry,
 )
+from refnet.detection.detections import Candidates, Detections
 from refnet.detection.nms import MEASURES, sorted_by_score, suppress
 from refnet.detection.tiling import Tile, tiles
 from refnet.errors import ImageError, OptionError
@@ -70,66 +70,6 @@ TILED_ABOVE = 4096 * 4096
 TILE = 2048
 #: Enlarging a sliver of an image to the minimum side may not make more pixels than this.
 LARGEST_INPUT = 2**28
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Boxes found in one image, by falling score.
-
-    Attributes:
-        boxes: (N, 4) float32, x1, y1, x2, y2 in image pixels; may leave the image.
-        scores: (N,) float32, in [0, 1].
-        labels: (N,) int64, indices into `classes`.
-        classes: names of what was looked for.
-    """
-
-    boxes: Array
-    scores: Array
-    labels: Array
-    classes: tuple[str, ...] = ("face",)
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def __iter__(self) -> Iterator[tuple[Array, float, str]]:
-        """(box (4,), score, class) of every detection."""
-        for box, score, label in zip(self.boxes, self.scores, self.labels, strict=True):
-            yield box, float(score), self.classes[label]
-
-    def __getitem__(self, index: Any) -> Detections:
-        """The detections at `index`: a slice, a mask, indices or one index."""
-        index = [index] if isinstance(index, int | np.integer) else index
-        return replace(
-            self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index]
-        )
-
-    def clip(self, shape: Sequence[int]) -> Detections:
-        """The same with boxes cut to an image of `shape` (H, W, ...)."""
-        height, width = shape[:2]
-        return replace(
-            self, boxes=np.clip(self.boxes, 0, np.array([width, height] * 2, np.float32))
-        )
-
-    def to_dict(self) -> list[dict[str, Any]]:
-        """One dictionary a detection, of plain numbers: class, score, box."""
-        return [
-            {
-                "class": name,
-                "score": round(score, 6),
-                "box": [round(float(v), 3) for v in box],
-            }
-            for box, score, name in self
-        ]
-
-    def to_supervision(self) -> Any:
-        """The same as `supervision.Detections`.
-
-        Raises:
-            DependencyError: supervision is not installed.
-        """
-        from refnet.media.interchange import supervision_detections
-
-        return supervision_detections(self)
 
 
 class FaceDetector:

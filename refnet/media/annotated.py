@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refnet.errors import ImageError
-from refnet.faces.analyzer import Faces
+from refnet.faces.face import Faces
 from refnet.media.drawing import draw_faces
 from refnet.media.images import IMAGE_SUFFIXES, opencv, write_image
 from refnet.media.sources import Frame, Source

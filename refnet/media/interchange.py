@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refnet.errors import DependencyError
+from refnet.faces.face import FACE_COLUMNS
 
 if TYPE_CHECKING:
-    from refnet.detection.detector import Detections
-    from refnet.faces.analyzer import Face
+    from refnet.detection.detections import Detections
+    from refnet.faces.face import Face
 
 
 def optional(module: str, package: str, purpose: str) -> ModuleType:
@@ -47,33 +48,6 @@ def supervision_detections(detections: Detections) -> Any:
     )
 
 
-MEASURES = (
-    "left_eye_aspect_ratio",
-    "right_eye_aspect_ratio",
-    "mouth_opening",
-    "interocular_distance",
-    "pitch",
-    "yaw",
-    "roll",
-)
-
-#: Columns of the tables, in order: name and Arrow type. Landmarks are x, y, x, y, ...
-FACE_COLUMNS: tuple[tuple[str, str], ...] = (
-    *(("score", "float32"), ("x1", "float32"), ("y1", "float32"), ("x2", "float32")),
-    *(("y2", "float32"), ("track", "int64"), ("landmarks", "list<float32>")),
-    *((name, "float32") for name in MEASURES),
-)
-
-
-def face_row(face: Face) -> dict[str, Any]:
-    """One face as {column of `FACE_COLUMNS`: plain value or None}."""
-    measures = {} if face.measures is None else face.measures.to_dict()
-    points = None if face.landmarks is None else face.landmarks.reshape(-1).tolist()
-    row: dict[str, Any] = dict(zip(("x1", "y1", "x2", "y2"), map(float, face.box), strict=True))
-    row |= {"score": face.score, "track": face.track, "landmarks": points, **measures}
-    return {name: row.get(name) for name, _ in FACE_COLUMNS}
-
-
 def arrow_schema(columns: Sequence[tuple[str, str]]) -> Any:
     """The `pyarrow.Schema` of columns named as in `FACE_COLUMNS`."""
     arrow = optional("pyarrow", "pyarrow", "a table")
@@ -86,14 +60,14 @@ def arrow_schema(columns: Sequence[tuple[str, str]]) -> Any:
 def arrow_table(faces: Sequence[Face]) -> Any:
     """`pyarrow.Table` of the columns `FACE_COLUMNS`, one row a face."""
     arrow = optional("pyarrow", "pyarrow", "to_arrow()")
-    rows = [face_row(face) for face in faces]
+    rows = [face.to_row() for face in faces]
     return arrow.Table.from_pylist(rows, schema=arrow_schema(FACE_COLUMNS))
 
 
 def data_frame(faces: Sequence[Face]) -> Any:
     """`pandas.DataFrame` of the columns `FACE_COLUMNS`, one row a face."""
     pandas = optional("pandas", "pandas", "to_pandas()")
-    rows = [face_row(face) for face in faces]
+    rows = [face.to_row() for face in faces]
     return pandas.DataFrame(rows, columns=[name for name, _ in FACE_COLUMNS])
 
 

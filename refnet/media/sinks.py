@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from refnet.errors import OptionError, RefnetError
-from refnet.faces.analyzer import Faces
-from refnet.media.interchange import FACE_COLUMNS, arrow_schema, face_row, optional
+from refnet.faces.face import FACE_COLUMNS, Faces
+from refnet.media.interchange import arrow_schema, optional
 from refnet.ops import Pair
 
 #: Columns of a table before those of a face.
@@ -81,7 +81,7 @@ class Record:
         }
         if not self.faces:
             return [row]
-        return [row | {"face": i} | face_row(face) for i, face in enumerate(self.faces)]
+        return [row | {"face": i} | face.to_row() for i, face in enumerate(self.faces)]
 
 
 class Sink(Protocol):
