@@ -12,7 +12,7 @@ import pytest
 import refnet
 from refnet import reference
 from refnet.checkpoints import save
-from refnet.detection.decoding import geometry
+from refnet.detection.geometry import geometry
 from refnet.faces.schemes import mirrored
 from refnet.ops import Array
 from refnet.passes import fold

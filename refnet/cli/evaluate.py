@@ -319,9 +319,7 @@ def _default_point(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """What the network's own threshold finds and what it finds wrongly."""
-    from refnet.detection.detector import USUAL
-
-    threshold = USUAL[detector.model.graph.name].threshold
+    threshold = detector.detection.threshold
     hits = wrong = 0
     for (boxes, scores), truth, mask in zip(ranked, truths, ignored, strict=True):
         hit, dropped = matched(
@@ -339,9 +337,7 @@ def _worst_photos(
     arguments: argparse.Namespace,
 ) -> Array:
     """The photos with the most misses and false boxes at the network's own threshold, drawn."""
-    from refnet.detection.detector import USUAL
-
-    threshold = USUAL[detector.model.graph.name].threshold
+    threshold = detector.detection.threshold
     kept = [d[d.scores > threshold] for d in found]
     wrong = []
     for photo, detections in zip(photos, kept, strict=True):
