@@ -36,8 +36,10 @@ from refnet.networks import build, network_options, networks
 from refnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from refnet.detection.detector import Detections, FaceDetector
-    from refnet.faces.analyzer import Face, FaceAnalyzer, Faces
+    from refnet.detection.detections import Detections
+    from refnet.detection.detector import FaceDetector
+    from refnet.faces.analyzer import FaceAnalyzer
+    from refnet.faces.face import Face, Faces
     from refnet.faces.landmarks import FaceLandmarker, Landmarks
     from refnet.faces.tracking import FaceTracker, Smoothing
     from refnet.fields.effective_receptive_field import (
@@ -87,14 +89,14 @@ __all__ = [
 
 #: Public names whose modules load when the name is first used, so that importing refnet stays quick.
 _LATER = {
-    "Detections": "detection.detector",
+    "Detections": "detection.detections",
     "EffectiveReceptiveField": "fields.effective_receptive_field",
-    "Face": "faces.analyzer",
+    "Face": "faces.face",
     "FaceAnalyzer": "faces.analyzer",
     "FaceDetector": "detection.detector",
     "FaceLandmarker": "faces.landmarks",
     "FaceTracker": "faces.tracking",
-    "Faces": "faces.analyzer",
+    "Faces": "faces.face",
     "Landmarks": "faces.landmarks",
     "ReceptiveField": "receptive",
     "Smoothing": "faces.tracking",

@@ -37,7 +37,7 @@ from typing import Any
 
 from refnet.errors import ImageError, OptionError, RefnetError
 from refnet.exchange.arrow import arrow_schema
-from refnet.faces.analyzer import FACE_COLUMNS, Faces
+from refnet.faces.face import FACE_COLUMNS, Faces
 from refnet.media.images import decode_image, read_image
 from refnet.ops import Array
 from refnet.optional import require

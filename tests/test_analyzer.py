@@ -12,7 +12,8 @@ import refnet
 import refnet.media.images
 from refnet.detection.detector import FaceDetector
 from refnet.errors import DependencyError, WeightsError
-from refnet.faces.analyzer import FACE_COLUMNS, Face, FaceAnalyzer, Faces
+from refnet.faces.analyzer import FaceAnalyzer
+from refnet.faces.face import FACE_COLUMNS, Face, Faces
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.random_weights import random_weights
 from refnet.results.drawing import draw_faces

@@ -15,7 +15,7 @@ import pytest
 
 import refnet
 from refnet.cli import main
-from refnet.faces.analyzer import Face, Faces
+from refnet.faces.face import Face, Faces
 from refnet.media.sources import find_sources, read_frames
 from refnet.random_weights import random_weights
 from refnet.results.records import Record

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.faces.analyzer import Face, Faces
+from refnet.faces.face import Face, Faces
 from refnet.media.sources import find_sources
 from refnet.ops import Array
 from refnet.results.copies import AnnotatedCopies

@@ -14,7 +14,7 @@ import refnet
 from refnet import reference
 from refnet.builder import Builder
 from refnet.checkpoints import save
-from refnet.detection.decoding import geometry
+from refnet.detection.geometry import geometry
 from refnet.faces.schemes import mirrored
 from refnet.ops import Array
 from refnet.passes import fold

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -76,10 +78,6 @@ def test_fields_name_no_operation() -> None:
 
 #: Imports (importer, imported) that close a circle today, each to be removed where the comment says.
 CLOSING: set[tuple[str, str]] = {
-    # Results as other libraries' objects, written for classes that in turn offer them as methods: goes
-    # when the writers take rows and arrays.
-    ("refnet.media.interchange", "refnet.detection.detector"),
-    ("refnet.media.interchange", "refnet.faces.analyzer"),
     # Kernels take their mark from the file that compiles them: goes when `simd` has the mark.
     ("refnet.kernels.machine_code", "refnet.kernels.executor"),
     # The lowering is one object over several files: goes when it becomes functions and a table.
@@ -189,6 +187,57 @@ def test_one_file_asks_for_optional_packages() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("DependencyError")
     }
     assert raising == {"refnet/optional.py"}
+
+
+def named_networks(code: str, names: frozenset[str]) -> list[int]:
+    """The lines on which `code` compares something with one of `names`, or by it as a prefix."""
+    lines = []
+    for node in ast.walk(ast.parse(code)):
+        compared: list[ast.AST] = []
+        if isinstance(node, ast.Compare):
+            compared = [node]
+        elif isinstance(node, ast.match_case):
+            compared = [node.pattern]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in ("startswith", "endswith", "removeprefix", "removesuffix", "get"):
+                compared = list(node.args)
+        elif isinstance(node, ast.Subscript):
+            compared = [node.slice]
+        constants = (c for part in compared for c in ast.walk(part) if isinstance(c, ast.Constant))
+        if found := [c for c in constants if c.value in names]:
+            lines.append(found[0].lineno)
+    return lines
+
+
+def test_a_networks_name_decides_nothing_outside_networks() -> None:
+    from refnet.networks import NETWORKS
+
+    families = {name.partition("-")[0] for name in NETWORKS}
+    names = frozenset({*NETWORKS, *families, *(f"{family}-" for family in families)})
+    comparing = {
+        f"{path.relative_to(ROOT)}:{line}"
+        for folder in ("refnet", "kernels", "weights", "parity")
+        for path in (ROOT / folder).rglob("*.py")
+        if ROOT / "refnet/networks" not in path.parents
+        for line in named_networks(path.read_text(encoding="utf-8"), names)
+    }
+    assert comparing == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "if graph.name == 'pfld': pass",
+        "if name in ('lffd-head', 'other'): pass",
+        "if graph.name.startswith('lffd-'): pass",
+        "match name:\n    case 'basketnet' | 'other': pass",
+        "scale = SCALES.get('pfld', 1)",
+        "scale = SCALES['pfld']",
+    ],
+)
+def test_comparisons_with_names_are_found(code: str) -> None:
+    names = frozenset({"pfld", "lffd-head", "lffd-", "basketnet"})
+    assert len(named_networks(code, names)) == 1
 
 
 def fresh_process(code: str) -> str:

@@ -6,15 +6,13 @@ import argparse
 import json
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from refnet.cli.arguments import add_options, parse_options
 from refnet.errors import OptionError
 from refnet.exchange.graphs import read_graph, read_onnx
-from refnet.faces.landmarks import SCALING, USUAL_SCALING
 from refnet.fields import threshold_experiment
 from refnet.fields.branches import Branch
 from refnet.fields.effective_receptive_field import THRESHOLDS, EffectiveReceptiveField
@@ -23,6 +21,7 @@ from refnet.files import write_file
 from refnet.graph import Graph
 from refnet.media.images import opencv, read_image
 from refnet.model import Model, load
+from refnet.networks.defaults import defaults_of
 from refnet.ops import Array, Pair
 from refnet.tables import align
 
@@ -262,16 +261,13 @@ def network_input(
         scaling: value · scale + shift of a pixel; the network's own by default, else 1 / 255 and 0.
         rgb: in the order R, G, B, as basketnet takes it anyway.
     """
-    known = (1 / 255, 0.0)
-    if graph.name.startswith("lffd"):
-        known = (1.0, 0.0)
-    elif graph.name.startswith("pfld"):
-        known = SCALING.get(graph.name, USUAL_SCALING)
-    scale, shift = known if scaling is None else scaling
-    if rgb or graph.name == "basketnet":
-        image = image[:, :, ::-1]
-    scaled: Array = image.transpose(2, 0, 1) * np.float32(scale) + np.float32(shift)
-    return np.ascontiguousarray(scaled)
+    preprocessing = defaults_of(graph).preprocessing
+    if scaling is not None:
+        preprocessing = replace(preprocessing, divide=1.0, scale=scaling[0], shift=scaling[1])
+    if rgb:
+        preprocessing = replace(preprocessing, channel_order="rgb")
+    x: Array = preprocessing.apply(image[None])[0]
+    return x
 
 
 def _draw(

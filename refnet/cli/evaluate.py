@@ -19,10 +19,12 @@ from refnet.cli.arguments import (
     parse_options,
     scales_of,
 )
-from refnet.detection.detector import USUAL, Detections, FaceDetector
+from refnet.detection.detections import Detections
+from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
-from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.media.images import read_image, write_image
+from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.ops import Array
 from refnet.results.sheets import boxes_tile, points_tile, sheet
 from refnet.training.annotations import BoxedPhoto, boxed_photos, landmark_faces
@@ -47,9 +49,9 @@ def add_parser(subparsers: Any) -> None:
         description="Cut every face as in training, by its true points' box times 1.2, find its points, "
         "and print the normalised mean error, the area under the curve of errors up to the limit, and "
         "the share of faces beyond it. Reads WFLW lists, lists of prepared crops, and dlib's XML; 98 "
-        "points are compared with 68 true ones through the usual map.",
+        "points are compared with 68 true ones through the standard map.",
     )
-    _add_network(landmarks, USUAL_NETWORK)
+    _add_network(landmarks, LANDMARKER)
     landmarks.add_argument(
         "--normalisation",
         choices=NORMALISATIONS,
@@ -65,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
         description="Find the objects of every photo and print the average precision of each class. Reads "
         "WIDER FACE's text, Pascal VOC's and dlib's XML, and CSV tables of boxes.",
     )
-    _add_network(detection, "lffd-face-v2")
+    _add_network(detection, DETECTOR)
     detection.add_argument("--overlap", type=float, default=0.5, help="smallest IoU of a hit")
     detection.add_argument(
         "--rule", choices=RULES, default="area", help="how the curve is summed up"
@@ -83,14 +85,14 @@ def add_parser(subparsers: Any) -> None:
     detection.set_defaults(run=run, kind=run_detection)
 
 
-def _add_network(parser: argparse.ArgumentParser, usual: str) -> None:
+def _add_network(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="photos and annotations"
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="a checkpoint (default: the released weights)"
     )
-    parser.add_argument("--network", help=f"its network (without a file: {usual})")
+    parser.add_argument("--network", help=f"its network (without a file: {default})")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the curve: .png, .svg or .pdf"
     )
@@ -98,7 +100,7 @@ def _add_network(parser: argparse.ArgumentParser, usual: str) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_options(parser)
     add_backend(parser)
-    parser.set_defaults(usual=usual)
+    parser.set_defaults(default=default)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -109,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _network(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keywords that make a detector or a landmarker of what was asked for."""
-    model, weights = model_of(arguments.network, arguments.weights, arguments.usual)
+    model, weights = model_of(arguments.network, arguments.weights, arguments.default)
     return {
         "model": model,
         "weights": weights,
@@ -197,7 +199,7 @@ def run_detection(arguments: argparse.Namespace) -> int:
     found = [detector.detect(read_image(photo.image)) for photo in photos]
     figures: dict[str, Any] = {"network": detector.model.graph.name, "photos": len(photos)}
     lines: dict[str, tuple[Array, Array]] = {}
-    threshold = USUAL[detector.model.graph.name].threshold
+    threshold = detector.detection.threshold
     for results in results_by_class(photos, found, smallest=arguments.smallest):
         curve = results.average_precision(overlap=arguments.overlap, rule=arguments.rule)
         hits, wrong = results.above(threshold, overlap=arguments.overlap)

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from refnet.cli.arguments import add_backend, add_crops, add_resize_scale, model_of, scales_of
-from refnet.detection.detector import USUAL_NETWORK as DETECTOR
 from refnet.detection.detector import FaceDetector
 from refnet.errors import WeightsError
 from refnet.faces.analyzer import FaceAnalyzer
-from refnet.faces.landmarks import USUAL_NETWORK as LANDMARKER
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.tracking import Smoothing
 from refnet.media.sources import find_sources
+from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.results.copies import AnnotatedCopies
 from refnet.results.job import Job, Outcome, Progress
 
@@ -187,15 +186,15 @@ def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
 
 
 def _loaded(
-    make: Callable[..., Any], name: str | None, weights: str | None, usual: str, option: str
+    make: Callable[..., Any], name: str | None, weights: str | None, default: str, option: str
 ) -> Any:
     if weights is not None:
-        return make(*model_of(name, weights, usual))
+        return make(*model_of(name, weights, default))
     try:
-        return make(name or usual)
+        return make(name or default)
     except WeightsError as error:
         raise WeightsError(
-            f"refnet comes without weights for {name or usual}; give {option} "
+            f"refnet comes without weights for {name or default}; give {option} "
             "(PyTorch, ONNX, MXNet, safetensors, ...)"
         ) from error
 

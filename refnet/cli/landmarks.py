@@ -16,9 +16,10 @@ from refnet.cli.arguments import (
     parse_options,
 )
 from refnet.errors import OptionError, ShapeError
-from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.files import write_file
 from refnet.media.images import read_image, write_image
+from refnet.networks.defaults import LANDMARKER
 from refnet.results.drawing import draw_landmarks
 
 
@@ -39,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--network",
         help="its network, where the file does not tell (`refnet models` lists them; without a file: "
-        f"{USUAL_NETWORK})",
+        f"{LANDMARKER})",
     )
     parser.add_argument(
         "--boxes",
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = read_image(photo)
     boxes = _boxes(arguments.boxes)
     landmarker = FaceLandmarker(
-        *model_of(arguments.network, arguments.weights, USUAL_NETWORK),
+        *model_of(arguments.network, arguments.weights, LANDMARKER),
         margin=arguments.margin,
         channel_order=arguments.channel_order,
         passes=arguments.passes,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
-from refnet.networks import lffd
+from refnet.networks.defaults import defaults_of
 from refnet.ops import Pair, Shape
 from refnet.receptive import ReceptiveField
-
-#: BasketNet has the branches of LFFD's first face network.
-_TABLES = {**{name: name for name in lffd.LAYERS}, "basketnet": "lffd-face-v1"}
 
 
 @dataclass(frozen=True)
@@ -33,10 +30,14 @@ class Branch:
     objects: Pair | None
 
 
-def branches(graph: Graph) -> tuple[Branch, ...]:
+def branches(graph: Graph, object_ranges: Sequence[Pair] | None = None) -> tuple[Branch, ...]:
     """The branches of `graph` in the order of its outputs, one for each receptive field.
 
     A list of cells counts as the maps that it was made of.
+
+    Args:
+        object_ranges: (lower, upper) of the objects of each branch; those that
+            `refnet.networks.defaults` knows for the network by default.
     """
     fields, shapes = receptive_field(graph), graph.shapes()
     found: dict[ReceptiveField, str] = {}
@@ -45,9 +46,12 @@ def branches(graph: Graph) -> tuple[Branch, ...]:
             field = fields[tensor]
             if field is not None:
                 found.setdefault(field, tensor)
-    table = lffd.branches(_TABLES[graph.name]) if graph.name in _TABLES else ()
-    sizes: list[Pair | None] = [(branch.lower, branch.upper) for branch in table]
-    sizes = sizes if len(sizes) == len(found) else [None] * len(found)
+    if object_ranges is None:
+        detection = defaults_of(graph).detection
+        object_ranges = () if detection is None else detection.object_ranges
+    sizes: Sequence[Pair | None] = (
+        object_ranges if len(object_ranges) == len(found) else [None] * len(found)
+    )
     return tuple(
         Branch(number, tensor, field, objects)
         for number, ((field, tensor), objects) in enumerate(

@@ -24,6 +24,8 @@ from refnet.model import Model
 from refnet.networks import build
 from refnet.ops import Array, Pair
 
+#: The network of the experiment.
+NETWORK = "tinynet"
 SIDE, UNIT, WEIGHT = 640, (64, 64), 0.05
 
 #: The networks of the table, with the label of their branches.
@@ -65,7 +67,7 @@ class Printed:
 
 def published_gradient() -> Array:
     """The gradient (640, 640), float32, of TinyNet's unit (64, 64) by the first channel of ones."""
-    graph = build("tinynet", input_size=SIDE)
+    graph = build(NETWORK, input_size=SIDE)
     weights = {name: w.astype(np.float32) for name, w in constant_weights(graph, WEIGHT).items()}
     cotangent = np.zeros((1, *graph.shapes()[graph.outputs[0]]), np.float32)
     cotangent[0, 0, UNIT[0], UNIT[1]] = 1
@@ -100,7 +102,7 @@ def as_published() -> tuple[Pair, Pair, Pair]:
 
 def corrected() -> tuple[int, int, int]:
     """The true sizes: the support of the float64 gradient, and the boxes above 0.75 and above 0.85."""
-    field = effective_receptive_field(build("tinynet"), channels=0, constant=WEIGHT)
+    field = effective_receptive_field(build(NETWORK), channels=0, constant=WEIGHT)
     return _side(field, 0.0), _side(field, 0.75), _side(field, 0.85)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refnet.errors import OutputError
-from refnet.faces.analyzer import Faces
+from refnet.faces.face import Faces
 from refnet.files import replacing
 from refnet.media.images import IMAGE_SUFFIXES, opencv, write_image
 from refnet.media.sources import Frame, Source

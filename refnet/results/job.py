@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 from refnet.errors import RefnetError
-from refnet.faces.analyzer import FaceAnalyzer, Faces
+from refnet.faces.analyzer import FaceAnalyzer
+from refnet.faces.face import Faces
 from refnet.faces.tracking import FaceTracker, Smoothing
 from refnet.media.background import Background, Prefetch
 from refnet.media.sources import Frame, Source, frame_count, read_frames

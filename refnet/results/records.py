@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from refnet.faces.analyzer import Faces
+from refnet.faces.face import Faces
 from refnet.ops import Pair
 
 #: Columns of a table before those of a face.

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TextIO
 
 from refnet.errors import OptionError
 from refnet.exchange.arrow import arrow_schema
-from refnet.faces.analyzer import FACE_COLUMNS
+from refnet.faces.face import FACE_COLUMNS
 from refnet.files import replacing, write_file, writing
 from refnet.optional import require
 from refnet.results.records import RECORD_COLUMNS, Record

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refnet.detection.detector import Detections
+from refnet.detection.detections import Detections
 from refnet.errors import OptionError
-from refnet.faces.landmarks import FaceLandmarker, cut, square_crop
+from refnet.faces.crops import cut, square_crop
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.schemes import as_68
 from refnet.media.images import read_image
 from refnet.ops import Array
