@@ -153,8 +153,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_published(network: str, name: str, *, as_json: bool) -> int:
     """Print the sizes that the published steps give, or the true ones, and why they differ."""
-    if network != "tinynet":
-        raise OptionError(f"this is an experiment on tinynet, not on {network}")
+    if network != threshold_experiment.NETWORK:
+        raise OptionError(
+            f"this is an experiment on {threshold_experiment.NETWORK}, not on {network}"
+        )
     sizes: tuple[Any, ...]
     if name == "as-published":
         sizes = threshold_experiment.as_published()
