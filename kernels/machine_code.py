@@ -272,7 +272,7 @@ def read(path: Path) -> MachineCode | None:
 def write(path: Path, code: MachineCode) -> bool:
     """Store machine code, whole or not at all; False, with a warning, where that is impossible."""
     try:
-        write_file(path, [code.to_bytes()])
+        write_file(path, [code.to_bytes()], mode=0o600)  # code that only its owner may change
     except OSError as error:
         warnings.warn(
             f"refnet cannot keep its compiled kernels in {path.parent} ({error}); they stay in memory and are "
