@@ -213,6 +213,8 @@ class Pointwise:
         self.single = int(source.pixels == 1)
         self.depth = sum(self.counts)
         self.note = emitter.fusion.epilogues[node.name].note
+        #: {(first, last output block): offset of their weights}, which all bands share.
+        self._offsets: dict[tuple[int, int], int] = {}
 
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
         """One instruction for each stretch of output blocks whose residual lies together."""
@@ -246,6 +248,11 @@ class Pointwise:
 
     def _packed(self, first: int, last: int) -> int:
         """The offset of the weights of output blocks first to last."""
+        if (first, last) not in self._offsets:
+            self._offsets[first, last] = self._pack(first, last)
+        return self._offsets[first, last]
+
+    def _pack(self, first: int, last: int) -> int:
         part = self.lanes[first * LANES : last * LANES]
 
         def make() -> NDArray[np.float32]:

@@ -98,6 +98,7 @@ def compile_kernels() -> MachineCode:
     _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
     integer, pointer, integers = types.int64, simd_llvm.pointer, simd_llvm.integers
     signature = integer(integers, pointer, integer, pointer)
+    # Numba translates to LLVM; from there on, LLVM is called directly.
     with _deferred_optimization():
         compiled: Any = cfunc(signature, error_model="numpy")(executor.enter)
     module = llvm.parse_assembly(compiled._library.get_llvm_str())
@@ -186,6 +187,7 @@ def load(code: MachineCode) -> Entry:
     """Link an object file into this process and return its entry; Numba is not needed."""
     address = elf.load(code.content, code.name)
     function: Entry = _PROTOTYPE(_load_by_llvm(code) if address is None else address)
+    # Never unloaded: any thread may be running it.
     _loaded.append(function)
     return function
 
@@ -248,6 +250,7 @@ def _version(package: str) -> bytes:
 def cache_key() -> str:
     """A hash of everything that the machine code depends on."""
     parts = [part for path in source_files() for part in (path.name.encode(), path.read_bytes())]
+    # Another compiler, another CPU or another lane count makes other code from the same sources.
     parts += [_version("llvmlite"), _version("numba"), host.identity().encode(), b"%d" % LANES]
     return _hash(b"\0".join(parts))
 

@@ -8,7 +8,6 @@ pixels each, and hand over tensors that fit the cache; 8K images then need littl
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from refnet.graph import Node
 
@@ -27,8 +26,9 @@ from .simd import LANES
 
 #: Floats from which on a tensor is streamed.
 STREAMED = 1 << 18
-#: Pixels and rows of a band, and how many bands there are at most: each is an instruction of every layer.
-BAND_PIXELS, BAND_ROWS, MOST_BANDS = 252, 4, 128
+#: Pixels and rows of a band, and how many bands there are at most: each is an instruction of every layer. Bands half as
+#: large run no faster (LFFD, widths 0.5 and 1, 640x480), and planning takes longer the more there are.
+BAND_PIXELS, BAND_ROWS, MOST_BANDS = 504, 4, 128
 
 
 def lower_convolution(emitter: Emitter, node: Node) -> None:
@@ -69,7 +69,8 @@ def _band(name: str, like: Tensor, first: int, pixels: int) -> Tensor:
     whole: they begin where pixel 0 would lie, before the buffer."""
     buffer = Buffer(f"{name} from {first}", len(like.lanes) * pixels, per_thread=True)
     offsets = range(-first * LANES, buffer.floats - first * LANES, pixels * LANES)
-    return replace(like, blocks=tuple(Block(buffer, offset) for offset in offsets))
+    blocks = tuple([Block(buffer, offset) for offset in offsets])
+    return Tensor(like.shape, blocks, like.lanes)
 
 
 def _unstored(emitter: Emitter, node: Node) -> Tensor:

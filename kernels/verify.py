@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -123,20 +124,32 @@ class Segments:
     """The segments of a product, and what the verifier needs of them.
 
     Attributes:
-        pairs: (offset, lanes).
+        offsets, counts: of each segment.
         depth: lanes of all of them.
-        least, most: the offsets go from the one to the other.
-        end: the last offset plus lanes.
     """
 
     def __init__(self, integers: Sequence[int], fewest: int, lanes: int) -> None:
-        offsets, counts = integers[::2], integers[1::2]
-        self.pairs = list(zip(offsets, counts, strict=True))
-        self.depth = sum(counts)
-        self.least, self.most = min(offsets, default=0), max(offsets, default=0)
-        self.end = max(map(int.__add__, offsets, counts), default=0)
-        fits = not counts or (fewest <= min(counts) and max(counts) <= lanes)
+        self.offsets, self.counts = integers[::2], integers[1::2]
+        self.depth = sum(self.counts)
+        fits = (
+            fewest <= min(self.counts, default=fewest) <= max(self.counts, default=lanes) <= lanes
+        )
         _require(fits, "a segment has not %d to %d lanes", fewest, lanes)
+
+    @cached_property
+    def least(self) -> int:
+        """The smallest offset."""
+        return min(self.offsets, default=0)
+
+    @cached_property
+    def most(self) -> int:
+        """The largest offset."""
+        return max(self.offsets, default=0)
+
+    @cached_property
+    def end(self) -> int:
+        """The largest offset plus lanes."""
+        return max(map(int.__add__, self.offsets, self.counts), default=0)
 
 
 class Program:
@@ -393,6 +406,8 @@ def _buffer_around(start: int, stop: int, buffers: Sequence[Buffer]) -> Buffer |
 
 def _merged(ranges: Sequence[Range]) -> list[Range]:
     """The same floats in sorted ranges that neither overlap nor touch. A range that ends before it starts is kept."""
+    if len(ranges) < 2:
+        return [*ranges]
     ordered = sorted(ranges)
     merged = ordered[:1]
     for start, stop in ordered[1:]:
@@ -407,6 +422,8 @@ def _merged(ranges: Sequence[Range]) -> list[Range]:
 
 def _overlap(a: Sequence[Range], b: Sequence[Range]) -> bool:
     """Whether two lists of merged ranges have a float in common."""
+    if not a or not b or a[-1][1] <= b[0][0] or b[-1][1] <= a[0][0]:
+        return False
     starts = [start for start, _ in b]
     for start, stop in a:
         # The last range of b that begins before this one ends is the one that reaches furthest.
@@ -475,7 +492,7 @@ def _pointwise(i: Fields, program: Program, access: Access) -> None:
     _require(i[GROUP] >= 1, "a group has no pixels")
     _require(i[SINGLE] == 0 or last - first <= 1, "a layer of a single pixel has several")
     # A pixel's last lanes are not read; whole vectors are counted all the same.
-    access.reads += [(o + first * LANES, o + last * LANES) for o, _ in segments.pairs]
+    access.reads += [(o + first * LANES, o + last * LANES) for o in segments.offsets]
     _packed(i, access)
     _results(i, access, [(first, last)])
 
@@ -518,7 +535,8 @@ def _dense(i: Fields, program: Program, access: Access) -> None:
             access.reads += [(x + start * line, x + stop * line) for x in inputs]
     else:
         begin, end = first * line, (last - 1) * line + (i[OUT_COLUMNS] - 1) * LANES
-        taps = ((o + begin, o + end + n) for o, n in segments.pairs)
+        pairs = zip(segments.offsets, segments.counts, strict=True)
+        taps = ((o + begin, o + end + n) for o, n in pairs)
         whole = ((a // LANES * LANES, -(-b // LANES) * LANES) for a, b in taps)
         access.reads += _merged([*whole])
     _rows(i, access)
