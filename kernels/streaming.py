@@ -49,8 +49,10 @@ def _streamed_into(emitter: Emitter, node: Node) -> list[Node]:
     name, algorithm = epilogue.first, algorithms[node.name].name
     if algorithm not in ("planar", "pointwise") or name is None or len(shape) != 3:
         return []
+    # A tensor that is stored anyway, or that fits the cache, gains nothing.
     if epilogue.second or epilogue.residual or math.prod(shape) < STREAMED:
         return []
+    # The first layer makes rows for a strided window; 1x1 convolutions hand over pixels.
     readers = emitter.fusion.consumers[name]
     wanted = "dense" if algorithm == "planar" else "pointwise"
     fits = all(
@@ -93,6 +95,7 @@ def _stream_rows(emitter: Emitter, node: Node, reader: Node) -> None:
     """The first layer and the strided one after it; rows at the seams of bands are computed twice."""
     image, between = image_of(emitter, node), _unstored(emitter, node)
     producer = ALGORITHMS["planar"](emitter, node, image, between.lanes)
+    # The consumer's result is a whole tensor, of which each band writes its rows.
     target = destination(emitter, reader, emitter.fusion.epilogues[reader.name])
     consumer = ALGORITHMS["dense"](emitter, reader, between, target.lanes)
     a = reader.attributes
@@ -122,6 +125,7 @@ def _stream_pixels(emitter: Emitter, root: Node) -> None:
         readers = _streamed_into(emitter, node)
         if readers:
             inner[node.name] = _unstored(emitter, node)
+            # Known before the first band, since weights are packed for the lanes of both sides.
             lanes = inner[node.name].lanes
         else:
             leaves[node.name] = destination(emitter, node, emitter.fusion.epilogues[node.name])
@@ -142,6 +146,7 @@ def _stream_pixels(emitter: Emitter, root: Node) -> None:
                 bands[str(emitter.fusion.epilogues[node.name].first)] = band
                 target = _into(emitter, node, band, stop - start)
             layer.emit(bands[node.inputs[0]], target, start, stop)
+        # All layers of one band, before the next band: what they hand over is still in cache.
         _mark(emitter, before, root.name, start // size)
 
 
