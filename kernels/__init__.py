@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # so that type checkers see the files through the alias `refn
         steps,
         streaming,
         threads,
+        trust,
         verify,
         winograd,
     )
@@ -58,6 +59,7 @@ __all__ = [
     "steps",
     "streaming",
     "threads",
+    "trust",
     "verify",
     "winograd",
 ]

@@ -26,6 +26,7 @@ from kernels import (
     steps as steps,
     streaming as streaming,
     threads as threads,
+    trust as trust,
     verify as verify,
     winograd as winograd,
 )
