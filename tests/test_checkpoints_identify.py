@@ -47,6 +47,8 @@ def random_state(name: str, options: dict[str, Any]) -> dict[str, Any]:
             state[tensor] = np.array(5)
         else:
             state[tensor] = random.standard_normal(shape, np.float32)
+        if tensor.endswith("running_var"):
+            state[tensor] = np.abs(state[tensor])
     if name == "pfld-polaris" and options.get("bn8") != "applied" and "bn8.weight" in state:
         state["bn8.running_mean"][:] = 0  # nothing ever ran through it
         state["bn8.running_var"][:] = 1
