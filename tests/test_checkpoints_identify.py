@@ -13,6 +13,8 @@ from refnet import OptionError, UnknownNetworkError, WeightsError
 from refnet.checkpoints import Checkpoint, identify, read, save
 from refnet.checkpoints.layers import Layer
 from refnet.checkpoints.names import from_lffd_pytorch, without_wrapper
+from refnet.ops import OPS
+from refnet.random_weights import random_weights
 from tests import checkpoint_files as files
 
 PFLD = ("pfld", "pfld-msfc", "pfld-ultralight", "pfld-ultralight-slim", "pfld-ghostone")
@@ -36,6 +38,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("basketnet", {"classes": 2}),
     ("tinynet", {}),
 ]
+
+
+UNSAID = "ignore:.*the file does not say whether:RuntimeWarning"  # of polaris: tested below
 
 
 def random_state(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +75,7 @@ def assert_identified(checkpoint: Checkpoint, name: str, options: dict[str, Any]
     assert list(tensors) == list(expected.parameters)
 
 
+@pytest.mark.filterwarnings(UNSAID)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value))
 def test_every_network_is_told_by_its_own_names(name: str, options: dict[str, Any]) -> None:
     state = random_state(name, options)
@@ -81,6 +87,7 @@ def test_every_network_is_told_by_its_own_names(name: str, options: dict[str, An
     assert all(tensors[tensor] is state[tensor] for tensor in tensors)
 
 
+@pytest.mark.filterwarnings(UNSAID)
 @pytest.mark.parametrize("name", refnet.networks())
 @pytest.mark.parametrize("zipped", [True, False])
 def test_files_of_torch_for_every_network(tmp_path: Path, name: str, zipped: bool) -> None:
@@ -225,6 +232,7 @@ def anonymous(name: str, options: dict[str, Any], **metadata: str) -> Checkpoint
     return checkpoint_of(tensors, layers=layers, metadata=metadata)
 
 
+@pytest.mark.filterwarnings(UNSAID)
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -266,6 +274,75 @@ def test_operators_tell_the_activation() -> None:
     assert options["activation"] == "relu6"
 
 
+@pytest.mark.parametrize(("operators", "expected"), [("Clip=35", "relu6"), ("Relu=35", "relu")])
+def test_operators_tell_the_activation_of_files_with_names_too(
+    operators: str, expected: str
+) -> None:
+    checkpoint = checkpoint_of(random_state("pfld-polaris", {}), metadata={"operators": operators})
+    _, options, _ = identify(checkpoint)
+    assert options["activation"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "operators"),
+    [
+        ("pfld", "Clip=35 Conv=43"),  # ReLU6, which pfld does not have
+        ("pfld", "Conv=43 LeakyRelu=35"),
+        ("pfld", "Conv=43 PRelu=35"),
+        ("pfld-polaris", "Clip=30 Conv=43 Relu=5"),
+        ("pfld-polaris", "Clip(0.0,1.0)=35 Conv=43"),
+        ("pfld-ghostone", "Conv=43 HardSwish=35"),
+    ],
+)
+def test_activations_that_the_network_does_not_have_are_refused(name: str, operators: str) -> None:
+    with pytest.raises(WeightsError, match=f"layers are those of {name}, but it has activations"):
+        identify(anonymous(name, {}, operators=operators))
+
+
+def trained(activation: str) -> dict[str, Any]:
+    """A state dict of polaris whose running statistics are of images that went through this activation."""
+    graph = refnet.build("pfld-polaris", width=0.25, activation=activation)
+    weights = random_weights(graph, seed=3)
+    x = np.random.default_rng(3).uniform(0, 1, (2, 3, 7, 7)).astype(np.float32)
+    tensors = {graph.input: np.kron(x, np.ones((16, 16), np.float32))}  # patches, as photos have
+    for node in graph.nodes:
+        inputs = [tensors[name] for name in node.inputs]
+        if node.op == "batch_norm":
+            roles, (y,) = node.parameters, inputs
+            weights[roles["running_mean"]] = y.mean((0, 2, 3))
+            weights[roles["running_var"]] = y.var((0, 2, 3)) + np.float32(1e-3)
+            weights[roles["weight"]] = np.full_like(y.mean((0, 2, 3)), 3)
+            weights[roles["bias"]] = np.full_like(y.mean((0, 2, 3)), 2)
+        parameters = {role: weights[name] for role, name in node.parameters.items()}
+        tensors[node.name] = OPS[node.op].forward(*inputs, **parameters, **node.attributes)
+    state = {n: np.zeros(shape, np.float32) for n, shape in graph.state_dict.items()}
+    return {**state, **weights, "bn8.running_var": np.ones(128, np.float32)}
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_running_statistics_tell_the_activation(activation: str) -> None:
+    state = trained(activation)
+    other = {"relu": "relu6", "relu6": "relu"}[activation]
+    for prefix in ("", "module."):
+        checkpoint = checkpoint_of({prefix + name: array for name, array in state.items()})
+        with pytest.warns(RuntimeWarning) as caught:
+            _, options, _ = identify(checkpoint)
+        assert options["activation"] == activation
+        told = str(caught[0].message)
+        assert len(caught) == 1 and told.isprintable()
+        assert f"{activation} was taken, which its running statistics fit better" in told
+        assert f"activation='{other}'" in told and f"--option activation={other}" in told
+    _, options, _ = identify(checkpoint_of(state), activation=other)  # what the caller knows
+    assert options["activation"] == other
+
+
+def test_what_nothing_tells_is_the_published_codes() -> None:
+    state = random_state("pfld-polaris", {"form": "inference"})
+    with pytest.warns(RuntimeWarning, match="relu was taken, as in the published code"):
+        _, options, _ = identify(checkpoint_of(state))
+    assert refnet.build("pfld-polaris", **options).options["activation"] == "relu"
+
+
 def test_order_yields_to_a_name_that_contradicts_it() -> None:
     checkpoint = anonymous("pfld", {})
     tensors, layers = dict(checkpoint.tensors), list(checkpoint.layers)
@@ -289,6 +366,7 @@ def test_the_callers_options_override() -> None:
     assert options == {"width": 1.0, "residual": "post-activation", "input_size": 640}
 
 
+@pytest.mark.filterwarnings(UNSAID)
 def test_a_named_network_is_found_in_any_part() -> None:
     main, auxiliary = random_state("pfld-polaris", {}), random_state("pfld-polaris-auxiliary", {})
     parts = {"pfld_backbone": main, "auxiliarynet": auxiliary}

@@ -248,6 +248,7 @@ def _read_ncnn(param: Path, weights: Path) -> tuple[Path, _Content, bytes]:
             f"it is the list of layers of an ncnn network; its weights, {weights.name}, are not "
             f"beside it"
         )
-    raw = _bytes(weights)
-    tensors, layers = ncnn.read_ncnn(_bytes(param), raw)
-    return weights, _Content("ncnn", {"": tensors}, {}, layers), raw
+    text, raw = _bytes(param), _bytes(weights)
+    tensors, layers = ncnn.read_ncnn(text, raw)
+    metadata = {"operators": ncnn.operators(text)}
+    return weights, _Content("ncnn", {"": tensors}, metadata, layers), raw
