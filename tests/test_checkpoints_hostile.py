@@ -619,3 +619,29 @@ def test_every_error_of_the_tree_is_one_harmless_line() -> None:
         assert str(error(told)) == told, "what is escaped stays as it is"
         assert str(error("Gesichter, 顔, ×")) == "Gesichter, 顔, ×"
     assert len(tree) > 8
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        ("torch._utils._rebuild_sparse_tensor", "sparse"),
+        ("torch._utils._rebuild_qtensor", "quantised"),
+        ("torch._utils._rebuild_meta_tensor_no_storage", "shapes without numbers"),
+    ],
+)
+def test_tensors_of_kinds_that_are_not_read_are_named(
+    tmp_path: Path, function: str, kind: str
+) -> None:
+    value = files.mapping({"w": files.call(function, files.integer(1))})
+    for inert in (False, True):
+        content = files.torch_zip(value, RAW)
+        refused(
+            tmp_path / "file.pth", content, f"{kind}.* tensors .*nothing was executed", inert=inert
+        )
+
+
+def test_element_types_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for of, name in (("ComplexFloatStorage", "ComplexFloat"), ("QInt8Storage", "QInt8")):
+        value = files.tensor(files.storage("0", 4, of=f"torch.{of}"), (4,), (1,))
+        content = files.torch_zip(files.mapping({"w": value}), RAW)
+        refused(tmp_path / "file.pth", content, f"element type {name}, which is not read here")

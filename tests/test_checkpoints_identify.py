@@ -1,6 +1,7 @@
 """Every network is told from its tensors alone, under every name that files give them."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,26 @@ def test_the_callers_options_override() -> None:
     state = random_state("lffd-face-v1", {})
     _, options, _ = identify(checkpoint_of(state), residual="post-activation", input_size=640)
     assert options == {"width": 1.0, "residual": "post-activation", "input_size": 640}
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("pfld", {"name": 1}),
+        ("pfld", {"width": 1e-300}),
+        ("pfld", {"width": 10**400}),
+        ("pfld-polaris", {"input_size": 10**400}),
+        ("pfld", {"width": [[]]}),
+        ("pfld", {"": 0}),
+        ("no such network", {}),
+    ],
+)
+def test_a_record_may_hold_anything(network: str, options: dict[str, Any]) -> None:
+    record = {"refnet": "0", "network": network, "options": json.dumps(options)}
+    said = f"its record says '{network}', which this version cannot"
+    with pytest.raises(WeightsError, match=said) as caught:
+        identify(checkpoint_of({"w": np.zeros(1)}, metadata=record))
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.filterwarnings(UNSAID)

@@ -107,7 +107,7 @@ def _from_record(
         raise WeightsError(f"{checkpoint.path}: this file is of {name}, not of {network}")
     try:
         graph = build(name, **saved)
-    except OptionError as error:
+    except (OptionError, TypeError, ArithmeticError) as error:  # a record may hold any JSON
         raise WeightsError(
             f"{checkpoint.path}: its record says {name[:80]!r}, which this version cannot build so: "
             f"{str(error)[:300]!r}"
