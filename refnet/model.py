@@ -18,6 +18,7 @@ from refnet.errors import BackendError, OptionError, RefnetError, ShapeError, We
 from refnet.graph import Graph
 from refnet.networks import NETWORKS, build, check_options
 from refnet.ops import Array
+from refnet.values import objection, variances
 
 BACKENDS = ("auto", "numba", "numpy")
 FLOAT32, FLOAT64 = FLOATS = np.dtype(np.float32), np.dtype(np.float64)
@@ -280,7 +281,8 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
     Tensors in `graph.ignored` are dropped. float32 and float64 stay; smaller floats become float32.
 
     Raises:
-        WeightsError: tensors are missing, extra, misshapen or not finite numbers; all are listed.
+        WeightsError: tensors are missing, extra, misshapen or hold numbers that no weights are (`values.py`); all
+            are listed.
     """
     problems = []
     if missing := [n for n in graph.parameters if n not in weights]:
@@ -288,6 +290,7 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
     if extra := [n for n in weights if n not in graph.state_dict]:
         problems.append(f"not known to the network {_listed(extra)}")
     checked: dict[str, Array] = {}
+    running = variances(graph)
     for name, shape in graph.parameters.items():
         if name not in weights:
             continue
@@ -296,8 +299,8 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
             problems.append(f"{name} has shape {array.shape}, expected {shape}")
         elif array.dtype.kind != "f":
             problems.append(f"{name} has dtype {array.dtype}, expected a float")
-        elif not np.isfinite(array).all():
-            problems.append(f"{name} holds NaN or infinite values")
+        elif reason := objection(array, variance=name in running):
+            problems.append(f"{name} {reason}")
         else:
             kept = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
             checked[name] = _read_only(kept)

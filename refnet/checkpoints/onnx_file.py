@@ -66,7 +66,7 @@ def read_onnx(data: bytes) -> tuple[dict[str, Array], tuple[Layer, ...], dict[st
                 protos[node.output[0]] = attribute.t
     tensors = {name: _tensor(proto, name) for name, proto in protos.items()}
     layers = [layer for node in nodes if (layer := _layer(node, tensors, aliases)) is not None]
-    operators = Counter(node.op_type for node in nodes)
+    operators = Counter(_operator(node, tensors, aliases) for node in nodes)
     metadata = {
         "producer": f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
         "operators": " ".join(f"{op}={count}" for op, count in sorted(operators.items())),
@@ -86,6 +86,27 @@ def _checked(node: Any) -> Any:
     for name in (node.op_type, node.name, *node.input, *node.output):
         _text(name)
     return node
+
+
+def _operator(node: Any, tensors: dict[str, Array], aliases: dict[str, str]) -> str:
+    """The name of an operator. A Clip without an upper bound at 0 is a Relu, one that is not between 0 and 6 has its
+    bounds in its name."""
+    if node.op_type != "Clip":
+        return "".join(str(node.op_type).split())[:80]
+    attributes = {attribute.name: attribute.f for attribute in node.attribute}
+    bounds: list[object] = [attributes.get("min"), attributes.get("max")]
+    if len(node.input) > 1:  # since opset 11
+        bounds = [
+            _scalar(tensors.get(aliases.get(name, name))) if name else None
+            for name in node.input[1:3]
+        ]
+    if bounds == [0, None] or bounds == [0]:
+        return "Relu"
+    return "Clip" if bounds == [0, 6] else f"Clip({','.join(map(str, bounds))})"
+
+
+def _scalar(array: Array | None) -> object:
+    return array.item() if array is not None and array.size == 1 else "?"
 
 
 def _layer(node: Any, tensors: dict[str, Array], aliases: dict[str, str]) -> Layer | None:
