@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from refnet import windows
+from refnet import rearrangements, windows
 from refnet.arrays import Array as Array
 from refnet.arrays import Pair as Pair
 from refnet.arrays import Shape as Shape
@@ -62,17 +62,17 @@ def batch_norm_vjp(
 
 
 def linear(x: Array, weight: Array, bias: Array) -> Array:
-    """x (N, F) times weight (O, F) transposed, plus bias (O,)."""
+    """x (N, ..., F) times weight (O, F) transposed, plus bias (O,)."""
     return x @ weight.T + bias
 
 
 def linear_shape(inputs: Sequence[Shape], parameters: Mapping[str, Shape]) -> Shape:
     (shape,), weight = inputs, parameters["weight"]
-    if shape != (weight[1],):
+    if shape[-1:] != (weight[1],):
         raise ShapeError(
             f"a linear layer with weight {weight} takes ({weight[1]},) features, not {shape}"
         )
-    return (weight[0],)
+    return (*shape[:-1], weight[0])
 
 
 def linear_vjp(
@@ -110,14 +110,17 @@ def sigmoid_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
     return (dy * y * (1 - y),)
 
 
-def softmax(x: Array, *, axis: int) -> Array:
-    """exp(x) / Σ exp(x) along `axis` of the batched array, shifted by the maximum against overflow."""
+def softmax(x: Array, *, axis: int | tuple[int, ...]) -> Array:
+    """exp(x) / Σ exp(x) along `axis` of the batched array, or several together, shifted by the maximum
+    against overflow."""
     e: Array = np.exp(x - x.max(axis, keepdims=True))
     e /= e.sum(axis, keepdims=True)
     return e
 
 
-def softmax_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, axis: int) -> tuple[Array]:
+def softmax_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, axis: int | tuple[int, ...]
+) -> tuple[Array]:
     return (y * (dy - (dy * y).sum(axis, keepdims=True)),)
 
 
@@ -143,6 +146,113 @@ def same_shape(
         if shape != inputs[0][:1]:
             raise ShapeError(f"{role} has shape {shape} for {inputs[0][0]} channels")
     return inputs[0]
+
+
+# ------------------------------------------------------------------- arithmetic that broadcasts
+
+
+def clip(x: Array, *, low: float, high: float) -> Array:
+    """min(max(x, low), high); a bound may be infinite."""
+    return np.clip(x, x.dtype.type(low), x.dtype.type(high))
+
+
+def clip_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, low: float, high: float
+) -> tuple[Array]:
+    (x,) = inputs
+    return (dy * ((x >= low) & (x <= high)),)
+
+
+def power(x: Array, *, exponent: float) -> Array:
+    """x to a constant power."""
+    if exponent == 0.5:
+        return np.sqrt(x)
+    y: Array = x ** x.dtype.type(exponent)
+    return y
+
+
+def power_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, exponent: float
+) -> tuple[Array]:
+    (x,) = inputs
+    return (dy * (dy.dtype.type(exponent) * x ** dy.dtype.type(exponent - 1)),)
+
+
+def affine(x: Array, weight: Array | None = None, bias: Array | None = None) -> Array:
+    """x · weight + bias with constants that broadcast to the shape of one image, or grow it."""
+    y = x if weight is None else x * weight
+    return y if bias is None else y + bias
+
+
+def affine_vjp(
+    dy: Array,
+    inputs: Sequence[Array],
+    y: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+) -> tuple[Array]:
+    return (_summed(dy if weight is None else dy * weight, inputs[0].shape),)
+
+
+def broadcast_shape(
+    inputs: Sequence[Shape], parameters: Mapping[str, Shape], **attributes: Any
+) -> Shape:
+    """NumPy's broadcasting of inputs and constants of one rank, image by image."""
+    shapes = [*inputs, *parameters.values()]
+    ranks = {len(shape) for shape in shapes}
+    sizes = [set(column) - {1} for column in zip(*shapes, strict=False)]
+    if len(ranks) != 1 or any(len(size) > 1 for size in sizes):
+        raise ShapeError(f"shapes {shapes} do not broadcast")
+    return tuple(size.pop() if size else 1 for size in sizes)
+
+
+def broadcast_add(a: Array, b: Array) -> Array:
+    """a + b for shapes that broadcast; `add` is for equal ones."""
+    y: Array = a + b
+    return y
+
+
+def broadcast_add_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, ...]:
+    return tuple(_summed(dy, x.shape) for x in inputs)
+
+
+def subtract(a: Array, b: Array) -> Array:
+    """a - b for shapes that broadcast."""
+    y: Array = a - b
+    return y
+
+
+def subtract_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
+    a, b = inputs
+    return _summed(dy, a.shape), _summed(-dy, b.shape)
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """a · b for shapes that broadcast, such as a map and one factor for each of its channels."""
+    y: Array = a * b
+    return y
+
+
+def multiply_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
+    a, b = inputs
+    return _summed(dy * b, a.shape), _summed(dy * a, b.shape)
+
+
+def divide(a: Array, b: Array) -> Array:
+    """a / b for shapes that broadcast."""
+    y: Array = a / b
+    return y
+
+
+def divide_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
+    a, b = inputs
+    return _summed(dy / b, a.shape), _summed(-dy * y / b, b.shape)
+
+
+def _summed(dy: Array, shape: Shape) -> Array:
+    """The cotangent of an array of `shape` that was broadcast to that of `dy`."""
+    axes = tuple(i for i, (d, s) in enumerate(zip(dy.shape, shape, strict=True)) if s == 1 != d)
+    return dy.sum(axes, keepdims=True) if axes else dy
 
 
 # ---------------------------------------------------------------------------------------- wiring
@@ -250,12 +360,53 @@ OPS: Mapping[str, Op] = {
     "relu6": Op(relu6, same_shape, relu6_vjp),
     "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp),
     "softmax": Op(softmax, same_shape, softmax_vjp),
+    "clip": Op(clip, same_shape, clip_vjp),
+    "power": Op(power, same_shape, power_vjp),
+    "affine": Op(affine, broadcast_shape, affine_vjp),
+    "broadcast_add": Op(broadcast_add, broadcast_shape, broadcast_add_vjp),
+    "subtract": Op(subtract, broadcast_shape, subtract_vjp),
+    "multiply": Op(multiply, broadcast_shape, multiply_vjp),
+    "divide": Op(divide, broadcast_shape, divide_vjp),
     "normalize": Op(normalize, same_shape, normalize_vjp),
+    "conv_transpose": Op(
+        windows.conv_transpose, windows.conv_transpose_shape, windows.conv_transpose_vjp
+    ),
     "average_pool": Op(windows.average_pool, windows.pool_shape, windows.average_pool_vjp),
     "max_pool": Op(windows.max_pool, windows.pool_shape, windows.max_pool_vjp),
+    "global_average_pool": Op(
+        windows.global_average_pool, windows.global_pool_shape, windows.global_average_pool_vjp
+    ),
+    "global_max_pool": Op(
+        windows.global_max_pool, windows.global_pool_shape, windows.global_max_pool_vjp
+    ),
     "add": Op(add, same_shape, add_vjp),
     "concat": Op(concat, concat_shape, concat_vjp),
     "slice": Op(slice_channels, slice_shape, slice_vjp),
     "flatten": Op(flatten, flatten_shape, reshape_vjp),
     "cells": Op(cells, cells_shape, cells_vjp),
+    "transpose": Op(
+        rearrangements.transpose, rearrangements.transpose_shape, rearrangements.transpose_vjp
+    ),
+    "reshape": Op(rearrangements.reshape, rearrangements.reshape_shape, reshape_vjp),
+    "take": Op(rearrangements.take, rearrangements.take_shape, rearrangements.take_vjp),
+    "pad": Op(rearrangements.pad, rearrangements.pad_shape, rearrangements.pad_vjp),
+    "depth_to_space": Op(
+        rearrangements.depth_to_space,
+        rearrangements.depth_to_space_shape,
+        rearrangements.depth_to_space_vjp,
+    ),
+    "space_to_depth": Op(
+        rearrangements.space_to_depth,
+        rearrangements.space_to_depth_shape,
+        rearrangements.space_to_depth_vjp,
+    ),
+    "shuffle": Op(rearrangements.shuffle, rearrangements.shuffle_shape, rearrangements.shuffle_vjp),
+    "upsample": Op(
+        rearrangements.upsample, rearrangements.upsample_shape, rearrangements.upsample_vjp
+    ),
+    "upsample_linear": Op(
+        rearrangements.upsample_linear,
+        rearrangements.upsample_linear_shape,
+        rearrangements.upsample_linear_vjp,
+    ),
 }

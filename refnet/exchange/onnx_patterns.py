@@ -1,0 +1,90 @@
+"""What several ONNX nodes say together, said by one node of refnet's vocabulary.
+
+Each pattern ends at one node. It is replaced where nothing else reads what lies between. The result then holds no
+sizes of the image, which the file computes or has written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from refnet.graph import Node
+from refnet.ops import Shape
+
+
+class Patterns:
+    """Replaces patterns among `nodes`; one use."""
+
+    def __init__(
+        self, nodes: Sequence[Node], shapes: Mapping[str, Shape], outputs: Sequence[str]
+    ) -> None:
+        self.nodes = {node.name: node for node in nodes}
+        self.shapes = shapes
+        self.readers: dict[str, int] = dict.fromkeys(outputs, 1)
+        for node in nodes:
+            for name in node.inputs:
+                self.readers[name] = self.readers.get(name, 0) + 1
+
+    def replaced(self) -> list[Node]:
+        """The nodes that are left, in order."""
+        rules: dict[str, tuple[Callable[[Node], Node | None], ...]] = {
+            "reshape": (self._cells_of_transpose, self._shuffle),
+            "transpose": (self._cells_of_reshape,),
+        }
+        for name in list(self.nodes):
+            for rule in rules.get(self.nodes[name].op, ()):
+                if (made := rule(self.nodes[name])) is not None:
+                    self.nodes[name] = made
+                    break
+        return list(self.nodes.values())
+
+    def _inner(self, name: str, op: str) -> Node | None:
+        """The node that makes `name`, if it is an `op` that has one reader."""
+        node = self.nodes.get(name)
+        alone = node is not None and node.op == op and self.readers[name] == 1
+        return node if alone else None
+
+    def _drop(self, *nodes: Node) -> None:
+        for node in nodes:
+            del self.nodes[node.name]
+
+    def _cells_of_transpose(self, node: Node) -> Node | None:
+        """(C, H, W) with channels last, as a list of cells; a cell may be cut into several rows."""
+        turned = self._inner(node.inputs[0], "transpose")
+        if turned is None or turned.attributes["order"] != (0, 2, 3, 1):
+            return None
+        c, h, w = self.shapes[turned.inputs[0]]
+        made = self.shapes[node.name]
+        if made == (h * w, c):
+            self._drop(turned)
+            return Node(node.name, "cells", turned.inputs)
+        if len(made) == 2 and made[0] * made[1] == c * h * w and c % made[1] == 0:
+            self.nodes[turned.name] = Node(turned.name, "cells", turned.inputs)
+            return replace(node, attributes={"shape": (-1, made[1])})
+        return None
+
+    def _cells_of_reshape(self, node: Node) -> Node | None:
+        """(C, H·W) with the axes exchanged."""
+        flat = self._inner(node.inputs[0], "reshape")
+        if flat is None or node.attributes["order"] != (0, 2, 1):
+            return None
+        source = self.shapes[flat.inputs[0]]
+        if len(source) != 3 or self.shapes[flat.name] != (source[0], source[1] * source[2]):
+            return None
+        self._drop(flat)
+        return Node(node.name, "cells", flat.inputs)
+
+    def _shuffle(self, node: Node) -> Node | None:
+        """Channels in groups, the two exchanged, and back in one axis."""
+        turned = self._inner(node.inputs[0], "transpose")
+        if turned is None or turned.attributes["order"] != (0, 2, 1, 3, 4):
+            return None
+        grouped = self._inner(turned.inputs[0], "reshape")
+        if grouped is None:
+            return None
+        source, parts = self.shapes[grouped.inputs[0]], self.shapes[grouped.name]
+        if len(source) != 3 or self.shapes[node.name] != source or parts[2:] != source[1:]:
+            return None
+        self._drop(turned, grouped)
+        return Node(node.name, "shuffle", grouped.inputs, {"groups": parts[0]})
