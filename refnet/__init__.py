@@ -31,6 +31,7 @@ from refnet.errors import (
 from refnet.graph import Graph, Node
 from refnet.model import Model, load
 from refnet.networks import build, network_options, networks
+from refnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from refnet.detection.detector import Detections, FaceDetector
@@ -41,10 +42,9 @@ if TYPE_CHECKING:
         EffectiveReceptiveField,
         effective_receptive_field,
     )
-    from refnet.fields.receptive_field import ReceptiveField, receptive_field
+    from refnet.fields.receptive_field import receptive_field
     from refnet.media.images import read_image, write_image
-
-__version__ = "0.1.0"
+    from refnet.receptive import ReceptiveField
 
 __all__ = [
     "BackendError",
@@ -92,7 +92,7 @@ _LATER = {
     "FaceTracker": "faces.tracking",
     "Faces": "faces.analyzer",
     "Landmarks": "faces.landmarks",
-    "ReceptiveField": "fields.receptive_field",
+    "ReceptiveField": "receptive",
     "Smoothing": "faces.tracking",
     "effective_receptive_field": "fields.effective_receptive_field",
     "read_image": "media.images",

@@ -1,10 +1,17 @@
 """The vocabulary: every operation once, in plain NumPy, for any float dtype. It is the definition.
 
-An operation is three functions of the same keywords (a node's attributes and parameters):
+An operation is six functions of the same keywords (a node's attributes and parameters):
 
     forward(x, ..., **parameters, **attributes) -> y
     shape(inputs, parameters, **attributes)     -> shape of y for one image, without the batch axis
     vjp(dy, inputs, y, **parameters, **attributes) -> one cotangent per input
+    field(inputs, shapes, **attributes)         -> the receptive field of y
+    reads(region, shape, **attributes)          -> region of an input that a region of y depends on
+    makes(region, shape, inputs, parameters, **attributes)
+                                                -> region of y that is made where `region` is asked for
+
+The last three are those of `refnet.receptive` by default, which suit whatever slides a window (it has an
+attribute `kernel`) and whatever keeps each unit in its place.
 
 Legend: N images, C channels in, O channels out, H x W rows and columns, (kh, kw) kernel taps. Feature
 maps are (N, C, H, W), vectors (N, F). A vector-Jacobian product takes the cotangent `dy` of the
@@ -26,6 +33,19 @@ from refnet.arrays import Array as Array
 from refnet.arrays import Pair as Pair
 from refnet.arrays import Shape as Shape
 from refnet.errors import ShapeError
+from refnet.receptive import (
+    ReceptiveField,
+    Region,
+    all_makes,
+    all_reads,
+    broadcast_field,
+    broadcast_reads,
+    flattened_field,
+    layer_field,
+    layer_reads,
+    same_makes,
+    whole,
+)
 
 # ------------------------------------------------------------------------- affine and element-wise
 
@@ -124,6 +144,17 @@ def softmax_vjp(
     return (y * (dy - (dy * y).sum(axis, keepdims=True)),)
 
 
+def softmax_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    axis: int | tuple[int, ...],
+) -> Region:
+    return region if axis in (1, (1,)) else whole(shape)
+
+
 def normalize(x: Array, *, mean: float, std: float) -> Array:
     """(x - mean) / std with one mean and one scale for all channels."""
     y: Array = (x - x.dtype.type(mean)) / x.dtype.type(std)
@@ -194,6 +225,13 @@ def affine_vjp(
     return (_summed(dy if weight is None else dy * weight, inputs[0].shape),)
 
 
+def affine_makes(
+    region: Region, shape: Shape, inputs: Sequence[Shape], parameters: Mapping[str, Shape]
+) -> Region:
+    local = all(sizes[1:] == (1, 1) for sizes in parameters.values())
+    return region if local else whole(shape)
+
+
 def broadcast_shape(
     inputs: Sequence[Shape], parameters: Mapping[str, Shape], **attributes: Any
 ) -> Shape:
@@ -238,6 +276,11 @@ def multiply_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, A
     return _summed(dy * b, a.shape), _summed(dy * a, b.shape)
 
 
+def multiply_opened(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, ...]:
+    """Open, a product passes to its larger factors as they are: a smaller one is a gate."""
+    return tuple(dy if x.shape == dy.shape else np.zeros(x.shape, dy.dtype) for x in inputs)
+
+
 def divide(a: Array, b: Array) -> Array:
     """a / b for shapes that broadcast."""
     y: Array = a / b
@@ -247,6 +290,11 @@ def divide(a: Array, b: Array) -> Array:
 def divide_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
     a, b = inputs
     return _summed(dy / b, a.shape), _summed(-dy * y / b, b.shape)
+
+
+def divide_opened(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
+    """Open, a quotient passes to what is divided."""
+    return _summed(dy, inputs[0].shape), np.zeros(inputs[1].shape, dy.dtype)
 
 
 def _summed(dy: Array, shape: Shape) -> Array:
@@ -283,6 +331,21 @@ def concat_shape(inputs: Sequence[Shape], parameters: Mapping[str, Shape], *, ax
             f"concat along axis {axis} takes shapes equal elsewhere, not {list(inputs)}"
         )
     return (*inputs[0][:a], sum(s[a] for s in inputs), *inputs[0][a + 1 :])
+
+
+def concat_reads(region: Region | None, shape: Shape, *, axis: int) -> Region | None:
+    return layer_reads(region, shape) if axis == 1 else all_reads(region, shape)
+
+
+def concat_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    axis: int,
+) -> Region:
+    return region if axis == 1 else whole(shape)
 
 
 def concat_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, axis: int) -> tuple[Array, ...]:
@@ -345,68 +408,172 @@ def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: its forward, its shape rule and its vector-Jacobian product."""
+    """One operation.
+
+    Attributes:
+        forward, shape, vjp, field, reads, makes: see the module's documentation.
+        gate: an element-wise non-linearity, or a softmax. An open network, which is linear, has the
+            identity in its place.
+        opened: the vector-Jacobian product in an open network, of an operation that is no gate and is
+            not linear either; None where it is the same.
+        outside: what a window meets beyond the borders of its input.
+    """
 
     forward: Callable[..., Array]
     shape: Callable[..., Shape]
     vjp: Callable[..., tuple[Array, ...]]
+    gate: bool = False
+    field: Callable[..., ReceptiveField | None] = layer_field
+    reads: Callable[..., Region | None] = layer_reads
+    makes: Callable[..., Region] = same_makes
+    opened: Callable[..., tuple[Array, ...]] | None = None
+    outside: float = 0.0
 
 
 OPS: Mapping[str, Op] = {
     "conv": Op(windows.conv, windows.conv_shape, windows.conv_vjp),
     "batch_norm": Op(batch_norm, same_shape, batch_norm_vjp),
-    "linear": Op(linear, linear_shape, linear_vjp),
-    "relu": Op(relu, same_shape, relu_vjp),
-    "relu6": Op(relu6, same_shape, relu6_vjp),
-    "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp),
-    "softmax": Op(softmax, same_shape, softmax_vjp),
-    "clip": Op(clip, same_shape, clip_vjp),
-    "power": Op(power, same_shape, power_vjp),
-    "affine": Op(affine, broadcast_shape, affine_vjp),
-    "broadcast_add": Op(broadcast_add, broadcast_shape, broadcast_add_vjp),
-    "subtract": Op(subtract, broadcast_shape, subtract_vjp),
-    "multiply": Op(multiply, broadcast_shape, multiply_vjp),
-    "divide": Op(divide, broadcast_shape, divide_vjp),
+    "linear": Op(linear, linear_shape, linear_vjp, reads=all_reads, makes=all_makes),
+    "relu": Op(relu, same_shape, relu_vjp, gate=True),
+    "relu6": Op(relu6, same_shape, relu6_vjp, gate=True),
+    "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp, gate=True),
+    "softmax": Op(softmax, same_shape, softmax_vjp, gate=True, makes=softmax_makes),
+    "clip": Op(clip, same_shape, clip_vjp, gate=True),
+    "power": Op(power, same_shape, power_vjp, gate=True),
+    "affine": Op(
+        affine, broadcast_shape, affine_vjp, reads=broadcast_reads, makes=affine_makes
+    ),
+    "broadcast_add": Op(
+        broadcast_add,
+        broadcast_shape,
+        broadcast_add_vjp,
+        field=broadcast_field,
+        reads=broadcast_reads,
+    ),
+    "subtract": Op(
+        subtract, broadcast_shape, subtract_vjp, field=broadcast_field, reads=broadcast_reads
+    ),
+    "multiply": Op(
+        multiply,
+        broadcast_shape,
+        multiply_vjp,
+        field=broadcast_field,
+        reads=broadcast_reads,
+        opened=multiply_opened,
+    ),
+    "divide": Op(
+        divide,
+        broadcast_shape,
+        divide_vjp,
+        field=broadcast_field,
+        reads=broadcast_reads,
+        opened=divide_opened,
+    ),
     "normalize": Op(normalize, same_shape, normalize_vjp),
     "conv_transpose": Op(
-        windows.conv_transpose, windows.conv_transpose_shape, windows.conv_transpose_vjp
+        windows.conv_transpose,
+        windows.conv_transpose_shape,
+        windows.conv_transpose_vjp,
+        field=windows.conv_transpose_field,
+        reads=all_reads,
+        makes=all_makes,
     ),
-    "average_pool": Op(windows.average_pool, windows.pool_shape, windows.average_pool_vjp),
-    "max_pool": Op(windows.max_pool, windows.pool_shape, windows.max_pool_vjp),
+    "average_pool": Op(
+        windows.average_pool,
+        windows.pool_shape,
+        windows.average_pool_vjp,
+        reads=windows.average_pool_reads,
+        makes=windows.average_pool_makes,
+    ),
+    "max_pool": Op(
+        windows.max_pool,
+        windows.pool_shape,
+        windows.max_pool_vjp,
+        opened=windows.average_pool_vjp,
+        outside=-math.inf,
+    ),
     "global_average_pool": Op(
-        windows.global_average_pool, windows.global_pool_shape, windows.global_average_pool_vjp
+        windows.global_average_pool,
+        windows.global_pool_shape,
+        windows.global_average_pool_vjp,
+        field=flattened_field,
+        reads=all_reads,
     ),
     "global_max_pool": Op(
-        windows.global_max_pool, windows.global_pool_shape, windows.global_max_pool_vjp
+        windows.global_max_pool,
+        windows.global_pool_shape,
+        windows.global_max_pool_vjp,
+        opened=windows.global_average_pool_vjp,
+        field=flattened_field,
+        reads=all_reads,
     ),
     "add": Op(add, same_shape, add_vjp),
-    "concat": Op(concat, concat_shape, concat_vjp),
+    "concat": Op(
+        concat, concat_shape, concat_vjp, reads=concat_reads, makes=concat_makes
+    ),
     "slice": Op(slice_channels, slice_shape, slice_vjp),
-    "flatten": Op(flatten, flatten_shape, reshape_vjp),
+    "flatten": Op(flatten, flatten_shape, reshape_vjp, field=flattened_field),
     "cells": Op(cells, cells_shape, cells_vjp),
     "transpose": Op(
-        rearrangements.transpose, rearrangements.transpose_shape, rearrangements.transpose_vjp
+        rearrangements.transpose,
+        rearrangements.transpose_shape,
+        rearrangements.transpose_vjp,
+        reads=all_reads,
+        makes=all_makes,
     ),
-    "reshape": Op(rearrangements.reshape, rearrangements.reshape_shape, reshape_vjp),
-    "take": Op(rearrangements.take, rearrangements.take_shape, rearrangements.take_vjp),
-    "pad": Op(rearrangements.pad, rearrangements.pad_shape, rearrangements.pad_vjp),
+    "reshape": Op(
+        rearrangements.reshape,
+        rearrangements.reshape_shape,
+        reshape_vjp,
+        reads=all_reads,
+        makes=all_makes,
+    ),
+    "take": Op(
+        rearrangements.take,
+        rearrangements.take_shape,
+        rearrangements.take_vjp,
+        field=rearrangements.take_field,
+        reads=rearrangements.take_reads,
+        makes=rearrangements.take_makes,
+    ),
+    "pad": Op(
+        rearrangements.pad,
+        rearrangements.pad_shape,
+        rearrangements.pad_vjp,
+        field=rearrangements.pad_field,
+        reads=rearrangements.pad_reads,
+        makes=rearrangements.pad_makes,
+    ),
     "depth_to_space": Op(
         rearrangements.depth_to_space,
         rearrangements.depth_to_space_shape,
         rearrangements.depth_to_space_vjp,
+        field=rearrangements.depth_to_space_field,
+        reads=rearrangements.depth_to_space_reads,
+        makes=rearrangements.depth_to_space_makes,
     ),
     "space_to_depth": Op(
         rearrangements.space_to_depth,
         rearrangements.space_to_depth_shape,
         rearrangements.space_to_depth_vjp,
+        field=rearrangements.space_to_depth_field,
+        reads=rearrangements.space_to_depth_reads,
     ),
     "shuffle": Op(rearrangements.shuffle, rearrangements.shuffle_shape, rearrangements.shuffle_vjp),
     "upsample": Op(
-        rearrangements.upsample, rearrangements.upsample_shape, rearrangements.upsample_vjp
+        rearrangements.upsample,
+        rearrangements.upsample_shape,
+        rearrangements.upsample_vjp,
+        field=rearrangements.upsample_field,
+        reads=rearrangements.upsample_reads,
+        makes=rearrangements.upsample_makes,
     ),
     "upsample_linear": Op(
         rearrangements.upsample_linear,
         rearrangements.upsample_linear_shape,
         rearrangements.upsample_linear_vjp,
+        field=rearrangements.upsample_linear_field,
+        reads=all_reads,
+        makes=all_makes,
     ),
 }

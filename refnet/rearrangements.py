@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from refnet.arrays import Array, Pair, Shape
 from refnet.errors import ShapeError
+from refnet.receptive import (
+    ReceptiveField,
+    Region,
+    all_reads,
+    layer_reads,
+    moved_field,
+    scaled_field,
+    whole,
+)
 
 #: Before and after, along every axis of one image.
 Widths = tuple[tuple[int, int], ...]
@@ -97,6 +107,47 @@ def take_vjp(
     return (dx,)
 
 
+def take_field(
+    inputs: Sequence[ReceptiveField],
+    shapes: Sequence[Shape],
+    *,
+    axis: int,
+    start: int,
+    stop: int | None,
+    step: int,
+) -> ReceptiveField | None:
+    (seen,), (shape,) = inputs, shapes
+    if axis == 1 or len(shape) != 3:
+        return seen
+    if step < 0:  # mirrored: units go one way, pixels the other
+        return None
+    first = range(*slice(start, stop, step).indices(shape[axis - 1])).start
+    rows = axis == 2
+    return moved_field(
+        seen, (first, 0) if rows else (0, first), (step, 1) if rows else (1, step)
+    )
+
+
+def take_reads(
+    region: Region | None, shape: Shape, *, axis: int, start: int, stop: int | None, step: int
+) -> Region | None:
+    return layer_reads(region, shape) if axis == 1 else all_reads(region, shape)
+
+
+def take_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    axis: int,
+    start: int,
+    stop: int | None,
+    step: int,
+) -> Region:
+    return region if axis == 1 else whole(shape)
+
+
 def _index(axis: int, start: int, stop: int | None, step: int) -> tuple[slice, ...]:
     return (*[slice(None)] * axis, slice(start, stop, step))
 
@@ -155,6 +206,46 @@ def pad_vjp(
     return (dx,)
 
 
+def pad_field(
+    inputs: Sequence[ReceptiveField],
+    shapes: Sequence[Shape],
+    *,
+    widths: Widths,
+    mode: str,
+    value: float,
+) -> ReceptiveField | None:
+    if len(shapes[0]) != 3:
+        return inputs[0]
+    return moved_field(inputs[0], (-widths[1][0], -widths[2][0]), (1, 1))
+
+
+def pad_reads(
+    region: Region | None, shape: Shape, *, widths: Widths, mode: str, value: float
+) -> Region | None:
+    """With a border of zeros, the region beyond the map too: what is there is zero as well."""
+    if len(shape) != 3 or region is None or not _of_zeros(mode, value):
+        return all_reads(region, shape)
+    top, left = widths[1][0], widths[2][0]
+    return Region(region.top - top, region.bottom - top, region.left - left, region.right - left)
+
+
+def pad_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    widths: Widths,
+    mode: str,
+    value: float,
+) -> Region:
+    return region if _of_zeros(mode, value) else whole(shape)
+
+
+def _of_zeros(mode: str, value: float) -> bool:
+    return mode == "constant" and value == 0
+
+
 def depth_to_space(x: Array, *, block: int, depth_first: bool) -> Array:
     """(N, C·b², H, W) -> (N, C, H·b, W·b): every b² channels become a b × b square of pixels.
 
@@ -184,6 +275,30 @@ def depth_to_space_vjp(
     return (space_to_depth(dy, block=block, depth_first=depth_first),)
 
 
+def depth_to_space_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape], *, block: int, depth_first: bool
+) -> ReceptiveField | None:
+    return upsample_field(inputs, shapes, factor=(block, block))
+
+
+def depth_to_space_reads(
+    region: Region | None, shape: Shape, *, block: int, depth_first: bool
+) -> Region | None:
+    return upsample_reads(region, shape, factor=(block, block))
+
+
+def depth_to_space_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    block: int,
+    depth_first: bool,
+) -> Region:
+    return upsample_makes(region, shape, inputs, parameters, factor=(block, block))
+
+
 def space_to_depth(x: Array, *, block: int, depth_first: bool) -> Array:
     """The inverse of `depth_to_space`: (N, C, H, W) -> (N, C·b², H / b, W / b)."""
     n, c, h, w = x.shape
@@ -205,6 +320,21 @@ def space_to_depth_vjp(
     dy: Array, inputs: Sequence[Array], y: Array, *, block: int, depth_first: bool
 ) -> tuple[Array]:
     return (depth_to_space(dy, block=block, depth_first=depth_first),)
+
+
+def space_to_depth_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape], *, block: int, depth_first: bool
+) -> ReceptiveField | None:
+    """That of a window of `block` by `block` units."""
+    (seen,) = inputs
+    rows, columns = (axis.window(block, block, 0, 1) for axis in (seen.rows, seen.columns))
+    return replace(seen, rows=rows, columns=columns)
+
+
+def space_to_depth_reads(
+    region: Region | None, shape: Shape, *, block: int, depth_first: bool
+) -> Region | None:
+    return layer_reads(region, shape, kernel=(block, block), stride=(block, block))
 
 
 def shuffle(x: Array, *, groups: int) -> Array:
@@ -247,6 +377,42 @@ def upsample_vjp(
     return (dy.reshape(n, c, h, factor[0], w, factor[1]).sum((3, 5)),)
 
 
+def upsample_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape], *, factor: Pair
+) -> ReceptiveField | None:
+    """Unit u sees what unit ⌊u / factor⌋ of the input sees."""
+    rows, columns = ((1 - f, 0) for f in factor)
+    return scaled_field(inputs[0], factor, (rows, columns))
+
+
+def upsample_reads(region: Region | None, shape: Shape, *, factor: Pair) -> Region | None:
+    if region is None or len(shape) != 3:
+        return all_reads(region, shape)
+    return Region(
+        region.top // factor[0],
+        -(-region.bottom // factor[0]),
+        region.left // factor[1],
+        -(-region.right // factor[1]),
+    )
+
+
+def upsample_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    factor: Pair,
+) -> Region:
+    """Whole squares of copies."""
+    return Region(
+        region.top // factor[0] * factor[0],
+        -(-region.bottom // factor[0]) * factor[0],
+        region.left // factor[1] * factor[1],
+        -(-region.right // factor[1]) * factor[1],
+    )
+
+
 def upsample_linear(x: Array, *, factor: Pair, coordinates: str) -> Array:
     """Bilinear interpolation to `factor` times the rows and columns.
 
@@ -272,6 +438,24 @@ def upsample_linear_vjp(
 ) -> tuple[Array]:
     rows, columns = _interpolations(inputs[0], factor, coordinates)
     return (rows.T @ dy @ columns,)
+
+
+def upsample_linear_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape], *, factor: Pair, coordinates: str
+) -> ReceptiveField | None:
+    """Unit u sees what two units of the input see; None with aligned corners, whose distance is no constant."""
+    if coordinates == "align_corners":
+        return None
+    # In numerators over 2 f: unit u lies at (2 u + 1 - f) / 2 f with half pixels, else at 2 u / 2 f.
+    shifts = [1 - f if coordinates == "half_pixel" else 0 for f in factor]
+    rows, columns = (
+        (
+            min((2 * u + a) // (2 * f) * f - u for u in range(f)),
+            max(-(-(2 * u + a) // (2 * f)) * f - u for u in range(f)),
+        )
+        for f, a in zip(factor, shifts, strict=True)
+    )
+    return scaled_field(inputs[0], factor, (rows, columns))
 
 
 def _interpolations(x: Array, factor: Pair, coordinates: str) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from refnet.arrays import Array, Pair, Shape
 from refnet.errors import ShapeError
+from refnet.receptive import ReceptiveField, Region, all_reads, layer_reads, scaled_field, whole
 
 
 def window_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
@@ -231,6 +232,24 @@ def conv_transpose_vjp(
     return (dx,)
 
 
+def conv_transpose_field(
+    inputs: Sequence[ReceptiveField],
+    shapes: Sequence[Shape],
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> ReceptiveField | None:
+    """Unit u sees the input's units ⌈(u + p - d (k - 1)) / s⌉ to ⌊(u + p) / s⌋."""
+    rows, columns = (
+        (p - d * (k - 1), p) for p, d, k in zip(padding, dilation, kernel, strict=True)
+    )
+    return scaled_field(inputs[0], stride, (rows, columns))
+
+
 def _spread(
     shape: Shape,
     channels: int,
@@ -314,6 +333,7 @@ def average_pool(
     kernel: Pair,
     stride: Pair,
     padding: Pair,
+    dilation: Pair = (1, 1),
     ceil: bool = False,
     count_padding: bool = True,
 ) -> Array:
@@ -321,12 +341,12 @@ def average_pool(
 
     With `ceil`, a last window may reach beyond the padding; what is there never counts.
     """
-    made = _pooled(x.shape[1:], kernel, stride, padding, (1, 1), ceil)
-    padded = _extended(_pad(x, padding), made, kernel, stride, (1, 1), 0)
+    made = _pooled(x.shape[1:], kernel, stride, padding, dilation, ceil)
+    padded = _extended(_pad(x, padding), made, kernel, stride, dilation, 0)
     total = np.zeros((len(x), *made), x.dtype)
-    for _, _, patch in _patches(padded, made[1], made[2], kernel, stride, (1, 1)):
+    for _, _, patch in _patches(padded, made[1], made[2], kernel, stride, dilation):
         total += patch
-    total /= _counted(x, made, kernel, stride, padding, ceil, count_padding)
+    total /= _counted(x, made, kernel, stride, padding, dilation, ceil, count_padding)
     return total
 
 
@@ -336,6 +356,7 @@ def _counted(
     kernel: Pair,
     stride: Pair,
     padding: Pair,
+    dilation: Pair,
     ceil: bool,
     count_padding: bool,
 ) -> Array:
@@ -344,9 +365,9 @@ def _counted(
         return np.asarray(math.prod(kernel), x.dtype)
     ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
     ones = _pad(ones, padding, float(count_padding))
-    ones = _extended(ones, made, kernel, stride, (1, 1), 0)
+    ones = _extended(ones, made, kernel, stride, dilation, 0)
     count = np.zeros((1, 1, *made[1:]), x.dtype)
-    for _, _, patch in _patches(ones, made[1], made[2], kernel, stride, (1, 1)):
+    for _, _, patch in _patches(ones, made[1], made[2], kernel, stride, dilation):
         count += patch
     return np.maximum(count, 1)
 
@@ -359,16 +380,56 @@ def average_pool_vjp(
     kernel: Pair,
     stride: Pair,
     padding: Pair,
+    dilation: Pair = (1, 1),
     ceil: bool = False,
     count_padding: bool = True,
 ) -> tuple[Array]:
     (x,), made = inputs, dy.shape[1:]
     padded = _pad(x, padding)
-    dx = np.zeros_like(_extended(padded, made, kernel, stride, (1, 1), 0))
-    share = dy / _counted(x, made, kernel, stride, padding, ceil, count_padding).astype(dy.dtype)
-    for _, _, patch in _patches(dx, made[1], made[2], kernel, stride, (1, 1)):
+    dx = np.zeros_like(_extended(padded, made, kernel, stride, dilation, 0))
+    share = dy / _counted(x, made, kernel, stride, padding, dilation, ceil, count_padding).astype(dy.dtype)
+    for _, _, patch in _patches(dx, made[1], made[2], kernel, stride, dilation):
         patch += share
     return (_crop(dx[:, :, : padded.shape[2], : padded.shape[3]], padding),)
+
+
+def average_pool_reads(
+    region: Region | None,
+    shape: Shape,
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair = (1, 1),
+    ceil: bool = False,
+    count_padding: bool = True,
+) -> Region | None:
+    if not _is_local(padding, ceil, count_padding):
+        return all_reads(region, shape)
+    return layer_reads(
+        region, shape, kernel=kernel, stride=stride, padding=padding, dilation=dilation
+    )
+
+
+def average_pool_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair = (1, 1),
+    ceil: bool = False,
+    count_padding: bool = True,
+) -> Region:
+    return region if _is_local(padding, ceil, count_padding) else whole(shape)
+
+
+def _is_local(padding: Pair, ceil: bool, count_padding: bool) -> bool:
+    """Whether all windows count as many values, at the borders as well."""
+    return not ceil and (count_padding or not any(padding))
 
 
 def max_pool(

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refnet
+from refnet.builder import Builder, Window
 from refnet.fields.branches import branches
 from refnet.fields.effective_receptive_field import constant_weights, effective_receptive_field
-from refnet.fields.receptive_field import Axis, misalignments, receptive_field
+from refnet.fields.receptive_field import misalignments, receptive_field
 from refnet.fields.unit_gradient import ending_at, unit_gradient
-from refnet.graph import Builder, Graph, Window
+from refnet.graph import Graph
+from refnet.receptive import Axis
 
 # Branch: receptive field, stride and centre of unit 0, of the LFFD deploy graphs.
 BRANCHES = {
@@ -94,7 +96,7 @@ def test_nearest_unit(pixel: float, unit: int) -> None:
 
 def test_box_is_that_of_the_unit() -> None:
     field = branches(refnet.build("tinynet"))[0].field
-    assert field.box((64, 64)) == (232, 232, 287, 287)  # the seed's support, rows 232 to 286
+    assert field.box((64, 64)) == (232, 232, 287, 287)  # the published support, rows 232 to 286
     assert field.box((0, 1)) == (-20, -24, 35, 31)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from refnet.cli.arguments import add_options, parse_options
 from refnet.errors import OptionError
 from refnet.fields.branches import branches
-from refnet.fields.receptive_field import ReceptiveField, misalignments, receptive_field
+from refnet.fields.receptive_field import misalignments, receptive_field
 from refnet.graph import Graph
 from refnet.model import Model
 from refnet.networks import build
 from refnet.ops import Pair
-from refnet.summary import align
+from refnet.receptive import ReceptiveField
+from refnet.tables import align
 
 HEADINGS = ("tensor", "op", "sees", "stride", "centre of unit 0", "from", "objects")
 

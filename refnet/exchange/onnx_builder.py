@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from refnet.builder import Builder
 from refnet.errors import OptionError, ShapeError
 from refnet.exchange.onnx_proto import LARGEST, OnnxNode, shown
-from refnet.graph import Builder
 from refnet.ops import Array, Shape
 
 #: No tensor of one image has more elements: 1 GiB of float32.

@@ -453,16 +453,12 @@ def pool(net: OnnxBuilder, node: OnnxNode) -> None:
     maximum = node.op == "MaxPool"
     if any(p >= k for p, k in zip((*taps.before, *taps.after), taps.kernel * 2, strict=True)):
         raise OptionError("its padding is as large as its kernel")
-    if not maximum and taps.dilation != (1, 1):
-        raise OptionError("an average of dilated windows is not known")
     counted = node.flag("count_include_pad")
     attributes: dict[str, Any] = {}
     wanted = taps.positions(size, ceil=ceil)
     if maximum:
         if not taps.symmetric:
             x = _padded(net, node, x, taps, -math.inf)
-        if taps.dilation != (1, 1):
-            attributes["dilation"] = taps.dilation
     elif not counted and any((*taps.before, *taps.after)):
         attributes["count_padding"] = False
         if not taps.symmetric:
@@ -471,6 +467,8 @@ def pool(net: OnnxBuilder, node: OnnxNode) -> None:
             taps = _symmetric(taps)
     elif not taps.symmetric:
         x = _padded(net, node, x, taps, 0.0)
+    if taps.dilation != (1, 1):
+        attributes["dilation"] = taps.dilation
     if ceil:
         attributes["ceil"] = True
     op = "max_pool" if maximum else "average_pool"

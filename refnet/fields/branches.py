@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from refnet.fields.receptive_field import ReceptiveField, receptive_field
+from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
 from refnet.networks import lffd
-from refnet.ops import Pair
+from refnet.ops import Pair, Shape
+from refnet.receptive import ReceptiveField
 
 #: BasketNet has the branches of LFFD's first face network.
 _TABLES = {**{name: name for name in lffd.LAYERS}, "basketnet": "lffd-face-v1"}
@@ -36,10 +38,10 @@ def branches(graph: Graph) -> tuple[Branch, ...]:
 
     A list of cells counts as the maps that it was made of.
     """
-    fields = receptive_field(graph)
+    fields, shapes = receptive_field(graph), graph.shapes()
     found: dict[ReceptiveField, str] = {}
     for output in graph.outputs:
-        for tensor in _maps(graph, output):
+        for tensor in _maps(graph, output, shapes):
             field = fields[tensor]
             if field is not None:
                 found.setdefault(field, tensor)
@@ -54,13 +56,8 @@ def branches(graph: Graph) -> tuple[Branch, ...]:
     )
 
 
-def _maps(graph: Graph, tensor: str) -> list[str]:
-    """The maps behind a list of cells; `tensor` itself where it is none."""
-    node = graph.node[tensor]
-    if node.op == "cells":
-        return list(node.inputs)
-    if node.op == "concat" and all(
-        graph.node[x].op == "cells" for x in node.inputs if x in graph.node
-    ):
-        return [source for name in node.inputs for source in _maps(graph, name)]
-    return [tensor]
+def _maps(graph: Graph, tensor: str, shapes: Mapping[str, Shape]) -> list[str]:
+    """The maps that a list of cells, (cells, channels), was made of; `tensor` itself where it is none."""
+    if len(shapes[tensor]) != 2:
+        return [tensor]
+    return [source for name in graph.node[tensor].inputs for source in _maps(graph, name, shapes)]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from refnet.graph import POINTWISE, Builder, Graph, Window
+from refnet.builder import POINTWISE, Builder, Window
+from refnet.graph import Graph
 from refnet.networks.options import check_count, check_size
 
 CLASSES = ("background", "basketball", "volleyball")

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from refnet.graph import POINTWISE, Graph, Window
+from refnet.builder import POINTWISE, Window
+from refnet.graph import Graph
 from refnet.networks.options import check_choice, check_count, check_square, check_width
 from refnet.networks.pfld import FORMS, Blocks
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refnet.graph import POINTWISE, Builder, Graph, Window
+from refnet.builder import POINTWISE, Builder, Window
+from refnet.graph import Graph
 from refnet.networks.options import check_choice, check_size, check_width
 
 DOWN, SAME = Window(3, stride=2), Window(3, padding=1)

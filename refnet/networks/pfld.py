@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from refnet.graph import POINTWISE, Builder, Graph, Window
+from refnet.builder import POINTWISE, Builder, Window
+from refnet.graph import Graph
 from refnet.networks.options import check_choice, check_count, check_square, check_width
 
 FORMS = ("training", "inference")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from refnet.graph import Builder, Graph, Window
+from refnet.builder import Builder, Window
+from refnet.graph import Graph
 from refnet.networks.options import check_size
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from refnet.errors import DependencyError, OptionError
 from refnet.fields.effective_receptive_field import EffectiveReceptiveField
-from refnet.fields.unit_gradient import Region
 from refnet.media.images import as_image, write_bytes
 from refnet.ops import Array, Pair
+from refnet.receptive import Region
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
