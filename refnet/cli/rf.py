@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from refnet.cli.arguments import add_options, parse_options
@@ -11,8 +12,8 @@ from refnet.errors import OptionError
 from refnet.fields.branches import branches
 from refnet.fields.receptive_field import misalignments, receptive_field
 from refnet.graph import Graph
-from refnet.model import Model
-from refnet.networks import build
+from refnet.model import Model, load
+from refnet.networks import NETWORKS, build
 from refnet.ops import Pair
 from refnet.receptive import ReceptiveField
 from refnet.tables import align
@@ -58,9 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read_graph(network: str, options: dict[str, Any]) -> Graph:
-    """A network by name, or the one in an ONNX file, whose one option is input_size."""
+    """A network by name, the one in an ONNX file, whose one option is input_size, or a checkpoint's."""
     if network.lower().endswith(".onnx"):
         return read_onnx(network, options).graph
+    if network not in NETWORKS and Path(network).is_file():
+        return load(network, backend="numpy", **options).graph
     return build(network, **options)
 
 
@@ -72,7 +75,7 @@ def read_onnx(path: str, options: dict[str, Any]) -> Model:
         raise OptionError(
             f"of an ONNX file only input_size can be chosen, not {', '.join(unknown)}"
         )
-    return from_onnx(path, **options)
+    return from_onnx(path, backend="numpy", **options)
 
 
 def _row(
