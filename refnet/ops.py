@@ -16,7 +16,7 @@ attribute `kernel`) and whatever keeps each unit in its place.
 Legend: N images, C channels in, O channels out, H x W rows and columns, (kh, kw) kernel taps. Feature
 maps are (N, C, H, W), vectors (N, F). A vector-Jacobian product takes the cotangent `dy` of the
 output to the cotangents of the inputs; weights are constants here. Where a derivative jumps (ReLU
-at 0, ReLU6 at 0 and 6, ties of a maximum) the choice is PyTorch's.
+at 0, ReLU6 at 0 and 6, hard functions at their corners, ties of a maximum) the choice is PyTorch's.
 """
 
 from __future__ import annotations
@@ -130,6 +130,94 @@ def sigmoid_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
     return (dy * y * (1 - y),)
 
 
+def leaky_relu(x: Array, *, slope: float) -> Array:
+    """x where it is positive, slope · x elsewhere  (Maas et al. 2013)."""
+    return np.where(x > 0, x, slope * x)
+
+
+def leaky_relu_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, slope: float) -> tuple[Array]:
+    return (np.where(inputs[0] > 0, dy, slope * dy),)
+
+
+def prelu(x: Array, slope: Array) -> Array:
+    """leaky_relu with a slope (C,) of its own for each channel  (He et al. 2015, arXiv:1502.01852)."""
+    return np.where(x > 0, x, _by_channel(slope, x) * x)
+
+
+def prelu_vjp(dy: Array, inputs: Sequence[Array], y: Array, slope: Array) -> tuple[Array]:
+    (x,) = inputs
+    return (np.where(x > 0, dy, _by_channel(slope, x) * dy),)
+
+
+def _by_channel(values: Array, x: Array) -> Array:
+    """`values` (C,), shaped to broadcast over `x` (N, C, ...)."""
+    return values.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def elu(x: Array, *, alpha: float) -> Array:
+    """x where it is positive, alpha · (exp(x) - 1) elsewhere  (Clevert et al. 2016, arXiv:1511.07289)."""
+    # Capped, because `where` also computes what it does not take, and exp(x) of a large x overflows.
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def elu_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, alpha: float) -> tuple[Array]:
+    (x,) = inputs
+    return (np.where(x > 0, dy, dy * alpha * np.exp(np.minimum(x, 0))),)
+
+
+def silu(x: Array) -> Array:
+    """x · sigmoid(x)  (Elfwing et al. 2018, arXiv:1702.03118; also called Swish)."""
+    y: Array = x * sigmoid(x)
+    return y
+
+
+def silu_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+    (x,) = inputs
+    gate = sigmoid(x)
+    return (dy * gate * (1 + x * (1 - gate)),)
+
+
+def hard_sigmoid(x: Array, *, slope: float, shift: float) -> Array:
+    """min(max(slope · x + shift, 0), 1); slope 1/6 and shift 1/2 in MobileNetV3 (Howard et al. 2019)."""
+    return np.clip(slope * x + shift, 0, 1)
+
+
+def hard_sigmoid_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, slope: float, shift: float
+) -> tuple[Array]:
+    return (dy * slope * ((y > 0) & (y < 1)),)
+
+
+def hard_swish(x: Array) -> Array:
+    """x · min(max(x + 3, 0), 6) / 6  (Howard et al. 2019, arXiv:1905.02244)."""
+    y: Array = x * np.clip(x + 3, 0, 6) / 6
+    return y
+
+
+def hard_swish_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+    (x,) = inputs
+    return (dy * np.where(x >= 3, 1, np.where(x > -3, x / 3 + dy.dtype.type(0.5), 0)),)
+
+
+def tanh(x: Array) -> Array:
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
+    return np.tanh(x)
+
+
+def tanh_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+    return (dy * (1 - y * y),)
+
+
+def exp(x: Array) -> Array:
+    """e to the power of x; infinite beyond the dtype's range."""
+    with np.errstate(over="ignore"):
+        return np.exp(x)
+
+
+def exp_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+    return (dy * y,)
+
+
 def softmax(x: Array, *, axis: int | tuple[int, ...]) -> Array:
     """exp(x) / Σ exp(x) along `axis` of the batched array, or several together, shifted by the maximum
     against overflow."""
@@ -202,9 +290,7 @@ def power(x: Array, *, exponent: float) -> Array:
     return y
 
 
-def power_vjp(
-    dy: Array, inputs: Sequence[Array], y: Array, *, exponent: float
-) -> tuple[Array]:
+def power_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, exponent: float) -> tuple[Array]:
     (x,) = inputs
     return (dy * (dy.dtype.type(exponent) * x ** dy.dtype.type(exponent - 1)),)
 
@@ -436,13 +522,19 @@ OPS: Mapping[str, Op] = {
     "linear": Op(linear, linear_shape, linear_vjp, reads=all_reads, makes=all_makes),
     "relu": Op(relu, same_shape, relu_vjp, gate=True),
     "relu6": Op(relu6, same_shape, relu6_vjp, gate=True),
+    "leaky_relu": Op(leaky_relu, same_shape, leaky_relu_vjp, gate=True),
+    "prelu": Op(prelu, same_shape, prelu_vjp, gate=True),
+    "elu": Op(elu, same_shape, elu_vjp, gate=True),
+    "silu": Op(silu, same_shape, silu_vjp, gate=True),
+    "hard_sigmoid": Op(hard_sigmoid, same_shape, hard_sigmoid_vjp, gate=True),
+    "hard_swish": Op(hard_swish, same_shape, hard_swish_vjp, gate=True),
+    "tanh": Op(tanh, same_shape, tanh_vjp, gate=True),
+    "exp": Op(exp, same_shape, exp_vjp, gate=True),
     "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp, gate=True),
     "softmax": Op(softmax, same_shape, softmax_vjp, gate=True, makes=softmax_makes),
     "clip": Op(clip, same_shape, clip_vjp, gate=True),
     "power": Op(power, same_shape, power_vjp, gate=True),
-    "affine": Op(
-        affine, broadcast_shape, affine_vjp, reads=broadcast_reads, makes=affine_makes
-    ),
+    "affine": Op(affine, broadcast_shape, affine_vjp, reads=broadcast_reads, makes=affine_makes),
     "broadcast_add": Op(
         broadcast_add,
         broadcast_shape,
@@ -508,9 +600,7 @@ OPS: Mapping[str, Op] = {
         reads=all_reads,
     ),
     "add": Op(add, same_shape, add_vjp),
-    "concat": Op(
-        concat, concat_shape, concat_vjp, reads=concat_reads, makes=concat_makes
-    ),
+    "concat": Op(concat, concat_shape, concat_vjp, reads=concat_reads, makes=concat_makes),
     "slice": Op(slice_channels, slice_shape, slice_vjp),
     "flatten": Op(flatten, flatten_shape, reshape_vjp, field=flattened_field),
     "cells": Op(cells, cells_shape, cells_vjp),

@@ -123,9 +123,7 @@ def take_field(
         return None
     first = range(*slice(start, stop, step).indices(shape[axis - 1])).start
     rows = axis == 2
-    return moved_field(
-        seen, (first, 0) if rows else (0, first), (step, 1) if rows else (1, step)
-    )
+    return moved_field(seen, (first, 0) if rows else (0, first), (step, 1) if rows else (1, step))
 
 
 def take_reads(
@@ -370,9 +368,7 @@ def upsample_shape(
     return shape[0], shape[1] * factor[0], shape[2] * factor[1]
 
 
-def upsample_vjp(
-    dy: Array, inputs: Sequence[Array], y: Array, *, factor: Pair
-) -> tuple[Array]:
+def upsample_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, factor: Pair) -> tuple[Array]:
     n, c, h, w = inputs[0].shape
     return (dy.reshape(n, c, h, factor[0], w, factor[1]).sum((3, 5)),)
 

@@ -269,7 +269,9 @@ def all_makes(
     return whole(shape)
 
 
-def scaled_field(seen: ReceptiveField, factor: Pair, reach: tuple[Pair, Pair]) -> ReceptiveField | None:
+def scaled_field(
+    seen: ReceptiveField, factor: Pair, reach: tuple[Pair, Pair]
+) -> ReceptiveField | None:
     """The field of a map with `factor` times the units of the one that `seen` belongs to.
 
     Args:
@@ -305,7 +307,11 @@ def broadcast_field(
 
     One value for a whole map is a gate: it changes how much a unit sees, not where.
     """
-    maps = [s for s, shape in zip(inputs, shapes, strict=True) if len(shape) == 3 and shape[1:] != (1, 1)]
+    maps = [
+        s
+        for s, shape in zip(inputs, shapes, strict=True)
+        if len(shape) == 3 and shape[1:] != (1, 1)
+    ]
     return _union(maps or inputs)
 
 

@@ -387,7 +387,9 @@ def average_pool_vjp(
     (x,), made = inputs, dy.shape[1:]
     padded = _pad(x, padding)
     dx = np.zeros_like(_extended(padded, made, kernel, stride, dilation, 0))
-    share = dy / _counted(x, made, kernel, stride, padding, dilation, ceil, count_padding).astype(dy.dtype)
+    share = dy / _counted(x, made, kernel, stride, padding, dilation, ceil, count_padding).astype(
+        dy.dtype
+    )
     for _, _, patch in _patches(dx, made[1], made[2], kernel, stride, dilation):
         patch += share
     return (_crop(dx[:, :, : padded.shape[2], : padded.shape[3]], padding),)

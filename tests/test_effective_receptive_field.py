@@ -19,6 +19,8 @@ from refnet.errors import OptionError, ShapeError
 from refnet.fields import widths
 from refnet.fields.branches import branches
 from refnet.fields.effective_receptive_field import constant_weights, effective_receptive_field
+from refnet.fields.experiment import Experiment
+from refnet.fields.receptive_field import receptive_field
 from refnet.fields.threshold_experiment import (
     EXPLANATION,
     Row,
@@ -484,6 +486,27 @@ def test_trained_gradient_lies_inside_the_theoretical_field(assets: Path) -> Non
     assert np.abs(gradient[:, y1:y2, x1:x2]).max() > 0
     gradient[:, max(y1, 0) : y2, max(x1, 0) : x2] = 0
     assert not gradient.any()
+
+
+def test_experiment_measures_one_branch_or_all() -> None:
+    graph = refnet.build("lffd-head", width=0.25, input_size=(180, 240))
+    experiment = Experiment(graph, channels={0: -2.0})
+    assert [branch.number for branch in experiment.branches()] == [1, 2, 3, 4]
+    (branch,) = experiment.branches(2)
+    alike = effective_receptive_field(graph, branch.tensor, channels={0: -2.0})
+    assert (experiment.measure(branch.tensor).map == alike.map).all()
+    (layer,) = experiment.branches(tensor="conv3")
+    assert (layer.number, layer.field) == (0, receptive_field(graph)["conv3"])
+    assert experiment.before_training("conv3").samples == 5
+    model = refnet.Model(graph, random_weights(graph), backend="numpy")
+    image = np.zeros((3, 180, 240), np.float32)
+    trained = Experiment(model, [image], unit=(3, 4))
+    assert trained.title == "lffd-head, trained, on 1 image(s)"
+    assert trained.measure(branch.tensor).unit == (3, 4)
+    with pytest.raises(OptionError, match="branches 1 to 4, no 0"):
+        experiment.branches(0)
+    with pytest.raises(OptionError, match="no tensor 'absent'"):
+        experiment.branches(tensor="absent")
 
 
 LARGEST = """

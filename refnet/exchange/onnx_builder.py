@@ -210,9 +210,7 @@ class OnnxBuilder:
         self, values: Sequence[Value | Array], name: str
     ) -> tuple[list[Value | Array], int | None]:
         """Operands of one rank that broadcast image by image, and where the result's batch axis is."""
-        shapes = [
-            self.shape(v) if isinstance(v, Value) else list(v.shape) for v in values
-        ]
+        shapes = [self.shape(v) if isinstance(v, Value) else list(v.shape) for v in values]
         rank = max(map(len, shapes))
         shapes = [[1] * (rank - len(sizes)) + sizes for sizes in shapes]
         places = [

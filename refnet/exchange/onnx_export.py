@@ -1,7 +1,7 @@
 """A network with its weights as an ONNX file, for whichever runtime there is.
 
-Every operation of the vocabulary has its ONNX operator (opset 13); the batch axis is free, and so are height and width
-where the network is fully convolutional. What is written is the graph as it stands: fold it first (`refnet.passes`)
+Every operation of the vocabulary has its ONNX operators, of opset 13 or any later one up to 24; the batch axis is free,
+and so are height and width where the network is fully convolutional. What is written is the graph as it stands: fold it first (`refnet.passes`)
 for the inference form, as `refnet export` does.
 """
 
@@ -14,24 +14,38 @@ from typing import Any
 
 import numpy as np
 
-from refnet.errors import DependencyError
+from refnet.errors import DependencyError, OptionError
 from refnet.graph import Graph, Node
 from refnet.ops import Array
 from refnet.passes import fold
 
-OPSET = 13
+OPSET, NEWEST_OPSET = 13, 24
+#: The opset from which on an operation is one operator.
+HARD_SWISH_OPSET, SWISH_OPSET = 14, 24
 #: Operators whose ONNX form is their name and their inputs, no more.
-PLAIN = {"relu": "Relu", "add": "Sum", "sigmoid": "Sigmoid", "flatten": "Flatten"}
+PLAIN = {
+    "relu": "Relu",
+    "add": "Sum",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "exp": "Exp",
+    "flatten": "Flatten",
+}
 
 
-def to_onnx(graph: Graph, weights: Mapping[str, Array], *, fold_first: bool = True) -> bytes:
+def to_onnx(
+    graph: Graph, weights: Mapping[str, Array], *, fold_first: bool = True, opset: int = OPSET
+) -> bytes:
     """The serialised ONNX model of `graph` with float32 weights, checked by onnx.checker.
 
     Args:
         fold_first: fold batch norms and merge branches, as every runtime would.
+        opset: the version of ONNX's operators, 13 to 24. A later one has hard_swish (14) and silu (24)
+            as one operator each; fewer runtimes read it.
 
     Raises:
         DependencyError: the package onnx is missing.
+        OptionError: the opset is none of these, or the package onnx does not know it.
     """
     try:
         import onnx
@@ -39,10 +53,13 @@ def to_onnx(graph: Graph, weights: Mapping[str, Array], *, fold_first: bool = Tr
         raise DependencyError(
             "writing ONNX needs the package onnx; install it with pip install 'refnet[onnx]'"
         ) from error
+    newest = min(NEWEST_OPSET, onnx.defs.onnx_opset_version())
+    if not OPSET <= opset <= newest:
+        raise OptionError(f"opset is one of {OPSET} to {newest}, not {opset}")
     if fold_first:
         graph, weights = fold(graph, weights)
-    writer = _Writer(graph, onnx)
-    for name, array in weights.items():
+    writer = _Writer(graph, onnx, opset)
+    for name, array in _broadcastable(graph, weights).items():
         writer.constant(name, array)
     for node in graph.nodes:
         writer.write(node)
@@ -65,11 +82,24 @@ def export_onnx(graph: Graph, weights: Mapping[str, Array], path: str | os.PathL
     return len(data)
 
 
+def _broadcastable(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """The weights, slopes of maps as (C, 1, 1): ONNX broadcasts them from the last axis on."""
+    shapes, shaped = graph.shapes(), dict(weights)
+    for node in graph.nodes:
+        if "slope" in node.parameters:
+            name = node.parameters["slope"]
+            rank = len(shapes[node.name])
+            if shaped[name].ndim not in (1, rank):
+                raise OptionError(f"{name} is the slope of tensors of different ranks")
+            shaped[name] = shaped[name].reshape(-1, *(1,) * (rank - 1))
+    return shaped
+
+
 class _Writer:
     """Collects nodes and constants; one method per operation that is not plain."""
 
-    def __init__(self, graph: Graph, onnx: Any) -> None:
-        self.graph, self.onnx = graph, onnx
+    def __init__(self, graph: Graph, onnx: Any, opset: int) -> None:
+        self.graph, self.onnx, self.opset = graph, onnx, opset
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -107,6 +137,36 @@ class _Writer:
     def _relu6(self, node: Node, inputs: list[str]) -> None:
         bounds = (f"{node.name}/low", 0.0), (f"{node.name}/high", 6.0)
         self.node("Clip", inputs + [self.constant(n, v) for n, v in bounds], node.name)
+
+    def _leaky_relu(self, node: Node, inputs: list[str]) -> None:
+        self.node("LeakyRelu", inputs, node.name, alpha=node.attributes["slope"])
+
+    def _prelu(self, node: Node, inputs: list[str]) -> None:
+        self.node("PRelu", [*inputs, node.parameters["slope"]], node.name)
+
+    def _elu(self, node: Node, inputs: list[str]) -> None:
+        self.node("Elu", inputs, node.name, alpha=node.attributes["alpha"])
+
+    def _hard_sigmoid(self, node: Node, inputs: list[str]) -> None:
+        a = node.attributes
+        self.node("HardSigmoid", inputs, node.name, alpha=a["slope"], beta=a["shift"])
+
+    def _hard_swish(self, node: Node, inputs: list[str]) -> None:
+        if self.opset >= HARD_SWISH_OPSET:
+            self.node("HardSwish", inputs, node.name)
+        else:
+            self._gated("HardSigmoid", node, inputs, alpha=1 / 6, beta=0.5)
+
+    def _silu(self, node: Node, inputs: list[str]) -> None:
+        if self.opset >= SWISH_OPSET:
+            self.node("Swish", inputs, node.name)
+        else:
+            self._gated("Sigmoid", node, inputs)
+
+    def _gated(self, gate: str, node: Node, inputs: list[str], **attributes: float) -> None:
+        """The product of a tensor and `gate` of it."""
+        self.node(gate, inputs, f"{node.name}/gate", **attributes)
+        self.node("Mul", [*inputs, f"{node.name}/gate"], node.name)
 
     def _pool(self, op: str, node: Node, inputs: list[str], **more: Any) -> None:
         a = node.attributes
@@ -164,7 +224,9 @@ class _Writer:
             outputs.append(helper.make_tensor_value_info(name, kind, shape))
         source = helper.make_tensor_value_info(self.graph.input, kind, ["batch", channels, *sides])
         graph = helper.make_graph(self.nodes, self.graph.name, [source], outputs, self.constants)
-        operators = [helper.make_opsetid("", OPSET)]
+        operators = [helper.make_opsetid("", self.opset)]
+        # Runtimes of today all read version 8 of the file format; later opsets need a later one.
+        version = max(8, helper.find_min_ir_version_for(operators))
         return helper.make_model(
-            graph, opset_imports=operators, ir_version=8, producer_name="refnet"
+            graph, opset_imports=operators, ir_version=version, producer_name="refnet"
         )

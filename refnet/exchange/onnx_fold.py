@@ -192,7 +192,13 @@ def _cast(node: OnnxNode, inputs: Inputs) -> Array:
 
 
 def _constant(node: OnnxNode, inputs: Inputs) -> Array:
-    kinds = {"value": None, "value_float": "f4", "value_floats": "f4", "value_int": "i8", "value_ints": "i8"}
+    kinds = {
+        "value": None,
+        "value_float": "f4",
+        "value_floats": "f4",
+        "value_int": "i8",
+        "value_ints": "i8",
+    }
     for name, dtype in kinds.items():
         if name in node.attributes:
             value = node.attributes[name]

@@ -127,7 +127,9 @@ def _image(file: OnnxGraph) -> tuple[int, tuple[int | None, int | None]]:
         raise OptionError(f"a network here takes one image; the inputs of this one are {names}")
     dims = file.inputs[0].dims
     if dims is None or len(dims) != 4 or dims[1] is None:
-        sizes = "of any shape" if dims is None else f"{tuple('any' if d is None else d for d in dims)}"
+        sizes = (
+            "of any shape" if dims is None else f"{tuple('any' if d is None else d for d in dims)}"
+        )
         raise ShapeError(f"a network here takes images (N, C, H, W), not inputs {sizes}")
     limited([d for d in dims[1:] if d is not None])
     return dims[1], (dims[2], dims[3])
@@ -202,9 +204,7 @@ def _windowed(node: Node, shapes: Mapping[str, Shape]) -> Node:
     if op == node.op:
         return node
     size = shapes[node.inputs[0]][1:]
-    return replace(
-        node, op=op, attributes={"kernel": size, "stride": size, "padding": (0, 0)}
-    )
+    return replace(node, op=op, attributes={"kernel": size, "stride": size, "padding": (0, 0)})
 
 
 # ------------------------------------------------------------------------------------------- nodes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -119,9 +120,7 @@ def _taps(taps: OnnxWindow) -> dict[str, Pair]:
     return {"kernel": taps.kernel, "stride": taps.stride, "padding": padding}
 
 
-def _padded(
-    net: OnnxBuilder, node: OnnxNode, x: Value, taps: OnnxWindow, value: float
-) -> Value:
+def _padded(net: OnnxBuilder, node: OnnxNode, x: Value, taps: OnnxWindow, value: float) -> Value:
     """`x` with the border that a window of unequal paddings reads."""
     widths = ((0, 0), *zip(taps.before, taps.after, strict=True))
     name = f"{node.outputs[0]}/padded"
@@ -135,7 +134,9 @@ def linear(net: OnnxBuilder, node: OnnxNode) -> None:
         raise OptionError("only a matrix of weights is known")
     rank = len(net.shape(x))
     if x.batch == rank - 1:
-        x = net.with_batch(x, 0 if net.shape(x)[0] == 1 and rank > 1 else None, f"{node.outputs[0]}/in")
+        x = net.with_batch(
+            x, 0 if net.shape(x)[0] == 1 and rank > 1 else None, f"{node.outputs[0]}/in"
+        )
     bias: Array | None = None
     if node.op == "Gemm":
         if node.flag("transA") or rank != 2:
@@ -176,17 +177,13 @@ def batch_norm(net: OnnxBuilder, node: OnnxNode) -> None:
     if len(net.shape(x)) == 4:
         x = net.map(node)
         parameters = {role: (node.inputs[i], given[role]) for i, role in enumerate(roles, 1)}
-        value = net.add(
-            "batch_norm", node.outputs[0], x, parameters=parameters, epsilon=epsilon
-        )
+        value = net.add("batch_norm", node.outputs[0], x, parameters=parameters, epsilon=epsilon)
     else:
         p = {role: array.astype(np.float64) for role, array in given.items()}
         scale = p["weight"] / np.sqrt(p["running_var"] + epsilon)
         shift = p["bias"] - p["running_mean"] * scale
         broad = (channels, *[1] * (len(net.shape(x)) - 2))
-        value = _affine(
-            net, node, x, scale.reshape(broad), shift.reshape(broad), node.inputs[1:3]
-        )
+        value = _affine(net, node, x, scale.reshape(broad), shift.reshape(broad), node.inputs[1:3])
     net.define(node, value)
 
 
@@ -224,7 +221,10 @@ def clip(net: OnnxBuilder, node: OnnxNode) -> None:
     """Bounds are attributes before opset 11, inputs since."""
     x = net.tensor(node)
     if node.opset < 11:
-        low, high = (node.attributes.get(key, default) for key, default in (("min", -math.inf), ("max", math.inf)))
+        low, high = (
+            node.attributes.get(key, default)
+            for key, default in (("min", -math.inf), ("max", math.inf))
+        )
         bounds = [float(v) if isinstance(v, (int, float)) else math.nan for v in (low, high)]
     else:
         given = net.constant(node, 1), net.constant(node, 2)
@@ -281,6 +281,45 @@ def softmax(net: OnnxBuilder, node: OnnxNode) -> None:
     net.define(node, net.add("softmax", node.outputs[0], x, batch=x.batch, axis=chosen))
 
 
+def leaky_relu(net: OnnxBuilder, node: OnnxNode) -> None:
+    _gate(net, node, "leaky_relu", slope=node.number("alpha", 0.01))
+
+
+def elu(net: OnnxBuilder, node: OnnxNode) -> None:
+    _gate(net, node, "elu", alpha=node.number("alpha", 1.0))
+
+
+def hard_sigmoid(net: OnnxBuilder, node: OnnxNode) -> None:
+    slope, shift = node.number("alpha", 0.2), node.number("beta", 0.5)
+    _gate(net, node, "hard_sigmoid", slope=slope, shift=shift)
+
+
+def swish(net: OnnxBuilder, node: OnnxNode) -> None:
+    if node.number("alpha", 1.0) != 1:
+        raise OptionError("only x · sigmoid(x) is known")
+    _gate(net, node, "silu")
+
+
+def _gate(net: OnnxBuilder, node: OnnxNode, op: str, **attributes: float) -> None:
+    x = net.tensor(node)
+    net.define(node, net.add(op, node.outputs[0], x, batch=x.batch, **attributes))
+
+
+def prelu(net: OnnxBuilder, node: OnnxNode) -> None:
+    """One slope, or one for each channel."""
+    x, slope = net.tensor(node), net.demanded(node, 1)
+    if slope.size == 1:
+        _gate(net, node, "leaky_relu", slope=float(slope.reshape(-1)[0]))
+        return
+    sizes = net.shape(x)
+    broad = [1] * (len(sizes) - slope.ndim) + list(slope.shape)
+    channels = [size if axis == 1 else 1 for axis, size in enumerate(sizes)]
+    if broad != channels or x.batch != 0:
+        raise OptionError(f"slopes of shape {slope.shape} are not those of the channels of {sizes}")
+    parameters = {"slope": (node.inputs[1], slope.reshape(-1))}
+    net.define(node, net.add("prelu", node.outputs[0], x, parameters=parameters))
+
+
 def power(net: OnnxBuilder, node: OnnxNode) -> None:
     x, exponent = net.tensor(node), net.demanded(node, 1)
     if exponent.size != 1 or not np.isfinite(exponent).all():
@@ -296,7 +335,13 @@ def negative(net: OnnxBuilder, node: OnnxNode) -> None:
 
 # ---------------------------------------------------------------------------------------- arithmetic
 
-_OF_TENSORS = {"Add": "broadcast_add", "Sum": "broadcast_add", "Sub": "subtract", "Mul": "multiply", "Div": "divide"}
+_OF_TENSORS = {
+    "Add": "broadcast_add",
+    "Sum": "broadcast_add",
+    "Sub": "subtract",
+    "Mul": "multiply",
+    "Div": "divide",
+}
 
 
 def arithmetic(net: OnnxBuilder, node: OnnxNode) -> None:
@@ -529,7 +574,9 @@ def concat(net: OnnxBuilder, node: OnnxNode) -> None:
 def slice_(net: OnnxBuilder, node: OnnxNode) -> None:
     x = net.tensor(node)
     sizes = net.shape(x)
-    wanted = slices_of(node, [None, *(net.constant(node, i) for i in range(1, len(node.inputs)))], len(sizes))
+    wanted = slices_of(
+        node, [None, *(net.constant(node, i) for i in range(1, len(node.inputs)))], len(sizes)
+    )
     for i, (axis, start, end, step) in enumerate(wanted):
         name = node.outputs[0] if i == len(wanted) - 1 else f"{node.outputs[0]}/{i}"
         x = _taken(net, x, axis, start, end, step, name)
@@ -581,7 +628,7 @@ def gather(net: OnnxBuilder, node: OnnxNode) -> None:
     places = [int(i) + sizes[axis] if i < 0 else int(i) for i in indices.reshape(-1)]
     if not all(0 <= place < sizes[axis] for place in places):
         raise OptionError(f"it gathers beyond the {sizes[axis]} places of an axis")
-    steps = {b - a for a, b in zip(places, places[1:], strict=False)} or {1}
+    steps = {b - a for a, b in pairwise(places)} or {1}
     if len(steps) != 1 or steps == {0}:
         raise OptionError("it gathers in an order that is not known")
     step, name = steps.pop(), node.outputs[0]
@@ -741,9 +788,7 @@ def resize(net: OnnxBuilder, node: OnnxNode) -> None:
     if mode == "nearest" and all(_nearest(f, place, rounding) for f in factors):
         net.define(node, net.add("upsample", node.outputs[0], x, factor=factors))
     elif mode in ("linear", "bilinear") and place in ("half_pixel", "asymmetric", "align_corners"):
-        value = net.add(
-            "upsample_linear", node.outputs[0], x, factor=factors, coordinates=place
-        )
+        value = net.add("upsample_linear", node.outputs[0], x, factor=factors, coordinates=place)
         net.define(node, value)
     else:
         detail = f"{shown(mode)[:20]}, {shown(place)[:30]}, {shown(rounding)[:30]}"
@@ -816,7 +861,9 @@ def size(net: OnnxBuilder, node: OnnxNode) -> None:
 def expand(net: OnnxBuilder, node: OnnxNode) -> None:
     x, target = net.tensor(node), net.demanded(node, 1)
     sizes = net.shape(x)
-    if any(int(t) not in (1, s) for t, s in zip(target.reshape(-1)[::-1], sizes[::-1], strict=False)) or target.size > len(sizes):
+    if any(
+        int(t) not in (1, s) for t, s in zip(target.reshape(-1)[::-1], sizes[::-1], strict=False)
+    ) or target.size > len(sizes):
         raise OptionError("it repeats a tensor")
     net.define(node, x)
 
@@ -833,19 +880,25 @@ READERS: Mapping[str, Reader] = {
     "DepthToSpace": depth_to_space,
     "Div": arithmetic,
     "Dropout": dropout,
+    "Elu": elu,
+    "Exp": elementwise("exp"),
     "Expand": expand,
     "Flatten": flatten,
     "Gather": gather,
     "Gemm": linear,
     "GlobalAveragePool": global_pool,
     "GlobalMaxPool": global_pool,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": elementwise("hard_swish"),
     "Identity": identity,
+    "LeakyRelu": leaky_relu,
     "MatMul": linear,
     "Max": extreme,
     "MaxPool": pool,
     "Min": extreme,
     "Mul": arithmetic,
     "Neg": negative,
+    "PRelu": prelu,
     "Pad": pad,
     "Pow": power,
     "Reciprocal": elementwise("power", exponent=-1.0),
@@ -865,6 +918,8 @@ READERS: Mapping[str, Reader] = {
     "Squeeze": squeeze,
     "Sub": arithmetic,
     "Sum": arithmetic,
+    "Swish": swish,
+    "Tanh": elementwise("tanh"),
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
     "Upsample": resize,

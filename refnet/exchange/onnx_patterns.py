@@ -31,8 +31,12 @@ class Patterns:
         rules: dict[str, tuple[Callable[[Node], Node | None], ...]] = {
             "reshape": (self._cells_of_transpose, self._shuffle),
             "transpose": (self._cells_of_reshape,),
+            "multiply": (self._silu, self._hard_swish),
+            "normalize": (self._hard_swish_of_torch,),
         }
         for name in list(self.nodes):
+            if name not in self.nodes:
+                continue
             for rule in rules.get(self.nodes[name].op, ()):
                 if (made := rule(self.nodes[name])) is not None:
                     self.nodes[name] = made
@@ -88,3 +92,40 @@ class Patterns:
             return None
         self._drop(turned, grouped)
         return Node(node.name, "shuffle", grouped.inputs, {"groups": parts[0]})
+
+    def _silu(self, node: Node) -> Node | None:
+        """x · sigmoid(x)."""
+        for x, gate in (node.inputs, node.inputs[::-1]):
+            made = self._inner(gate, "sigmoid")
+            if made is not None and made.inputs == (x,):
+                self._drop(made)
+                return Node(node.name, "silu", (x,))
+        return None
+
+    def _hard_swish(self, node: Node) -> Node | None:
+        """x · hard_sigmoid(x) with MobileNetV3's slope and shift."""
+        for x, gate in (node.inputs, node.inputs[::-1]):
+            made = self._inner(gate, "hard_sigmoid")
+            if made is None or made.inputs != (x,):
+                continue
+            slope, shift = made.attributes["slope"], made.attributes["shift"]
+            if abs(6 * slope - 1) < 1e-6 and shift == 0.5:
+                self._drop(made)
+                return Node(node.name, "hard_swish", (x,))
+        return None
+
+    def _hard_swish_of_torch(self, node: Node) -> Node | None:
+        """x · relu6(x + 3) / 6."""
+        scale = node.attributes
+        product = self._inner(node.inputs[0], "multiply")
+        if product is None or scale["mean"] != 0 or abs(scale["std"] - 6) > 1e-5:
+            return None
+        for x, gate in (product.inputs, product.inputs[::-1]):
+            clipped = self._inner(gate, "relu6")
+            moved = self._inner(clipped.inputs[0], "normalize") if clipped else None
+            if clipped is None or moved is None or moved.inputs != (x,):
+                continue
+            if (moved.attributes["mean"], moved.attributes["std"]) == (-3.0, 1.0):
+                self._drop(product, clipped, moved)
+                return Node(node.name, "hard_swish", (x,))
+        return None

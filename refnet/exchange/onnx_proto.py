@@ -93,9 +93,7 @@ class OnnxNode:
         values = self.attributes[name]
         whole = isinstance(values, list) and all(isinstance(v, int) for v in values)
         if not whole or not all(low <= v <= high for v in values):
-            raise OptionError(
-                f"{name} is {_brief(values)}, not whole numbers of {low} to {high}"
-            )
+            raise OptionError(f"{name} is {_brief(values)}, not whole numbers of {low} to {high}")
         if count is not None and len(values) != count:
             raise OptionError(f"{name} is {_brief(values)}; {count} numbers are expected")
         return tuple(values)

@@ -35,7 +35,13 @@ class OnnxWindow:
         """How many windows ONNX counts along rows and columns of a map of `size`."""
         counts = []
         for a in (0, 1):
-            room = size[a] + self.before[a] + self.after[a] - self.dilation[a] * (self.kernel[a] - 1) - 1
+            room = (
+                size[a]
+                + self.before[a]
+                + self.after[a]
+                - self.dilation[a] * (self.kernel[a] - 1)
+                - 1
+            )
             count = room // self.stride[a] + 1
             if ceil and room % self.stride[a] and count * self.stride[a] < size[a] + self.before[a]:
                 count += 1
@@ -51,7 +57,9 @@ def window(node: OnnxNode, size: Sequence[int], kernel: Sequence[int] | None = N
     """
     given = node.integers("kernel_shape", kernel, count=2, low=1, high=WIDEST)
     if given is None or len(given) != 2 or min(given) < 1:
-        raise OptionError("only windows over rows and columns are known, and they need a kernel_shape")
+        raise OptionError(
+            "only windows over rows and columns are known, and they need a kernel_shape"
+        )
     if kernel is not None and given != tuple(kernel):
         raise OptionError(f"kernel_shape is {given}, and the weights are of {tuple(kernel)}")
     stride = _pair(node, "strides", 1)

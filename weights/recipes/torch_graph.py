@@ -127,7 +127,7 @@ def with_norms(graph: Graph) -> Graph:
 
 
 def initialize(module: GraphModule, scheme: str = "torch", seed: int | None = None) -> None:
-    """Draw fresh weights: biases 0, batch norms 1 and 0, the rest by `scheme`.
+    """Draw fresh weights: biases 0, batch norms 1 and 0, slopes 1/4, the rest by `scheme`.
 
     Args:
         scheme: "torch", uniform in ±1/√fan-in as PyTorch's layers have by default; "xavier" (Glorot
@@ -140,6 +140,8 @@ def initialize(module: GraphModule, scheme: str = "torch", seed: int | None = No
         for node in module.graph.nodes:
             if node.op == "batch_norm":
                 parameters[node.parameters["weight"]].fill_(1.0)
+            if node.op == "prelu":
+                parameters[node.parameters["slope"]].fill_(0.25)  # as in He et al. 2015, and torch
             if node.op not in ("conv", "linear"):
                 continue
             weight = parameters[node.parameters["weight"]]
@@ -181,6 +183,14 @@ OPERATIONS: Mapping[str, Operation] = {
     "linear": lambda x, t, a: functional.linear(x[0], t["weight"], t["bias"]),
     "relu": lambda x, t, a: functional.relu(x[0]),
     "relu6": lambda x, t, a: functional.relu6(x[0]),
+    "leaky_relu": lambda x, t, a: functional.leaky_relu(x[0], a["slope"]),
+    "prelu": lambda x, t, a: functional.prelu(x[0], t["slope"]),
+    "elu": lambda x, t, a: functional.elu(x[0], a["alpha"]),
+    "silu": lambda x, t, a: functional.silu(x[0]),
+    "hard_sigmoid": lambda x, t, a: (a["slope"] * x[0] + a["shift"]).clamp(0, 1),
+    "hard_swish": lambda x, t, a: functional.hardswish(x[0]),
+    "tanh": lambda x, t, a: torch.tanh(x[0]),
+    "exp": lambda x, t, a: torch.exp(x[0]),
     "sigmoid": lambda x, t, a: torch.sigmoid(x[0]),
     "softmax": lambda x, t, a: torch.softmax(x[0], a["axis"]),
     "normalize": lambda x, t, a: (x[0] - a["mean"]) / a["std"],
