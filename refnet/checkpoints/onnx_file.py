@@ -149,6 +149,8 @@ def array_of(proto: Any, name: str, folder: Path | None = None) -> Array:
             half = kind in ("float16", "bfloat16")  # their bits are stored as integers
             flat = values.astype(np.uint16).view(dtype) if half else values.astype(dtype)
         return finished(flat.reshape(shape), kind)
+    except CheckpointError:
+        raise
     except (ValueError, OverflowError) as error:
         raise CheckpointError(
             f"tensor {name[:80]!r} does not hold the numbers that its shape {shape} asks for"
@@ -184,9 +186,9 @@ def _external(
         with path.open("rb") as file:
             file.seek(offset)
             return file.read(length)
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(
             f"tensor {name[:80]!r} cannot be read from {location[:80]!r}: {error}"
         ) from error

@@ -312,6 +312,8 @@ def prelu(net: OnnxBuilder, node: OnnxNode) -> None:
         _gate(net, node, "leaky_relu", slope=float(slope.reshape(-1)[0]))
         return
     sizes = net.shape(x)
+    if node.opset < 7 and slope.ndim == 1:  # before slopes broadcast like any other operand
+        slope = slope.reshape(-1, *[1] * (len(sizes) - 2))
     broad = [1] * (len(sizes) - slope.ndim) + list(slope.shape)
     channels = [size if axis == 1 else 1 for axis, size in enumerate(sizes)]
     if broad != channels or x.batch != 0:
@@ -346,6 +348,8 @@ _OF_TENSORS = {
 
 def arithmetic(net: OnnxBuilder, node: OnnxNode) -> None:
     """Sums, differences, products and quotients of tensors and constants."""
+    if node.opset < 7 and "axis" in node.attributes:
+        raise OptionError("it broadcasts from an axis that it names, as nothing has since opset 7")
     operands: list[Value | Array] = []
     for i, name in enumerate(node.inputs):
         if not name:

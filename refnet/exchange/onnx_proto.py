@@ -19,7 +19,7 @@ from refnet.errors import CheckpointError, OptionError
 from refnet.ops import Array
 
 #: The versions of ONNX's operators whose meaning is known here.
-OPSETS = range(7, 29)
+OPSETS = range(6, 29)
 #: Names of ONNX's own domain.
 DOMAINS = ("", "ai.onnx")
 #: Whole numbers in a file, such as paddings, are below this.
