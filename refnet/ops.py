@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -389,6 +389,71 @@ def _summed(dy: Array, shape: Shape) -> Array:
     return dy.sum(axes, keepdims=True) if axes else dy
 
 
+def reduce(x: Array, *, kind: str, axes: tuple[int, ...]) -> Array:
+    """The "mean", "sum", "max" or "min" along `axes` of the batched array, which keep a size of 1."""
+    y: Array = getattr(np, kind)(x, axes, keepdims=True)
+    return y
+
+
+def reduce_shape(
+    inputs: Sequence[Shape], parameters: Mapping[str, Shape], *, kind: str, axes: tuple[int, ...]
+) -> Shape:
+    (shape,) = inputs
+    if kind not in ("mean", "sum", "max", "min") or not set(axes) <= set(range(1, len(shape) + 1)):
+        raise ShapeError(f"{shape} has no {kind} along {axes}")
+    return tuple(1 if axis in axes else size for axis, size in enumerate(shape, 1))
+
+
+def reduce_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    kind: str,
+    axes: tuple[int, ...],
+) -> Region:
+    return region if axes == (1,) else whole(shape)
+
+
+def reduce_reads(
+    region: Region | None, shape: Shape, *, kind: str, axes: tuple[int, ...]
+) -> Region | None:
+    return layer_reads(region, shape) if axes == (1,) else all_reads(region, shape)
+
+
+def reduce_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape], *, kind: str, axes: tuple[int, ...]
+) -> ReceptiveField | None:
+    """All rows, all columns or both, where these are what is reduced."""
+    (seen,), (shape,) = inputs, shapes
+    if len(shape) != 3:
+        return seen
+    rows = seen.rows.whole(shape[1]) if 2 in axes else seen.rows
+    columns = seen.columns.whole(shape[2]) if 3 in axes else seen.columns
+    return replace(seen, rows=rows, columns=columns)
+
+
+def reduce_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, kind: str, axes: tuple[int, ...]
+) -> tuple[Array]:
+    """Extremes share the cotangent among all values that are as large, as PyTorch's amax and amin do."""
+    (x,) = inputs
+    if kind in ("max", "min"):
+        wins = (x == y).astype(dy.dtype)
+        return (dy * wins / wins.sum(axes, keepdims=True),)
+    count = math.prod(x.shape[axis] for axis in axes) if kind == "mean" else 1
+    return (np.broadcast_to(dy / dy.dtype.type(count), x.shape),)
+
+
+def reduce_opened(
+    dy: Array, inputs: Sequence[Array], y: Array, *, kind: str, axes: tuple[int, ...]
+) -> tuple[Array]:
+    """Open, an extreme is a mean."""
+    linear_kind = kind if kind in ("mean", "sum") else "mean"
+    return reduce_vjp(dy, inputs, y, kind=linear_kind, axes=axes)
+
+
 # ---------------------------------------------------------------------------------------- wiring
 
 
@@ -560,6 +625,15 @@ OPS: Mapping[str, Op] = {
         field=broadcast_field,
         reads=broadcast_reads,
         opened=divide_opened,
+    ),
+    "reduce": Op(
+        reduce,
+        reduce_shape,
+        reduce_vjp,
+        field=reduce_field,
+        reads=reduce_reads,
+        makes=reduce_makes,
+        opened=reduce_opened,
     ),
     "normalize": Op(normalize, same_shape, normalize_vjp),
     "conv_transpose": Op(

@@ -185,7 +185,8 @@ def _external(
             )
         with path.open("rb") as file:
             file.seek(offset)
-            return file.read(length)
+            content: bytes = file.read(length)
+            return content
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:

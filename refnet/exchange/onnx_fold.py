@@ -170,6 +170,11 @@ def _given(inputs: Inputs, position: int) -> Array:
     return array
 
 
+def _whole(array: Array) -> list[int]:
+    """The elements of `array` as whole numbers."""
+    return [int(value) for value in array.reshape(-1)]
+
+
 def _divide(a: Array, b: Array) -> Array:
     """Whole numbers are divided towards zero, as in C."""
     if a.dtype.kind in "iu":
@@ -250,7 +255,7 @@ def _concat(node: OnnxNode, inputs: Inputs) -> Array:
 
 def _reshape(node: OnnxNode, inputs: Inputs) -> Array:
     array, target = _given(inputs, 0), _given(inputs, 1)
-    sizes = reshaped(array.shape, target.reshape(-1), allow_zero=node.flag("allowzero"))
+    sizes = reshaped(array.shape, _whole(target), allow_zero=node.flag("allowzero"))
     return array.reshape(sizes)
 
 
@@ -277,12 +282,13 @@ def _unsqueeze(node: OnnxNode, inputs: Inputs) -> Array:
 
 def _constant_of_shape(node: OnnxNode, inputs: Inputs) -> Array:
     value = node.attributes.get("value", np.zeros(1, np.float32))
-    return np.full(_limited(_given(inputs, 0).reshape(-1)), np.asarray(value).reshape(-1)[0])
+    shape = _limited(_whole(_given(inputs, 0)))
+    return np.full(list(shape), np.asarray(value).reshape(-1)[0])
 
 
 def _expand(node: OnnxNode, inputs: Inputs) -> Array:
     array = _given(inputs, 0)
-    shape = _limited(array.shape, _given(inputs, 1).reshape(-1))
+    shape = _limited(array.shape, _whole(_given(inputs, 1)))
     return np.broadcast_to(array, shape)
 
 

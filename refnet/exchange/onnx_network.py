@@ -114,7 +114,7 @@ def _sized(file: OnnxGraph, input_size: int | Pair | None) -> tuple[_Network, bo
 def _pair(input_size: int | Pair | None) -> Pair | None:
     if input_size is None:
         return None
-    pair = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    pair = [input_size, input_size] if isinstance(input_size, int) else list(input_size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise OptionError(f"input_size is a side or (height, width), not {input_size!r}")
     return pair[0], pair[1]
@@ -142,7 +142,7 @@ def _is_free(file: OnnxGraph, first: _Network) -> tuple[_Network, bool]:
     others: list[tuple[Shape, _Network | None]] = []
     general = first.nodes
     for size in sizes:
-        shape = (channels, *size)
+        shape: Shape = (channels, *size)
         try:
             other = _network(file, shape)
         except RefnetError:
@@ -160,10 +160,10 @@ def _is_free(file: OnnxGraph, first: _Network) -> tuple[_Network, bool]:
     )  # fmt: skip
     for shape, at_size in others:
         try:
-            shapes = graph.shapes(shape)
+            runs = graph.shapes(shape)
         except ShapeError:
             continue
-        if at_size is None or any(shapes[name] != at_size.shapes[name] for name in shapes):
+        if at_size is None or any(runs[name] != at_size.shapes[name] for name in runs):
             return first, False
     if all(at_size is None for _, at_size in others):
         return first, False
@@ -252,9 +252,9 @@ def _network(file: OnnxGraph, shape: Shape) -> _Network:
         except (OptionError, ShapeError) as error:
             problems.append(type(error)(f"{node.op} {shown(node.outputs[0])!r}: {error}"))
             lost.update(node.outputs)
-    for error in problems:
-        if isinstance(error, ShapeError):
-            raise error
+    for problem in problems:
+        if isinstance(problem, ShapeError):
+            raise problem
     if problems:
         told = dict.fromkeys(map(str, problems))
         more = f"; and {len(told) - 8} more" if len(told) > 8 else ""

@@ -81,11 +81,10 @@ def conv_transpose(net: OnnxBuilder, node: OnnxNode) -> None:
     before, after = taps.before, taps.after
     if wanted is not None:
         total = [extent - size for extent, size in zip(extents, wanted[-2:], strict=True)]
-        if min(total) < 0:
-            raise OptionError(f"an output of {wanted} is larger than what the kernels cover")
-        less, rest = [t // 2 for t in total], [t - t // 2 for t in total]
-        first, last = (less, rest) if mode == "SAME_UPPER" else (rest, less)
-        before, after = (first[0], first[1]), (last[0], last[1])
+        # A larger output than the kernels cover has zeros at its far side.
+        first = [max(t // 2 if mode == "SAME_UPPER" else t - t // 2, 0) for t in total]
+        before = first[0], first[1]
+        after = total[0] - first[0], total[1] - first[1]
     kept = tuple(m + b - a for m, b, a in zip(more, before, after, strict=True))
     value = net.add(
         "conv_transpose",
@@ -114,7 +113,7 @@ def _weight_and_bias(
     return parameters
 
 
-def _taps(taps: OnnxWindow) -> dict[str, Pair]:
+def _taps(taps: OnnxWindow) -> dict[str, Any]:
     """kernel, stride and padding; none where the map was padded before."""
     padding = taps.before if taps.symmetric else (0, 0)
     return {"kernel": taps.kernel, "stride": taps.stride, "padding": padding}
@@ -300,7 +299,7 @@ def swish(net: OnnxBuilder, node: OnnxNode) -> None:
     _gate(net, node, "silu")
 
 
-def _gate(net: OnnxBuilder, node: OnnxNode, op: str, **attributes: float) -> None:
+def _gate(net: OnnxBuilder, node: OnnxNode, op: str, **attributes: Any) -> None:
     x = net.tensor(node)
     net.define(node, net.add(op, node.outputs[0], x, batch=x.batch, **attributes))
 
@@ -537,19 +536,30 @@ def global_pool(net: OnnxBuilder, node: OnnxNode) -> None:
 
 
 def reduce(net: OnnxBuilder, node: OnnxNode) -> None:
-    """A mean or maximum over rows and columns."""
-    x = net.tensor(node)
-    rank = len(net.shape(x))
-    axes = axes_of(node, net.constants(node), 1)
-    if axes is None or sorted(axis_of(a, rank) for a in axes) != [2, 3] or rank != 4:
-        raise OptionError("only means and maxima over rows and columns are known")
-    x = net.map(node)
-    op = "global_max_pool" if node.op == "ReduceMax" else "global_average_pool"
-    name = node.outputs[0]
-    if node.flag("keepdims", True):
-        net.define(node, net.add(op, name, x))
+    """A mean, sum, maximum or minimum; the axes are an attribute before opset 18 (13 for sums)."""
+    x, name = net.tensor(node), node.outputs[0]
+    sizes = net.shape(x)
+    given = net.constants(node) if node.opset >= (13 if node.op == "ReduceSum" else 18) else ()
+    named = axes_of(node, given, 1)
+    if not named and node.flag("noop_with_empty_axes"):
+        net.define(node, x)
+        return
+    axes = sorted({axis_of(a, len(sizes)) for a in named or range(len(sizes))})
+    if named and x.batch in axes:
+        raise OptionError("it reduces the images of a batch to one")
+    along = tuple(net.axis(x, axis) for axis in axes if axis != x.batch)
+    kind = node.op.removeprefix("Reduce").lower()
+    inner = name if node.flag("keepdims", True) else f"{name}/kept"
+    if along == (2, 3) and len(sizes) == 4 and kind in ("mean", "max"):
+        op = "global_max_pool" if kind == "max" else "global_average_pool"
+        value = net.add(op, inner, x, batch=x.batch)
+    elif along:
+        value = net.add("reduce", inner, x, batch=x.batch, kind=kind, axes=along)
     else:
-        net.define(node, net.add("flatten", name, net.add(op, f"{name}/map", x)))
+        value = x
+    if not node.flag("keepdims", True):
+        value = _squeezed(net, value, axes, name)
+    net.define(node, value)
 
 
 # ----------------------------------------------------------------------------------- parts and joins
@@ -840,15 +850,18 @@ def _nearest(factor: int, place: str, rounding: str) -> bool:
         at = (at + 0.5) / factor - 0.5
     else:
         return factor == 1
-    rounded = {
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-    }.get(rounding)
-    if rounded is None:
+    if rounding not in _ROUNDINGS:
         return False
-    return bool((np.clip(rounded(at), 0, 3) == np.arange(4 * factor) // factor).all())
+    chosen = np.clip(_ROUNDINGS[rounding](at), 0, 3)
+    return bool((chosen == np.arange(4 * factor) // factor).all())
+
+
+_ROUNDINGS: Mapping[str, Callable[[Array], Array]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+}
 
 
 # ----------------------------------------------------------------------------------------- the table
@@ -908,6 +921,8 @@ READERS: Mapping[str, Reader] = {
     "Reciprocal": elementwise("power", exponent=-1.0),
     "ReduceMax": reduce,
     "ReduceMean": reduce,
+    "ReduceMin": reduce,
+    "ReduceSum": reduce,
     "Relu": elementwise("relu"),
     "Reshape": reshape,
     "Resize": resize,
