@@ -95,6 +95,16 @@ def linear_shape(inputs: Sequence[Shape], parameters: Mapping[str, Shape]) -> Sh
     return (*shape[:-1], weight[0])
 
 
+def linear_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape]
+) -> ReceptiveField | None:
+    """That of the vector; of a map, all columns together."""
+    (seen,), (shape,) = inputs, shapes
+    if len(shape) != 3:
+        return seen
+    return replace(seen, columns=seen.columns.whole(shape[2]))
+
+
 def linear_vjp(
     dy: Array, inputs: Sequence[Array], y: Array, weight: Array, bias: Array
 ) -> tuple[Array]:
@@ -550,7 +560,7 @@ def cells_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
     return (dy.swapaxes(1, 2).reshape(inputs[0].shape),)
 
 
-def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array, **attributes: Any) -> tuple[Array]:
     return (dy.reshape(inputs[0].shape),)
 
 
@@ -584,7 +594,9 @@ class Op:
 OPS: Mapping[str, Op] = {
     "conv": Op(windows.conv, windows.conv_shape, windows.conv_vjp),
     "batch_norm": Op(batch_norm, same_shape, batch_norm_vjp),
-    "linear": Op(linear, linear_shape, linear_vjp, reads=all_reads, makes=all_makes),
+    "linear": Op(
+        linear, linear_shape, linear_vjp, field=linear_field, reads=all_reads, makes=all_makes
+    ),
     "relu": Op(relu, same_shape, relu_vjp, gate=True),
     "relu6": Op(relu6, same_shape, relu6_vjp, gate=True),
     "leaky_relu": Op(leaky_relu, same_shape, leaky_relu_vjp, gate=True),
@@ -682,6 +694,7 @@ OPS: Mapping[str, Op] = {
         rearrangements.transpose,
         rearrangements.transpose_shape,
         rearrangements.transpose_vjp,
+        field=rearrangements.list_field,
         reads=all_reads,
         makes=all_makes,
     ),
@@ -689,6 +702,7 @@ OPS: Mapping[str, Op] = {
         rearrangements.reshape,
         rearrangements.reshape_shape,
         reshape_vjp,
+        field=rearrangements.list_field,
         reads=all_reads,
         makes=all_makes,
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,13 @@ def transpose_vjp(
     dy: Array, inputs: Sequence[Array], y: Array, *, order: tuple[int, ...]
 ) -> tuple[Array]:
     return (dy.transpose(np.argsort(order)),)
+
+
+def list_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape], **attributes: Any
+) -> ReceptiveField | None:
+    """That of the input's units, for one that is a list; a map in another order has no rows and columns."""
+    return None if len(shapes[0]) == 3 else inputs[0]
 
 
 def reshape(x: Array, *, shape: Shape) -> Array:

@@ -242,7 +242,7 @@ def layer_reads(
     )
 
 
-def all_reads(region: Region | None, shape: Shape, **attributes: Any) -> Region | None:
+def all_reads(region: Region | None, shape: Shape, /, **attributes: Any) -> Region | None:
     """All of the input, whatever part of the output is asked for."""
     return whole(shape) if len(shape) == 3 else None
 
@@ -252,6 +252,7 @@ def same_makes(
     shape: Shape,
     inputs: Sequence[Shape],
     parameters: Mapping[str, Shape],
+    /,
     **attributes: Any,
 ) -> Region:
     """Any region of the output can be made alone."""
@@ -263,6 +264,7 @@ def all_makes(
     shape: Shape,
     inputs: Sequence[Shape],
     parameters: Mapping[str, Shape],
+    /,
     **attributes: Any,
 ) -> Region:
     """All of an output of `shape` is made at once."""

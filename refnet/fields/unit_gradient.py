@@ -129,11 +129,18 @@ def _cone(graph: Graph, shapes: Mapping[str, Shape], unit: Pair) -> _Cone:
             cone.read[node.name, name] = region
             known = cone.held.get(name)
             if region is not None:
-                region = region.within(whole(shapes[name]))
+                region = _inside(region, shapes[name])
             cone.held[name] = region if region is None or known is None else region.union(known)
         if inside:
             cone.plain.add(node.name)
     return cone
+
+
+def _inside(region: Region, shape: Shape) -> Region:
+    """The part of `region` inside a map, or the pixel next to it, so that no layer has to make nothing."""
+    inner, (_, height, width) = region.within(whole(shape)), shape
+    top, left = min(inner.top, height - 1), min(inner.left, width - 1)
+    return Region(top, max(inner.bottom, top + 1), left, max(inner.right, left + 1))
 
 
 def _at_unit(cotangent: Array, unit: Pair, region: Region | None) -> Array:
