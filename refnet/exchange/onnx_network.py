@@ -261,10 +261,11 @@ def _network(file: OnnxGraph, shape: Shape) -> _Network:
         raise OptionError("; ".join(list(told)[:8]) + more)
     outputs = _outputs(net, file)
     nodes = _needed(net.builder.nodes, outputs)
-    nodes = Patterns(nodes, net.builder.shape, outputs).replaced()
+    patterns = Patterns(nodes, net.builder.shape, outputs)
+    nodes = patterns.replaced()
     read = {name for node in nodes for name in node.parameters.values()}
     weights = {name: array for name, array in net.weights.items() if name in read}
-    return _Network(nodes, outputs, weights, net.builder.shape)
+    return _Network(nodes, outputs, weights, patterns.shapes)
 
 
 def _read(net: OnnxBuilder, node: OnnxNode) -> None:

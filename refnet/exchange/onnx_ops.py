@@ -307,10 +307,9 @@ def _gate(net: OnnxBuilder, node: OnnxNode, op: str, **attributes: Any) -> None:
 def prelu(net: OnnxBuilder, node: OnnxNode) -> None:
     """One slope, or one for each channel."""
     x, slope = net.tensor(node), net.demanded(node, 1)
-    if slope.size == 1:
-        _gate(net, node, "leaky_relu", slope=float(slope.reshape(-1)[0]))
-        return
     sizes = net.shape(x)
+    if slope.size == 1 and len(sizes) > 1:
+        slope = np.broadcast_to(slope.reshape(-1), sizes[1]).reshape(-1, *[1] * (len(sizes) - 2))
     if node.opset < 7 and slope.ndim == 1:  # before slopes broadcast like any other operand
         slope = slope.reshape(-1, *[1] * (len(sizes) - 2))
     broad = [1] * (len(sizes) - slope.ndim) + list(slope.shape)
@@ -400,7 +399,7 @@ def _with_constant(
         raise OptionError(f"its constant {shown(constant)!r} is not finite")
     if node.op == "Div" and not backwards and not value.all():
         raise OptionError("it divides by zero")
-    if value.size == 1 and value.ndim <= len(net.shape(x)):
+    if value.size == 1 and value.ndim <= len(net.shape(x)) and (value.any() or node.op != "Mul"):
         return _with_number(net, node, x, float(value.reshape(())), name, backwards=backwards)
     wide = value.astype(np.float64)
     if node.op == "Div" and backwards:

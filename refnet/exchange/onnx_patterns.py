@@ -14,13 +14,16 @@ from refnet.ops import Shape
 
 
 class Patterns:
-    """Replaces patterns among `nodes`; one use."""
+    """Replaces patterns among `nodes`; one use.
+
+    `shapes` afterwards holds the shapes of the nodes that are left.
+    """
 
     def __init__(
         self, nodes: Sequence[Node], shapes: Mapping[str, Shape], outputs: Sequence[str]
     ) -> None:
         self.nodes = {node.name: node for node in nodes}
-        self.shapes = shapes
+        self.shapes = dict(shapes)
         self.readers: dict[str, int] = dict.fromkeys(outputs, 1)
         for node in nodes:
             for name in node.inputs:
@@ -29,7 +32,7 @@ class Patterns:
     def replaced(self) -> list[Node]:
         """The nodes that are left, in order."""
         rules: dict[str, tuple[Callable[[Node], Node | None], ...]] = {
-            "reshape": (self._cells_of_transpose, self._shuffle),
+            "reshape": (self._cells_of_transpose, self._shuffle, self._joint_softmax),
             "transpose": (self._cells_of_reshape,),
             "multiply": (self._silu, self._hard_swish),
             "normalize": (self._hard_swish_of_torch,),
@@ -65,6 +68,7 @@ class Patterns:
             return Node(node.name, "cells", turned.inputs)
         if len(made) == 2 and made[0] * made[1] == c * h * w and c % made[1] == 0:
             self.nodes[turned.name] = Node(turned.name, "cells", turned.inputs)
+            self.shapes[turned.name] = (h * w, c)
             return replace(node, attributes={"shape": (-1, made[1])})
         return None
 
@@ -93,26 +97,56 @@ class Patterns:
         self._drop(turned, grouped)
         return Node(node.name, "shuffle", grouped.inputs, {"groups": parts[0]})
 
+    def _gated(self, node: Node, op: str) -> tuple[str, Node] | None:
+        """x and the gate, where `node` is x · gate(x) with the operation `op`."""
+        for x, gate in (node.inputs, node.inputs[::-1]):
+            made = self.nodes.get(gate)
+            if made is not None and made.op == op and made.inputs == (x,):
+                return x, made
+        return None
+
     def _silu(self, node: Node) -> Node | None:
         """x · sigmoid(x)."""
-        for x, gate in (node.inputs, node.inputs[::-1]):
-            made = self._inner(gate, "sigmoid")
-            if made is not None and made.inputs == (x,):
-                self._drop(made)
-                return Node(node.name, "silu", (x,))
-        return None
+        if (found := self._gated(node, "sigmoid")) is None:
+            return None
+        x, gate = found
+        self._release(gate)
+        return Node(node.name, "silu", (x,))
 
     def _hard_swish(self, node: Node) -> Node | None:
         """x · hard_sigmoid(x) with MobileNetV3's slope and shift."""
-        for x, gate in (node.inputs, node.inputs[::-1]):
-            made = self._inner(gate, "hard_sigmoid")
-            if made is None or made.inputs != (x,):
-                continue
-            slope, shift = made.attributes["slope"], made.attributes["shift"]
-            if abs(6 * slope - 1) < 1e-6 and shift == 0.5:
-                self._drop(made)
-                return Node(node.name, "hard_swish", (x,))
-        return None
+        if (found := self._gated(node, "hard_sigmoid")) is None:
+            return None
+        x, gate = found
+        if abs(6 * gate.attributes["slope"] - 1) > 1e-6 or gate.attributes["shift"] != 0.5:
+            return None
+        self._release(gate)
+        return Node(node.name, "hard_swish", (x,))
+
+    def _release(self, node: Node) -> None:
+        """One reader less of `node`, which goes with the last."""
+        self.readers[node.name] -= 1
+        if not self.readers[node.name]:
+            self._drop(node)
+
+    def _joint_softmax(self, node: Node) -> Node | None:
+        """A softmax over the last axes as one: the shape changed, and changed back."""
+        shares = self._inner(node.inputs[0], "softmax")
+        flat = None
+        if shares is not None:
+            flat = self._inner(shares.inputs[0], "reshape") or self._inner(
+                shares.inputs[0], "flatten"
+            )
+        if shares is None or flat is None:
+            return None
+        source, rows = self.shapes[flat.inputs[0]], self.shapes[flat.name]
+        kept = len(rows) - 1
+        last = shares.attributes["axis"] == len(rows) and rows[:kept] == source[:kept]
+        if self.shapes[node.name] != source or not last:
+            return None
+        self._drop(shares, flat)
+        axes = tuple(range(len(rows), len(source) + 1))
+        return Node(node.name, "softmax", flat.inputs, {"axis": axes})
 
     def _hard_swish_of_torch(self, node: Node) -> Node | None:
         """x · relu6(x + 3) / 6."""
