@@ -511,3 +511,14 @@ def test_files_that_are_no_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(DependencyError, match=r"refnet\[onnx\]"):
         from_onnx(tmp_path / "text.onnx")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_engine_computes_the_same_or_leaves_it_to_numpy(tmp_path: Path, case: str) -> None:
+    pytest.importorskip("llvmlite")
+    test_operators_in_all_their_versions(tmp_path, case)
+    model = refnet.load(tmp_path / "case.onnx")
+    x = _draw(2, 4, 24, 20)
+    found, expected = model(x), model.run(x, backend="numpy")
+    assert np.abs(found - expected).max() <= 2e-5 * max(1, np.abs(expected).max())

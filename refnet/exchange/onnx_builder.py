@@ -51,6 +51,7 @@ class OnnxBuilder:
         self.kept = kept
         self.known: dict[str, Value | Array] = {**constants, input_name: Value("input")}
         self.weights: dict[str, Array] = {}
+        self.folded = 0  # elements that were computed from constants
         self.names = {"input"}
 
     # ---------------------------------------------------------------------------------- reading

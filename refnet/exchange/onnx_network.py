@@ -26,6 +26,8 @@ from refnet.ops import Array, Pair, Shape
 _SIDES = (640, 320, 256, 224, 192, 128, 112, 96, 64, 32)
 #: What an image is enlarged by to see whether the network stays the same: (rows, columns).
 _MORE = ((1, 1), (2, 3), (4, 7), (8, 13), (16, 27), (32, 32), (64, 96))
+#: No file computes more elements from constants.
+MOST_FOLDED = 1 << 25
 #: What operators that are not read are made for.
 _KINDS = {
     "it is quantised; use the float network that it was made from": (
@@ -274,10 +276,19 @@ def _read(net: OnnxBuilder, node: OnnxNode) -> None:
         if name and name not in net.known:
             raise OptionError(f"nothing makes its input {shown(name)!r}")
     constants = net.constants(node)
-    if all(value is not None for value, name in zip(constants, node.inputs, strict=True) if name):
+    if node.op == "Constant" or (
+        any(node.inputs)
+        and all(
+            value is not None for value, name in zip(constants, node.inputs, strict=True) if name
+        )
+    ):
         if node.op not in FOLDS:
             raise OptionError("its inputs are all constant")
-        net.define(node, *fold(node, constants))
+        made = fold(node, constants)
+        net.folded += sum(array.size for array in made if array.flags.owndata)
+        if net.folded > MOST_FOLDED:
+            raise OptionError("all that the file computes from constants is too large")
+        net.define(node, *made)
     elif node.op in READERS:
         READERS[node.op](net, node)
     else:
