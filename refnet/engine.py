@@ -102,6 +102,8 @@ class Engine:
         except Exception as error:  # such as a REFNET_LANES that no CPU has
             raise BackendError(f"the compiled backend cannot run here: {error}") from error
         channels, height, width = shape
+        if reason := _beyond(self.graph):
+            raise BackendError(f"the compiled backend cannot run {self.graph.name}: {reason}")
         if self._compiler is None:
             self._compiler = compilers.Compiler(self.graph, self._weights)
             self._arenas, self._weights = runners.Arenas(), {}
@@ -117,6 +119,24 @@ class Engine:
             raise BackendError(
                 f"the compiled backend cannot run here: {type(error).__name__}: {error}"
             ) from error
+
+
+#: What attributes the kernels know of operations that have others too.
+_KNOWN = {
+    "average_pool": {"kernel", "stride", "padding"},
+    "max_pool": {"kernel", "stride", "padding"},
+}
+
+
+def _beyond(graph: Graph) -> str | None:
+    """Which layer asks for more of its operation than the kernels know; None where none does."""
+    for node in graph.nodes:
+        more = sorted(set(node.attributes) - _KNOWN.get(node.op, set(node.attributes)))
+        if node.op == "softmax" and not isinstance(node.attributes["axis"], int):
+            more = ["several axes"]
+        if more:
+            return f"the engine has no kernel for {node.op!r} with {', '.join(more)} ({node.name})"
+    return None
 
 
 def warmup() -> str:

@@ -200,8 +200,8 @@ def load(
     """A network with weights, ready to run.
 
     Args:
-        name_or_file: a name from `refnet.networks()`, or a checkpoint whose network can be told from
-            it, such as a file made by `refnet convert`.
+        name_or_file: a name from `refnet.networks()`; a checkpoint whose network can be told from it, such
+            as a file made by `refnet convert`; or an ONNX file of any network whose operators refnet knows.
         weights: a checkpoint's path, or {state-dict name: array}. A checkpoint may be a PyTorch file
             (never executed), safetensors, npz, ONNX, MXNet or ncnn. With a network's name, None takes
             the weights that refnet comes with, where there are any with these options.
@@ -209,7 +209,7 @@ def load(
             where it runs, else NumPy with one warning that says why. float64 always takes the reference.
         threads: number of threads that one run may use.
         options: the network's options, such as width, input_size, landmarks, form. Those that the
-            checkpoint tells need not be given.
+            checkpoint tells need not be given. Of an ONNX file of another network, input_size alone.
 
     Raises:
         UnknownNetworkError, OptionError: no such network, or not with these options.
@@ -234,7 +234,21 @@ def load(
     else:
         from refnet.checkpoints import identify, read
 
-        network, options, tensors = identify(read(weights), network, **options)
+        checkpoint = read(weights)
+        try:
+            network, options, tensors = identify(checkpoint, network, **options)
+        except WeightsError:
+            if checkpoint.format != "onnx" or network is not None:
+                raise
+            from refnet.exchange.onnx_network import read_network
+
+            if unknown := [key for key in options if key != "input_size"]:
+                raise OptionError(
+                    f"{name} is no network that refnet builds; of such an ONNX file only input_size can be "
+                    f"chosen, not {', '.join(unknown)}"
+                ) from None
+            graph, tensors = read_network(weights, **options)
+            return Model(graph, tensors, backend=backend, threads=threads)
     return Model(build(network, **options), tensors, backend=backend, threads=threads)
 
 

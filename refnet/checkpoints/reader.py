@@ -133,7 +133,7 @@ def _read(path: Path, inert: bool) -> tuple[Path, _Content, bytes]:
     head, size = _head(path)
     if head.startswith(ncnn.MAGIC):
         return _read_ncnn(path, ncnn.partner(path))
-    parse = _parser(head, size, inert)
+    parse = _parser(head, size, inert, path.parent)
     if parse is None:
         sibling = ncnn.partner(path)
         if path.suffix == ".bin" and sibling.is_file() and _head(sibling)[0].startswith(ncnn.MAGIC):
@@ -196,8 +196,10 @@ def _check_file(status: os.stat_result) -> None:
         )
 
 
-def _parser(head: bytes, size: int, inert: bool) -> Callable[[bytes], _Content] | None:
-    """The function that parses files that start with `head`."""
+def _parser(
+    head: bytes, size: int, inert: bool, folder: Path
+) -> Callable[[bytes], _Content] | None:
+    """The function that parses files in `folder` that start with `head`."""
     # safetensors first: its first bytes are a length, and may be those of any other format.
     if safetensors_file.is_safetensors(head, size):
         return _parse_safetensors
@@ -208,7 +210,7 @@ def _parser(head: bytes, size: int, inert: bool) -> Callable[[bytes], _Content] 
     if head.startswith(mxnet.MAGIC.to_bytes(8, "little")):
         return lambda data: _Content("mxnet", {"": mxnet.read_params(data)})
     if onnx_file.is_onnx(head):
-        return _parse_onnx
+        return lambda data: _parse_onnx(data, folder)
     return None
 
 
@@ -237,8 +239,8 @@ def _parse_safetensors(data: bytes) -> _Content:
     return _Content("safetensors", {"": tensors}, metadata)
 
 
-def _parse_onnx(data: bytes) -> _Content:
-    tensors, layers, metadata = onnx_file.read_onnx(data)
+def _parse_onnx(data: bytes, folder: Path) -> _Content:
+    tensors, layers, metadata = onnx_file.read_onnx(data, folder)
     return _Content("onnx", {"": tensors}, metadata, layers)
 
 
