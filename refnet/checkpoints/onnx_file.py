@@ -15,6 +15,7 @@ import numpy as np
 from refnet.checkpoints.elements import ELEMENT_TYPES, Array, finished
 from refnet.checkpoints.layers import Layer
 from refnet.errors import CheckpointError
+from refnet.optional import require
 
 # TensorProto.DataType -> element type, and the field that holds it where raw_data is empty
 _KINDS = {
