@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from refnet.kernels import plan as plans
     from refnet.kernels import runner as runners
 
-#: Bytes that the plans of one model and an arena for the largest of them may take; the oldest plan goes first. The
-#: newest is kept whatever it takes.
-PLAN_MEMORY = 256 << 20
+#: Bytes that the plans of a model may take. The oldest goes first; the newest is kept whatever it takes.
+PLAN_MEMORY = 32 << 20
+#: Bytes that an arena may have beyond what the newest plan needs, because an older one that is kept needs them.
+ARENA_MEMORY = 256 << 20
 
 
 def unavailable() -> str | None:
@@ -78,18 +79,19 @@ class Engine:
         return runner
 
     def _forget(self) -> None:
-        """Drop the oldest plans until the others fit into PLAN_MEMORY."""
+        """Drop the oldest plans until the others fit into PLAN_MEMORY and ARENA_MEMORY."""
         runners = self._runners
-        taken = sum(runner.plan.nbytes for runner in runners.values())
-        while len(runners) > 1 and taken + self._largest() > PLAN_MEMORY:
-            _, oldest = runners.popitem(last=False)
-            taken -= oldest.plan.nbytes
-        if self._arenas is not None:
-            self._arenas.most = self._largest() // 4
+        *_, newest = runners.values()
 
-    def _largest(self) -> int:
-        """Bytes of the largest arena that a kept plan needs."""
-        return 4 * max(runner.arena for runner in self._runners.values())
+        def fit() -> bool:
+            plans = sum(runner.plan.nbytes for runner in runners.values())
+            arena = max(runner.arena for runner in runners.values())
+            return plans <= PLAN_MEMORY and 4 * (arena - newest.arena) <= ARENA_MEMORY
+
+        while len(runners) > 1 and not fit():
+            runners.popitem(last=False)
+        assert self._arenas is not None  # since there is a plan
+        self._arenas.most = max(runner.arena for runner in runners.values())
 
     def plan(self, shape: tuple[int, ...] | None = None) -> plans.Plan:
         """The plan for images of `shape` (C, H, W), by default the graph's own; `plan.explain()` shows it."""
