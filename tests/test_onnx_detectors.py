@@ -70,9 +70,10 @@ def test_outputs_are_those_of_onnxruntime(name: str) -> None:
     session = _session(path)
     assert model.graph.outputs == tuple(value.name for value in session.get_outputs())
     size = (160, 96) if FREE[name] else model.graph.input_shape[1:]
-    x = np.random.default_rng(0).uniform(0, 255, (1, 3, *size)).astype(np.float32)
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 3, *size))
     if not name.startswith(("yunet", "center")):
-        x = (x - 127) / 128
+        pixels = (pixels - 127) / 128
+    x = pixels.astype(np.float32)
     source = next(value.name for value in session.get_inputs())
     expected = session.run(None, {source: x})
     for found, want in zip(model(x), expected, strict=True):
@@ -88,3 +89,10 @@ def test_fields_of_a_detector(name: str, capsys: pytest.CaptureFixture[str]) -> 
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     strides = [row[3] for row in rows if len(row) > 4 and row[1] == "conv"]
     assert strides == ["8", "16", "32"]
+
+
+def test_effective_field_of_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
+    """The image is chosen so that the levels of its pyramid fit each other."""
+    path = _file("yunet_n_640")
+    assert main(["erf", str(path), "--branch", "2", "--json"]) == 0
+    assert '"receptive_field": [\n' in capsys.readouterr().out

@@ -207,7 +207,7 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes, words: st
 
 def _beside(folder: Path, **record: str) -> Path:
     """A convolution whose weight lies in another file, as `record` says."""
-    tensor = TensorProto(name="w", data_type=1, dims=[4, 3, 3, 3], data_location=1)
+    tensor = TensorProto(name="w", data_type=1, dims=[4, 3, 3, 3], data_location="EXTERNAL")
     for key, value in record.items():
         tensor.external_data.append(onnx.StringStringEntryProto(key=key, value=value))
     path = folder / "net.onnx"
