@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,7 +143,8 @@ def test_damage_moves_nothing(seed: int) -> None:
     image = np.full((96, 96, 3), 20, np.uint8)
     image[30:60, 40:80] = 220
     seen = damaged(np.random.default_rng(seed), image)
-    assert (seen.shape, seen.dtype) == (image.shape, np.uint8)
+    assert seen.shape == image.shape
+    assert seen.dtype == np.uint8
     assert seen[36:54, 46:74].mean() > seen[72:, :30].mean() + 20
 
 
@@ -185,7 +187,7 @@ def test_a_face_smaller_than_a_cell_is_learned_by_the_nearest_cell() -> None:
     assert grid.centres[cell].tolist() == [[36.0, 36.0]]
 
 
-def perfect(faces: torch.Tensor, points: torch.Tensor) -> list[torch.Tensor]:
+def perfect(faces: Any, points: Any) -> list[Any]:
     """Maps whose every cell predicts the first face exactly and says so."""
     maps = []
     for stride, count in zip(STRIDES, (16, 8), strict=True):
@@ -223,7 +225,8 @@ def test_losses_without_any_face_push_all_scores_down() -> None:
     maps = [torch.zeros(1, 15, 16, 16, requires_grad=True), torch.zeros(1, 15, 8, 8)]
     nothing = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool), torch.zeros(0, 5, 2))
     score, box, point = detection_loss(maps, cells(), [nothing])
-    (score + box + point).backward()
+    total: Any = score + box + point
+    total.backward()
     gradient = maps[0].grad
     assert (gradient[:, 0] > 0).all()
     assert (gradient[:, 1:] == 0).all()
