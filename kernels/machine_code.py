@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from refnet.files import write_file
+
 from . import elf, host
 from .simd import LANES
 
@@ -269,18 +271,9 @@ def read(path: Path) -> MachineCode | None:
 
 def write(path: Path, code: MachineCode) -> bool:
     """Store machine code, whole or not at all; False, with a warning, where that is impossible."""
-    import tempfile  # 8 ms that a warm start need not spend
-
-    temporary = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(code.to_bytes())
-        os.replace(temporary, path)
+        write_file(path, [code.to_bytes()])
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         warnings.warn(
             f"refnet cannot keep its compiled kernels in {path.parent} ({error}); they stay in memory and are "
             "compiled again in the next process. Set REFNET_CACHE to a folder that can be written, or to "

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from refnet.networks import network_options
+
 WIDTHS = (0.25, 0.5, 1.0)
 BATCHES = (1, 3)
 
@@ -35,10 +37,16 @@ SMALLEST_SIDE = {
     "basketnet": 63,
     "tinynet": 7,
 }
-FACES = ("lffd-face-v1", "lffd-face-v2")
 
-#: Pixel values that a network expects; [-1, 1] for the others.
-RANGES = {"lffd": (0.0, 255.0), "basketnet": (0.0, 1.0), "pfld-polaris": (0.0, 1.0)}
+#: Input values that a network expects; [-1, 1] for the others.
+RANGES = {
+    **dict.fromkeys(SMALLEST_SIDE, (0.0, 255.0)),
+    **dict.fromkeys(("basketnet", "pfld-polaris", "pfld-polaris-auxiliary"), (0.0, 1.0)),
+    "tinynet": (-1.0, 1.0),
+}
+
+#: What detectors are also built with, where they have the option.
+DETECTOR_VARIANTS = {"width": 0.5, "residual": "post-activation"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,7 @@ class Case:
     @property
     def value_range(self) -> tuple[float, float]:
         """Lowest and highest input value that makes sense to the network."""
-        matching = [r for prefix, r in RANGES.items() if self.network.startswith(prefix)]
-        return matching[0] if matching else (-1.0, 1.0)
+        return RANGES.get(self.network, (-1.0, 1.0))
 
     def describe_options(self) -> str:
         """The options on one line, those that the size column shows left out."""
@@ -110,11 +117,9 @@ def _polaris_cases() -> Iterator[Case]:
 
 def _detector_cases() -> Iterator[Case]:
     for network, side in SMALLEST_SIDE.items():
+        known = network_options(network)
         variants: list[dict[str, Any]] = [{}]
-        if network.startswith("lffd"):
-            variants.append({"width": 0.5})
-        if network in FACES:
-            variants.append({"residual": "post-activation"})
+        variants += [{key: value} for key, value in DETECTOR_VARIANTS.items() if key in known]
         for options in variants:
             sizes = [(side, side), (161, 198)] if options else [(side, side), *DETECTOR_SIZES]
             for height, width in sizes:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from refnet.builder import Builder
 from refnet.errors import OptionError, ShapeError
-from refnet.graph import Builder, Graph
+from refnet.graph import Graph
 from refnet.model import Model
 from refnet.ops import Array, Pair
 

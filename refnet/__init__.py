@@ -22,29 +22,33 @@ from refnet.errors import (
     DependencyError,
     ImageError,
     OptionError,
+    OutputError,
     RefnetError,
     ShapeError,
     UnknownNetworkError,
     UnsafeCheckpointError,
+    UnsupportedError,
     WeightsError,
 )
 from refnet.graph import Graph, Node
 from refnet.model import Model, load
 from refnet.networks import build, network_options, networks
+from refnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from refnet.detection.detector import Detections, FaceDetector
-    from refnet.faces.analyzer import Face, FaceAnalyzer, Faces
+    from refnet.detection.detections import Detections
+    from refnet.detection.detector import FaceDetector
+    from refnet.faces.analyzer import FaceAnalyzer
+    from refnet.faces.face import Face, Faces
     from refnet.faces.landmarks import FaceLandmarker, Landmarks
     from refnet.faces.tracking import FaceTracker, Smoothing
     from refnet.fields.effective_receptive_field import (
         EffectiveReceptiveField,
         effective_receptive_field,
     )
-    from refnet.fields.receptive_field import ReceptiveField, receptive_field
+    from refnet.fields.receptive_field import receptive_field
     from refnet.media.images import read_image, write_image
-
-__version__ = "0.1.0"
+    from refnet.receptive import ReceptiveField
 
 __all__ = [
     "BackendError",
@@ -64,12 +68,14 @@ __all__ = [
     "Model",
     "Node",
     "OptionError",
+    "OutputError",
     "ReceptiveField",
     "RefnetError",
     "ShapeError",
     "Smoothing",
     "UnknownNetworkError",
     "UnsafeCheckpointError",
+    "UnsupportedError",
     "WeightsError",
     "build",
     "effective_receptive_field",
@@ -83,16 +89,16 @@ __all__ = [
 
 #: Public names whose modules load when the name is first used, so that importing refnet stays quick.
 _LATER = {
-    "Detections": "detection.detector",
+    "Detections": "detection.detections",
     "EffectiveReceptiveField": "fields.effective_receptive_field",
-    "Face": "faces.analyzer",
+    "Face": "faces.face",
     "FaceAnalyzer": "faces.analyzer",
     "FaceDetector": "detection.detector",
     "FaceLandmarker": "faces.landmarks",
     "FaceTracker": "faces.tracking",
-    "Faces": "faces.analyzer",
+    "Faces": "faces.face",
     "Landmarks": "faces.landmarks",
-    "ReceptiveField": "fields.receptive_field",
+    "ReceptiveField": "receptive",
     "Smoothing": "faces.tracking",
     "effective_receptive_field": "fields.effective_receptive_field",
     "read_image": "media.images",

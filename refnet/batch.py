@@ -36,11 +36,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from refnet.errors import ImageError, OptionError, RefnetError
-from refnet.faces.analyzer import Faces
+from refnet.exchange.arrow import arrow_schema
+from refnet.faces.face import FACE_COLUMNS, Faces
 from refnet.media.images import decode_image, read_image
-from refnet.media.interchange import FACE_COLUMNS, arrow_schema, optional
-from refnet.media.sinks import RECORD_COLUMNS, Record
 from refnet.ops import Array
+from refnet.optional import require
+from refnet.results.records import RECORD_COLUMNS, Record
 
 ENGINES = ("embedded", "ray")
 #: What Ray sets aside for an actor. Reading and writing are tasks of one processor each: were all
@@ -103,7 +104,7 @@ def analyze_table(
         raise OptionError(
             f"workers and batch_size are at least 1, not {workers!r} and {batch_size!r}"
         )
-    optional("pyarrow", "pyarrow", "refnet.batch")
+    require("pyarrow", "refnet.batch", "pyarrow")
     folder = os.fspath(output)
     try:
         filesystem, place = _new_folder(folder)
@@ -145,7 +146,7 @@ def _image(source: str, content: bytes | None) -> Array:
 
 def _located(path: str) -> tuple[Any, str]:
     """(pyarrow file system, path in it) of a path or URI."""
-    files = optional("pyarrow.fs", "pyarrow", "refnet.batch")
+    files = require("pyarrow.fs", "refnet.batch", "pyarrow")
     if "://" not in path:
         path = os.path.abspath(path)
     filesystem, inside = files.FileSystem.from_uri(path)
@@ -154,7 +155,7 @@ def _located(path: str) -> tuple[Any, str]:
 
 def _new_folder(folder: str) -> tuple[Any, str]:
     """The file system and path of a folder, made where it is not there."""
-    files = optional("pyarrow.fs", "pyarrow", "refnet.batch")
+    files = require("pyarrow.fs", "refnet.batch", "pyarrow")
     filesystem, place = _located(folder)
     there = filesystem.get_file_info(place)
     if there.type == files.FileType.File or (
@@ -177,7 +178,7 @@ def _called(inputs: Any) -> str:
 def _rows(inputs: Any) -> Iterator[Mapping[str, Any]]:
     """The rows of any kind of input, a group at a time where it is a file."""
     if isinstance(inputs, str | os.PathLike):
-        parquet = optional("pyarrow.parquet", "pyarrow", "refnet.batch")
+        parquet = require("pyarrow.parquet", "refnet.batch", "pyarrow")
         filesystem, path = _located(os.fspath(inputs))
         with parquet.ParquetFile(filesystem.open_input_file(path)) as file:
             columns = _columns(file.schema_arrow.names)
@@ -213,8 +214,8 @@ def _run_embedded(
     batch_size: int,
 ) -> None:
     """Threads of one analyzer each; the compiled kernels and OpenCV run beside each other."""
-    arrow = optional("pyarrow", "pyarrow", "refnet.batch")
-    parquet = optional("pyarrow.parquet", "pyarrow", "refnet.batch")
+    arrow = require("pyarrow", "refnet.batch", "pyarrow")
+    parquet = require("pyarrow.parquet", "refnet.batch", "pyarrow")
     own = threading.local()
 
     def work(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -241,7 +242,7 @@ class _Actor:
         self.analyzer = make_analyzer()
 
     def __call__(self, table: Any) -> Any:
-        arrow = optional("pyarrow", "pyarrow", "refnet.batch")
+        arrow = require("pyarrow", "refnet.batch", "pyarrow")
         return arrow.Table.from_pylist(analyze_rows(self.analyzer, table.to_pylist()), _schema())
 
 
@@ -254,8 +255,8 @@ def _run_on_ray(
     batch_size: int,
 ) -> None:
     """Actors of one analyzer each, by Ray Data, which restarts those that die."""
-    data = optional("ray.data", "ray[data]", 'engine="ray"')
-    arrow = optional("pyarrow", "pyarrow", "refnet.batch")
+    data = require("ray.data", 'engine="ray"', "ray[data]")
+    arrow = require("pyarrow", "refnet.batch", "pyarrow")
     if isinstance(inputs, str | os.PathLike):
         source_filesystem, path = _located(os.fspath(inputs))
         dataset = data.read_parquet(path, filesystem=source_filesystem)
@@ -279,7 +280,7 @@ def _run_on_ray(
 
 def _summary(filesystem: Any, place: str) -> BatchSummary:
     """The counts of what lies in the folder."""
-    datasets = optional("pyarrow.dataset", "pyarrow", "refnet.batch")
+    datasets = require("pyarrow.dataset", "refnet.batch", "pyarrow")
     images = faces = failed = 0
     found = datasets.dataset(place, filesystem=filesystem, format="parquet")
     for batch in found.to_batches(columns=["face", "error"]):

@@ -8,7 +8,9 @@
     │   └── CheckpointError     a file of weights cannot be read
     │       └── UnsafeCheckpointError   a pickle asks for more than tensors; nothing was executed
     ├── ImageError              an image cannot be read or is not an image
+    ├── OutputError             a file cannot be written
     ├── BackendError            a backend cannot run here
+    │   └── UnsupportedError    a format or another engine lacks an operation of a network
     └── DependencyError         an optional package is needed and absent
 
 A message says what was given, what was expected and what to do.
@@ -47,8 +49,16 @@ class ImageError(RefnetError, ValueError):
     """An image cannot be read, or an array is not an image."""
 
 
+class OutputError(RefnetError, OSError):
+    """A file cannot be written. An older file of that name is still there, unchanged."""
+
+
 class BackendError(RefnetError, RuntimeError):
     """A backend was asked for that cannot run here."""
+
+
+class UnsupportedError(BackendError):
+    """A format or another engine lacks an operation of a network; the message names it."""
 
 
 class DependencyError(RefnetError, ImportError):

@@ -1,31 +1,84 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all: the one place that writes and renames."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from refnet.errors import OutputError
 
-def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write `pieces` to a file beside `path` and rename it over `path`.
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
 
-    A reader meets the old file or the new one; where writing fails, the old one stays and nothing
-    is left beside it. The file has the permissions of any new file.
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise an OSError of the block as an OutputError that names `path`.
+
+    A broken pipe stays what it is, because a reader that has seen enough is no failure to write.
+    """
+    try:
+        yield
+    except (OutputError, BrokenPipeError):
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], *, parents: bool = True) -> Iterator[Path]:
+    """A temporary file to write, which takes the place of `path` when the block ends.
+
+    A reader of `path` meets the old file or the new one. Where the block or the renaming fails, the
+    old file stays and the temporary one is removed. It is an empty file in the same folder, with the
+    permissions of any new file, under a name that nothing had before: a file or a link that is there
+    is never written to. It has the suffix of `path`, since many libraries choose a format by it.
+
+    Args:
+        parents: make the folder of `path`, and those above it, where they are missing.
 
     Raises:
-        OSError: it cannot be written.
+        OutputError: the file cannot be written; so are all of the block's OSErrors.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
-    handle = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-    )
+    target = Path(path)
+    with writing(target):
+        if parents:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".refnet-{os.urandom(8).hex()}{target.suffix}"
+        os.close(os.open(temporary, _NEW, 0o666))
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_file(
+    path: str | os.PathLike[str], pieces: Iterable[bytes], *, parents: bool = True
+) -> None:
+    """Write `pieces`, one after another, to a file that appears complete or not at all.
+
+    Args:
+        parents: as in `replacing`.
+
+    Raises:
+        OutputError: it cannot be written; an old file stays, and nothing is left beside it.
+    """
+    with replacing(path, parents=parents) as temporary, open(temporary, "wb") as file:
+        file.writelines(pieces)
+
+
+def _flush(path: Path) -> None:
+    """Have the system put a file on the disk.
+
+    A rename can reach the disk before the content does, and a power cut would leave half a file.
+    """
+    handle = os.open(path, os.O_RDWR | _NO_LINK)
     try:
-        with open(handle, "wb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -2,9 +2,9 @@
 
     Node    one operation: name, op, inputs, attributes, parameters
     Graph   nodes, outputs and the tensors they read; shapes, counts and the summary are walks
-    Builder appends nodes with running shape inference, so that a network reads like its table
 
-Names of parameters are PyTorch's state-dict names, so that a checkpoint loads by name.
+`refnet.builder` writes one down. Names of parameters are PyTorch's state-dict names, so that a
+checkpoint loads by name.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from functools import cached_property
 from typing import Any
 
 from refnet.errors import OptionError, ShapeError
-from refnet.ops import OPS, Pair, Shape
+from refnet.ops import OPS, Shape
+from refnet.receptive import ReceptiveField, of_pixels
+from refnet.tables import align
 
 #: Buffers of a batch norm; all other tensors of a state dict are trained.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+#: Of the summary's table.
+HEADINGS = ("layer", "op", "output shape", "parameters", "MACs", "receptive field", "jump")
 
 
 @dataclass(frozen=True)
@@ -148,128 +153,55 @@ class Graph:
         """Number of running means and variances in the state dict."""
         return sum(math.prod(s) for n, s in self.state_dict.items() if n.endswith(BUFFERS[:2]))
 
-    def summary(self, input_shape: Shape | None = None) -> str:
-        """A table of layers: op, output shape, parameters, MACs, receptive field and jump."""
-        from refnet.summary import summarize
+    def receptive_fields(
+        self, input_shape: Shape | None = None
+    ) -> dict[str, ReceptiveField | None]:
+        """{tensor name: receptive field} of the input and every node; see `refnet.receptive_field`."""
+        shapes = self.shapes(input_shape)
+        fields: dict[str, ReceptiveField | None] = {self.input: of_pixels()}
+        for node in self.nodes:
+            inputs = [fields[name] for name in node.inputs]
+            known = [field for field in inputs if field is not None]
+            fields[node.name] = None
+            if len(known) == len(inputs):
+                rule = OPS[node.op].field
+                fields[node.name] = rule(
+                    known, [shapes[name] for name in node.inputs], **node.attributes
+                )
+        return fields
 
-        return summarize(self, input_shape)
+    def summary(self, input_shape: Shape | None = None) -> str:
+        """A table of layers: op, output shape, parameters, MACs, receptive field and jump.
+
+        Args:
+            input_shape: (C, H, W) of one image; the graph's own by default.
+        """
+        shapes, macs = self.shapes(input_shape), self.macs(input_shape)
+        fields = self.receptive_fields(input_shape)
+        rows = [
+            (
+                node.name,
+                _operation(node),
+                _product(shapes[node.name]),
+                _count(_trained(self, node)),
+                _count(macs.get(node.name, 0)),
+                *_seen(fields[node.name]),
+            )
+            for node in self.nodes
+        ]
+        options = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        outputs = ", ".join(f"{name} {_product(shapes[name])}" for name in self.outputs)
+        footer = (
+            f"input        {_product(shapes[self.input])}\n"
+            f"outputs      {outputs}\n"
+            f"parameters   {self.parameter_count:,} trained, {self.buffer_count:,} in buffers\n"
+            f"MACs         {sum(macs.values()):,}"
+        )
+        title = f"{self.name} ({options})" if options else self.name
+        return "\n".join([title, "", *align([HEADINGS, *rows], right=range(3, 7)), "", footer])
 
     def __str__(self) -> str:
         return self.summary()
-
-
-@dataclass(frozen=True)
-class Window:
-    """The square window of a convolution: kernel × kernel taps, zero padding on every side."""
-
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    groups: int = 1
-
-
-POINTWISE = Window(1)
-
-
-class Builder:
-    """Appends nodes to a graph in the making; every method returns the new tensor's name.
-
-    `form` "training" writes a convolution and its batch norm as two nodes; "inference" writes one
-    convolution with a bias, as after folding.
-    """
-
-    def __init__(self, input_shape: Shape, form: str = "training") -> None:
-        self.input_shape = input_shape
-        self.form = form
-        self.nodes: list[Node] = []
-        self.state_dict: dict[str, Shape] = {}
-        self.shape: dict[str, Shape] = {"input": input_shape}
-
-    def add(
-        self,
-        op: str,
-        name: str,
-        *inputs: str,
-        parameters: Mapping[str, tuple[str, Shape]] | None = None,
-        **attributes: Any,
-    ) -> str:
-        """Append a node; `parameters` maps a role to (state-dict name, shape)."""
-        parameters = parameters or {}
-        self.state_dict.update(parameters.values())
-        names = {role: tensor for role, (tensor, _) in parameters.items()}
-        shapes = {role: shape for role, (_, shape) in parameters.items()}
-        self.shape[name] = OPS[op].shape([self.shape[x] for x in inputs], shapes, **attributes)
-        self.nodes.append(Node(name, op, inputs, attributes, names))
-        return name
-
-    def conv(
-        self,
-        x: str,
-        prefix: str,
-        channels: int,
-        window: Window,
-        *,
-        bias: bool = True,
-        name: str | None = None,
-    ) -> str:
-        """A convolution whose tensors are `prefix`.weight and, with `bias`, `prefix`.bias."""
-        k, s, p, groups = window.kernel, window.stride, window.padding, window.groups
-        parameters: dict[str, tuple[str, Shape]] = {
-            "weight": (f"{prefix}.weight", (channels, self.shape[x][0] // groups, k, k))
-        }
-        if bias:
-            parameters["bias"] = (f"{prefix}.bias", (channels,))
-        return self.add(
-            "conv",
-            name or prefix,
-            x,
-            parameters=parameters,
-            kernel=(k, k),
-            stride=(s, s),
-            padding=(p, p),
-            dilation=(1, 1),
-            groups=groups,
-        )
-
-    def batch_norm(self, x: str, prefix: str) -> str:
-        """A batch norm whose tensors are `prefix`.weight, .bias, .running_mean and .running_var."""
-        roles = ("weight", "bias", "running_mean", "running_var")
-        parameters = {role: (f"{prefix}.{role}", self.shape[x][:1]) for role in roles}
-        name = self.add("batch_norm", prefix, x, parameters=parameters, epsilon=1e-5)
-        self.state_dict[f"{prefix}.num_batches_tracked"] = ()
-        return name
-
-    def conv_norm(self, x: str, conv: str, norm: str, channels: int, window: Window) -> str:
-        """A convolution and its batch norm; one convolution with a bias in the inference form."""
-        if self.form == "inference":
-            return self.conv(x, conv, channels, window)
-        return self.batch_norm(self.conv(x, conv, channels, window, bias=False), norm)
-
-    def linear(self, x: str, prefix: str, features: int, name: str | None = None) -> str:
-        """A fully connected layer whose tensors are `prefix`.weight and `prefix`.bias."""
-        weight = (f"{prefix}.weight", (features, *self.shape[x]))
-        bias = (f"{prefix}.bias", (features,))
-        return self.add("linear", name or prefix, x, parameters={"weight": weight, "bias": bias})
-
-    def global_average(self, x: str, name: str) -> str:
-        """The mean of each channel of the square map `x`, as a vector (C,)."""
-        size: Pair = (self.shape[x][1], self.shape[x][2])
-        pooled = self.add("average_pool", name, x, kernel=size, stride=size, padding=(0, 0))
-        return self.add("flatten", f"{name}.flat", pooled)
-
-    def graph(
-        self, name: str, outputs: tuple[str, ...], options: Mapping[str, Any], *, fixed_size: bool
-    ) -> Graph:
-        """The finished graph."""
-        return Graph(
-            name=name,
-            input_shape=self.input_shape,
-            fixed_size=fixed_size,
-            nodes=tuple(self.nodes),
-            outputs=outputs,
-            state_dict=self.state_dict,
-            options=dict(options),
-        )
 
 
 def consumers(graph: Graph) -> dict[str, list[Node]]:
@@ -287,3 +219,46 @@ def last_uses(graph: Graph) -> Iterator[tuple[Node, tuple[str, ...]]]:
     for node in graph.nodes:
         done = {x for x in node.inputs if last[x] == node.name and x not in graph.outputs}
         yield node, tuple(done)
+
+
+# ------------------------------------------------------------------------------ cells of the summary
+
+
+def _operation(node: Node) -> str:
+    """The op and its window, such as "conv 3×3 s2 p1 g64"."""
+    attributes = node.attributes
+    if "kernel" not in attributes:
+        return node.op
+    parts = [f"{node.op} {attributes['kernel'][0]}×{attributes['kernel'][1]}"]
+    for key, default in (("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1))):
+        a, b = attributes.get(key, default)
+        if (a, b) != default:
+            parts.append(f"{key[0]}{a}" if a == b else f"{key[0]}{a}×{b}")
+    if attributes.get("groups", 1) != 1:
+        parts.append(f"g{attributes['groups']}")
+    return " ".join(parts)
+
+
+def _trained(graph: Graph, node: Node) -> int:
+    """Number of values in the node's trained tensors."""
+    names = [name for role, name in node.parameters.items() if role not in BUFFERS]
+    return sum(math.prod(graph.state_dict[name]) for name in names)
+
+
+def _product(shape: Shape) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _seen(field: ReceptiveField | None) -> tuple[str, str]:
+    """Size and jump of a receptive field, one number each where rows and columns agree."""
+    if field is None:
+        return "by branch", ""
+    (rows, columns), (down, across) = field.size, field.jump
+    size = str(rows) if rows == columns else f"{rows}×{columns}"
+    if not down and not across:
+        return size, ""
+    return size, str(down) if down == across else f"{down}×{across}"

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from refnet import reference
 from refnet.engine import Engine, unavailable
 from refnet.errors import BackendError, OptionError, RefnetError, ShapeError, WeightsError
 from refnet.graph import Graph
-from refnet.networks import NETWORKS, build
+from refnet.networks import NETWORKS, build, check_options
 from refnet.ops import Array
 
 BACKENDS = ("auto", "numba", "numpy")
@@ -150,7 +151,8 @@ class Model:
 
         Raises:
             DependencyError: the package `onnx` is absent.
-            ImageError: the file cannot be written.
+            UnsupportedError: an operation has no ONNX form here.
+            OutputError: the file cannot be written.
         """
         from refnet.exchange.onnx_export import export_onnx
 
@@ -218,6 +220,7 @@ def load(
         if Path(name).suffix:
             raise WeightsError(f"there is no file {name}, and no network of that name")
         build(name)  # raises the error that names the networks
+    check_options(network, options)
     if weights is None:
         if network is not None:
             weights = _released(network, options)
@@ -232,6 +235,25 @@ def load(
 
         network, options, tensors = identify(read(weights), network, **options)
     return Model(build(network, **options), tensors, backend=backend, threads=threads)
+
+
+def model_for(
+    caller: type,
+    model: Model | str | os.PathLike[str],
+    weights: str | os.PathLike[str] | Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> Model:
+    """`model` itself, or what `load` makes of it with the `**options` that `caller` was given.
+
+    Raises:
+        OptionError: an option is unknown; the message names the nearest argument of `caller`.
+        Others as `load`.
+    """
+    own = [p.name for p in signature(caller).parameters.values() if p.kind != p.VAR_KEYWORD]
+    loading = [p.name for p in signature(load).parameters.values() if p.kind == p.KEYWORD_ONLY]
+    name = "" if isinstance(model, Model) else os.fspath(model)
+    check_options(name if name in NETWORKS else None, options, [*own, *loading], caller.__name__)
+    return model if isinstance(model, Model) else load(model, weights, **options)
 
 
 def _released(network: str, options: Mapping[str, Any]) -> Path:

@@ -1,15 +1,20 @@
 """The vocabulary: every operation once, in plain NumPy, for any float dtype. It is the definition.
 
-An operation is three functions of the same keywords (a node's attributes and parameters):
+An operation is five functions of the same keywords (a node's attributes and parameters):
 
     forward(x, ..., **parameters, **attributes) -> y
     shape(inputs, parameters, **attributes)     -> shape of y for one image, without the batch axis
     vjp(dy, inputs, y, **parameters, **attributes) -> one cotangent per input
+    field(inputs, shapes, **attributes)         -> the receptive field of y
+    reads(region, shape, **attributes)          -> region of an input that a region of y depends on
+
+The last two are those of `refnet.receptive` by default, which suit whatever slides a window (it has an
+attribute `kernel`) and whatever keeps each unit in its place.
 
 Legend: N images, C channels in, O channels out, H x W rows and columns, (kh, kw) kernel taps. Feature
 maps are (N, C, H, W), vectors (N, F). A vector-Jacobian product takes the cotangent `dy` of the
 output to the cotangents of the inputs; weights are constants here. Where a derivative jumps (ReLU
-at 0, ReLU6 at 0 and 6, ties of a maximum) the choice is PyTorch's.
+at 0, ReLU6 at 0 and 6, hard functions at their corners, ties of a maximum) the choice is PyTorch's.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from refnet.arrays import Array as Array
 from refnet.arrays import Pair as Pair
 from refnet.arrays import Shape as Shape
 from refnet.errors import ShapeError
+from refnet.receptive import ReceptiveField, Region, flattened_field, layer_field, layer_reads
 
 # ------------------------------------------------------------------------- affine and element-wise
 
@@ -108,6 +114,94 @@ def sigmoid(x: Array) -> Array:
 
 def sigmoid_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
     return (dy * y * (1 - y),)
+
+
+def leaky_relu(x: Array, *, slope: float) -> Array:
+    """x where it is positive, slope · x elsewhere  (Maas et al. 2013)."""
+    return np.where(x > 0, x, slope * x)
+
+
+def leaky_relu_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, slope: float) -> tuple[Array]:
+    return (np.where(inputs[0] > 0, dy, slope * dy),)
+
+
+def prelu(x: Array, slope: Array) -> Array:
+    """leaky_relu with a slope (C,) of its own for each channel  (He et al. 2015, arXiv:1502.01852)."""
+    return np.where(x > 0, x, _by_channel(slope, x) * x)
+
+
+def prelu_vjp(dy: Array, inputs: Sequence[Array], y: Array, slope: Array) -> tuple[Array]:
+    (x,) = inputs
+    return (np.where(x > 0, dy, _by_channel(slope, x) * dy),)
+
+
+def _by_channel(values: Array, x: Array) -> Array:
+    """`values` (C,), shaped to broadcast over `x` (N, C, ...)."""
+    return values.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def elu(x: Array, *, alpha: float) -> Array:
+    """x where it is positive, alpha · (exp(x) - 1) elsewhere  (Clevert et al. 2016, arXiv:1511.07289)."""
+    # Capped, because `where` also computes what it does not take, and exp(x) of a large x overflows.
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def elu_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, alpha: float) -> tuple[Array]:
+    (x,) = inputs
+    return (np.where(x > 0, dy, dy * alpha * np.exp(np.minimum(x, 0))),)
+
+
+def silu(x: Array) -> Array:
+    """x · sigmoid(x)  (Elfwing et al. 2018, arXiv:1702.03118; also called Swish)."""
+    y: Array = x * sigmoid(x)
+    return y
+
+
+def silu_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+    (x,) = inputs
+    gate = sigmoid(x)
+    return (dy * gate * (1 + x * (1 - gate)),)
+
+
+def hard_sigmoid(x: Array, *, slope: float, shift: float) -> Array:
+    """min(max(slope · x + shift, 0), 1); slope 1/6 and shift 1/2 in MobileNetV3 (Howard et al. 2019)."""
+    return np.clip(slope * x + shift, 0, 1)
+
+
+def hard_sigmoid_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, slope: float, shift: float
+) -> tuple[Array]:
+    return (dy * slope * ((y > 0) & (y < 1)),)
+
+
+def hard_swish(x: Array) -> Array:
+    """x · min(max(x + 3, 0), 6) / 6  (Howard et al. 2019, arXiv:1905.02244)."""
+    y: Array = x * np.clip(x + 3, 0, 6) / 6
+    return y
+
+
+def hard_swish_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+    (x,) = inputs
+    return (dy * np.where(x >= 3, 1, np.where(x > -3, x / 3 + dy.dtype.type(0.5), 0)),)
+
+
+def tanh(x: Array) -> Array:
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
+    return np.tanh(x)
+
+
+def tanh_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+    return (dy * (1 - y * y),)
+
+
+def exp(x: Array) -> Array:
+    """e to the power of x; infinite beyond the dtype's range."""
+    with np.errstate(over="ignore"):
+        return np.exp(x)
+
+
+def exp_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+    return (dy * y,)
 
 
 def softmax(x: Array, *, axis: int) -> Array:
@@ -235,27 +329,55 @@ def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: its forward, its shape rule and its vector-Jacobian product."""
+    """One operation.
+
+    Attributes:
+        forward, shape, vjp, field, reads: see the module's documentation.
+        gate: an element-wise non-linearity, or a softmax. An open network, which is linear, has the
+            identity in its place.
+        opened: the vector-Jacobian product in an open network, of an operation that is no gate and is
+            not linear either; None where it is the same.
+        outside: what a window meets beyond the borders of its input.
+    """
 
     forward: Callable[..., Array]
     shape: Callable[..., Shape]
     vjp: Callable[..., tuple[Array, ...]]
+    gate: bool = False
+    field: Callable[..., ReceptiveField | None] = layer_field
+    reads: Callable[..., Region | None] = layer_reads
+    opened: Callable[..., tuple[Array, ...]] | None = None
+    outside: float = 0.0
 
 
 OPS: Mapping[str, Op] = {
     "conv": Op(windows.conv, windows.conv_shape, windows.conv_vjp),
     "batch_norm": Op(batch_norm, same_shape, batch_norm_vjp),
     "linear": Op(linear, linear_shape, linear_vjp),
-    "relu": Op(relu, same_shape, relu_vjp),
-    "relu6": Op(relu6, same_shape, relu6_vjp),
-    "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp),
-    "softmax": Op(softmax, same_shape, softmax_vjp),
+    "relu": Op(relu, same_shape, relu_vjp, gate=True),
+    "relu6": Op(relu6, same_shape, relu6_vjp, gate=True),
+    "leaky_relu": Op(leaky_relu, same_shape, leaky_relu_vjp, gate=True),
+    "prelu": Op(prelu, same_shape, prelu_vjp, gate=True),
+    "elu": Op(elu, same_shape, elu_vjp, gate=True),
+    "silu": Op(silu, same_shape, silu_vjp, gate=True),
+    "hard_sigmoid": Op(hard_sigmoid, same_shape, hard_sigmoid_vjp, gate=True),
+    "hard_swish": Op(hard_swish, same_shape, hard_swish_vjp, gate=True),
+    "tanh": Op(tanh, same_shape, tanh_vjp, gate=True),
+    "exp": Op(exp, same_shape, exp_vjp, gate=True),
+    "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp, gate=True),
+    "softmax": Op(softmax, same_shape, softmax_vjp, gate=True),
     "normalize": Op(normalize, same_shape, normalize_vjp),
     "average_pool": Op(windows.average_pool, windows.pool_shape, windows.average_pool_vjp),
-    "max_pool": Op(windows.max_pool, windows.pool_shape, windows.max_pool_vjp),
+    "max_pool": Op(
+        windows.max_pool,
+        windows.pool_shape,
+        windows.max_pool_vjp,
+        opened=windows.average_pool_vjp,
+        outside=-math.inf,
+    ),
     "add": Op(add, same_shape, add_vjp),
     "concat": Op(concat, concat_shape, concat_vjp),
     "slice": Op(slice_channels, slice_shape, slice_vjp),
-    "flatten": Op(flatten, flatten_shape, reshape_vjp),
+    "flatten": Op(flatten, flatten_shape, reshape_vjp, field=flattened_field),
     "cells": Op(cells, cells_shape, cells_vjp),
 }

@@ -18,7 +18,8 @@ import pytest
 
 import refnet.kernels
 from refnet import reference
-from refnet.graph import Builder, Graph
+from refnet.builder import Builder
+from refnet.graph import Graph
 from refnet.kernels import executor, guard, plan, simd
 from refnet.random_weights import random_weights
 

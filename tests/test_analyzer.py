@@ -12,11 +12,11 @@ import refnet
 import refnet.media.images
 from refnet.detection.detector import FaceDetector
 from refnet.errors import DependencyError, WeightsError
-from refnet.faces.analyzer import Face, FaceAnalyzer, Faces
+from refnet.faces.analyzer import FaceAnalyzer
+from refnet.faces.face import FACE_COLUMNS, Face, Faces
 from refnet.faces.landmarks import FaceLandmarker
-from refnet.media.drawing import draw_faces
-from refnet.media.interchange import FACE_COLUMNS, face_row
 from refnet.random_weights import random_weights
+from refnet.results.drawing import draw_faces
 from tests.detection_networks import f32, image_of, median_threshold, seeded
 
 ONNX = {
@@ -160,10 +160,12 @@ def test_boxes_are_clipped_on_request() -> None:
 
 
 def test_rows_hold_every_column() -> None:
-    row = face_row(two_faces()[0])
+    face = two_faces()[0]
+    row = face.to_row()
     assert list(row) == [name for name, _ in FACE_COLUMNS]
     assert len(row["landmarks"]) == 196 and None not in row.values()
-    bare = face_row(Face(f32([0, 0, 1, 1]), 0.5, None, (60, 80)))
+    assert face.measures is not None and set(face.measures.to_dict()) < set(row)
+    bare = Face(f32([0, 0, 1, 1]), 0.5, None, (60, 80)).to_row()
     assert bare["landmarks"] is None and bare["track"] is None
 
 

@@ -11,7 +11,7 @@ import pytest
 import refnet
 from refnet.batch import BatchSummary, analyze_rows, analyze_table
 from refnet.errors import OptionError, RefnetError
-from refnet.faces.analyzer import Face, Faces
+from refnet.faces.face import Face, Faces
 from tests.detection_networks import f32
 
 pyarrow = pytest.importorskip("pyarrow")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,12 +14,20 @@ import pytest
 
 import refnet
 import refnet.media.images
-from refnet.detection import detector as detection
-from refnet.detection.decoding import Candidates, basketnet_priors, decode_branch, geometry
-from refnet.detection.detector import USUAL, Detections, FaceDetector
+from refnet.builder import Builder, Window
+from refnet.detection import pyramid
+from refnet.detection.basketnet import BasketNetHead, basketnet_priors
+from refnet.detection.detections import Candidates, Detections
+from refnet.detection.detector import HEADS, FaceDetector
+from refnet.detection.geometry import BranchGeometry, geometry
+from refnet.detection.head import HeadSettings
+from refnet.detection.lffd import LFFDHead, decode_branch
 from refnet.detection.tiling import tiles
 from refnet.errors import ImageError, OptionError
+from refnet.graph import Graph
 from refnet.model import Model
+from refnet.networks.defaults import DEFAULTS, DETECTOR, Defaults, Detection, Preprocessing
+from refnet.random_weights import random_weights
 from tests.detection_networks import box_weights, f32, image_of, median_threshold, seeded
 
 FILES = {
@@ -55,6 +63,16 @@ def detector(assets: Path, run: Any) -> FaceDetector:
         top_k=run["top_k"],
         resize_scale=run["resize_scale"],
     )
+
+
+def lffd(finder: FaceDetector) -> LFFDHead:
+    assert isinstance(finder.head, LFFDHead)
+    return finder.head
+
+
+def units_on(shape: tuple[int, int], branches: Sequence[BranchGeometry]) -> list[tuple[int, int]]:
+    """The rows and columns of LFFD's maps, whose trunk has no padding where it halves."""
+    return [((shape[0] + 1) // b.stride - 1, (shape[1] + 1) // b.stride - 1) for b in branches]
 
 
 def pixels(assets: Path, run: Any) -> np.ndarray:
@@ -94,7 +112,7 @@ def test_scores_equal_the_golden_maps(assets: Path, name: str, image: str) -> No
     boxes = sorted(key for key in golden.files if "bbox" in key)
     parts = [
         decode_branch(branch, np.squeeze(golden[s]), np.squeeze(golden[b]), finder.threshold)
-        for branch, s, b in zip(finder.branches, maps, boxes, strict=True)
+        for branch, s, b in zip(lffd(finder).branches, maps, boxes, strict=True)
     ]
     assert [len(p.scores) for p in parts] == run["candidates_per_branch"]
     (image_key,) = (key for key in golden.files if golden[key].dtype == np.uint8)
@@ -108,7 +126,8 @@ def test_scores_equal_the_golden_maps(assets: Path, name: str, image: str) -> No
 def test_half_the_receptive_field_is_the_wrong_norm(assets: Path) -> None:
     run = runs(assets)[10]
     finder = detector(assets, run)
-    finder.branches = tuple(replace(b, norm=b.receptive_field / 2) for b in finder.branches)
+    head = lffd(finder)
+    head.branches = tuple(replace(b, norm=b.receptive_field / 2) for b in head.branches)
     assert box_error(finder.detect(pixels(assets, run)), run) > 1
 
 
@@ -169,7 +188,8 @@ def test_tiles_give_what_the_whole_image_gives(
     """Everywhere, seams included: no unit is missing, doubled or touched by a seam's padding."""
     image, model = image_of(*shape), seeded(name)
     finder = FaceDetector(model, threshold=median_threshold(model, image), nms=None)
-    assert len(tiles(shape, tile, finder.branches)) > 1
+    branches = lffd(finder).branches
+    assert len(tiles(shape, tile, branches, units_on(shape, branches))) > 1
     whole, tiled = finder.detect(image), finder.detect(image, tile=tile)
     by_place = [np.lexsort(np.round(d.boxes, 1).T) for d in (whole, tiled)]
     same(tiled[by_place[1]], whole[by_place[0]])
@@ -189,7 +209,7 @@ def test_tiles_give_what_the_whole_image_gives(
 def test_automatic_scales_leave_no_object_too_large(
     shape: tuple[int, int], scales: tuple[float, ...]
 ) -> None:
-    assert detection.automatic_scales(shape, 320) == pytest.approx(scales)
+    assert pyramid.automatic_scales(shape, 320) == pytest.approx(scales)
 
 
 def test_an_automatic_pyramid_is_the_union_of_its_scales() -> None:
@@ -213,14 +233,14 @@ def test_large_images_are_tiled_by_themselves(monkeypatch: Any) -> None:
     image, model = image_of(240, 430), seeded("lffd-head")
     finder = FaceDetector(model, threshold=median_threshold(model, image), resize_scale=1)
     whole, shapes = finder.detect(image), []
-    monkeypatch.setattr(detection, "TILED_ABOVE", 240 * 430 - 1)
-    monkeypatch.setattr(detection, "TILE", 400)
+    monkeypatch.setattr(pyramid, "TILED_ABOVE", 240 * 430 - 1)
+    monkeypatch.setattr(pyramid, "TILE", 400)
 
     def seen(x: np.ndarray) -> Any:
         shapes.append(x.shape)
         return model(x)
 
-    finder.model = cast(Any, seen)
+    lffd(finder).model = cast(Any, seen)
     same(finder.detect(image), whole)
     assert len(shapes) == 2 and max(shape[3] for shape in shapes) == 400
 
@@ -235,8 +255,9 @@ def test_tiles_of_real_heads(assets: Path) -> None:
 @pytest.mark.parametrize("size", [1000, 2047, 2048, 5001])
 def test_every_unit_has_one_owner(name: str, size: int) -> None:
     branches = geometry(refnet.build(name))
-    owners = [np.zeros((size + 1) // b.stride - 1, int) for b in branches]
-    for tile in tiles((size, 128), 900, branches):
+    units = units_on((size, 128), branches)
+    owners = [np.zeros(rows, int) for rows, _ in units]
+    for tile in tiles((size, 128), 900, branches, units):
         for branch, owner, (rows, _) in zip(branches, owners, tile.owned, strict=True):
             shift = tile.rows.start // branch.stride
             owner[rows.start + shift : rows.stop + shift] += 1
@@ -382,9 +403,9 @@ def test_detectors_tell_the_sizes_that_they_find() -> None:
         assert FaceDetector(seeded(name)).object_range == sizes
 
 
-def test_every_detector_has_usual_settings() -> None:
+def test_every_detector_has_default_settings() -> None:
     detectors = {n for n in refnet.networks() if n.startswith("lffd") or n == "basketnet"}
-    assert set(USUAL) == detectors
+    assert {name for name, defaults in DEFAULTS.items() if defaults.detection} == detectors
 
 
 def test_basketnet_priors() -> None:
@@ -410,7 +431,9 @@ def test_basketnet_against_its_own_steps() -> None:
     cv2 = pytest.importorskip("cv2")
     image, generator = image_of(200, 300), np.random.default_rng(0)
     finder = FaceDetector(seeded("basketnet", input_size=320))
-    priors, graph, fed = finder.priors, finder.model.graph, []
+    head = finder.head
+    assert isinstance(head, BasketNetHead)
+    priors, graph, fed = head.priors, finder.model.graph, []
     logits = generator.normal(0, 2, (1, len(priors), 3)).astype(np.float32)
     logits[..., 0] += 7.5  # most cells are background
     locations = generator.uniform(0.3, 1, (1, len(priors), 4)).astype(np.float32)
@@ -423,7 +446,7 @@ def test_basketnet_against_its_own_steps() -> None:
 
     network: Any = Network()
     network.graph = graph
-    finder.model = network
+    head.model = network
     found = finder.detect(image)
 
     x = cv2.resize(image, (320, 320))[:, :, ::-1].transpose(2, 0, 1)[None]
@@ -462,3 +485,101 @@ def inclusive_iou(a: np.ndarray, b: np.ndarray) -> float:
     shared = max(w, 0) * max(h, 0)
     areas = sum((x[2] - x[0] + 1) * (x[3] - x[1] + 1) for x in (a, b))
     return float(shared / (areas - shared))
+
+
+# --- networks and heads of one's own
+
+
+def padded() -> Graph:
+    """One branch on two padded convolutions of stride 2, whose maps have ⌈side / 4⌉ units."""
+    net = Builder((3, 64, 64))
+    x = net.add("relu", "a1", net.conv("input", "c1", 8, Window(3, 2, 1)))
+    x = net.add("relu", "a2", net.conv(x, "c2", 8, Window(3, 2, 1)))
+    score = net.add("sigmoid", "score", net.conv(x, "logit", 1, Window(1)))
+    return net.graph("padded", (score, net.conv(x, "box", 4, Window(1))), {}, fixed_size=False)
+
+
+OWN = Defaults(Preprocessing(scale=1 / 255), Detection(("thing",), 0.5, 0.4, ((4, 16),)))
+
+
+@pytest.mark.parametrize("shape", [(75, 90), (64, 97), (33, 128)])
+def test_tiles_of_a_padded_network(shape: tuple[int, int]) -> None:
+    """Its units lie elsewhere than those of LFFD's trunk, and there are more of them."""
+    graph, image = padded(), image_of(*shape)
+    weights = random_weights(graph, seed=1)
+    weights["box.bias"] = f32([0.8, 0.8, -0.8, -0.8])
+    model = Model(graph, weights, backend="numpy")
+    options: dict[str, Any] = {"nms": None, "resize_scale": 1, "minimum_side": 1, "clip": False}
+    finder = FaceDetector(model, threshold=0, defaults=OWN, **options)
+    whole, tiled = finder.detect(image), finder.detect(image, tile=24)
+    assert len(whole) > 0.9 * -(-shape[0] // 4) * -(-shape[1] // 4)
+    by_place = [np.lexsort(np.round(d.boxes, 1).T) for d in (whole, tiled)]
+    same(tiled[by_place[1]], whole[by_place[0]])
+
+
+def test_a_network_of_ones_own_brings_its_defaults() -> None:
+    image, head = image_of(200, 260), seeded("lffd-head")
+    mine = Model(replace(head.graph, name="mine"), head.weights, backend="numpy")
+    with pytest.raises(OptionError, match="mine detects nothing"):
+        FaceDetector(mine)
+    threshold = median_threshold(head, image)
+    found = FaceDetector(mine, threshold=threshold, defaults=DEFAULTS["lffd-head"]).detect(image)
+    same(found, FaceDetector(head, threshold=threshold).detect(image), atol=0)
+    with pytest.raises(OptionError, match="one range of sizes for each"):
+        FaceDetector(mine, defaults=OWN)
+    detection = replace(OWN.detection or Detection((), 0, 0, ()), head="none")
+    with pytest.raises(OptionError, match="head is one of lffd, basketnet, not 'none'"):
+        FaceDetector(mine, defaults=replace(OWN, detection=detection))
+
+
+class Corners:
+    """A head that finds the same three objects with key points in every image."""
+
+    object_range = 1, 100
+
+    def __init__(self, model: Model, defaults: Defaults, settings: HeadSettings) -> None:
+        self.threshold = settings.threshold
+
+    def candidates(
+        self, images: Sequence[np.ndarray], *, batch_size: int = 1, tile: int | None = None
+    ) -> list[Candidates]:
+        boxes = np.array([[0, 0, 20, 20], [40, 40, 60, 60.0], [1, 1, 21, 21]])
+        points = np.arange(30.0).reshape(3, 5, 2)
+        found = Candidates(boxes, f32([0.7, 0.8, 0.9]), np.zeros(3, np.int64), points)
+        return [found for _ in images]
+
+
+def test_a_new_head_is_a_class_and_a_line(monkeypatch: Any) -> None:
+    """Key points go the way of their boxes: through suppression, by falling score."""
+    monkeypatch.setitem(cast(Any, HEADS), "corners", Corners)
+    detection = Detection(("face",), 0.5, 0.4, (), head="corners")
+    finder = FaceDetector(seeded("tinynet"), defaults=Defaults(detection=detection))
+    found = finder.detect(image_of(80, 80))
+    assert finder.object_range == (1, 100)
+    np.testing.assert_array_equal(found.scores, f32([0.9, 0.8]))
+    assert found.keypoints is not None and found.keypoints.dtype == np.float32
+    np.testing.assert_array_equal(found.keypoints, np.arange(30).reshape(3, 5, 2)[[2, 1]])
+    one = found[1]
+    assert one.to_dict()[0]["keypoints"] == [[10, 11], [12, 13], [14, 15], [16, 17], [18, 19]]
+    (batched, _) = finder.detect_batch([image_of(80, 80)] * 2)
+    same(batched, found, atol=0)
+
+
+def test_candidates_are_joined_with_their_key_points() -> None:
+    with_points = Candidates(np.zeros((2, 4)), f32([1, 2]), np.zeros(2, int), np.zeros((2, 5, 2)))
+    joined = Candidates.joined([with_points, with_points])
+    assert joined.keypoints is not None and joined.keypoints.shape == (4, 5, 2)
+    assert Candidates.joined([with_points, replace(with_points, keypoints=None)]).keypoints is None
+    assert len(Candidates.joined([])) == len(Candidates.none()) == 0
+
+
+def test_misspelt_arguments_are_named(tmp_path: Path) -> None:
+    says = "FaceDetector has no argument score_threshold; did you mean threshold"
+    path = tmp_path / "head.npz"
+    np.savez(path, **seeded("lffd-head").weights)  # type: ignore[arg-type]  # no name is a keyword
+    for model in (DETECTOR, path, seeded("lffd-head")):
+        with pytest.raises(OptionError, match=says):
+            FaceDetector(model, score_threshold=0.5)
+    with pytest.raises(OptionError, match="no argument nms_treshold; did you mean nms_threshold"):
+        FaceDetector(path, nms_treshold=0.5)
+    assert FaceDetector(path, width=1.0, backend="numpy").classes == ("head",)

@@ -1,4 +1,4 @@
-"""Effective fields: the gradient of a cone, the seed's experiment, published tables, trained weights."""
+"""Effective fields: the gradient of a cone, a published experiment, tables, trained weights."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ import pytest
 
 import refnet
 from refnet import reference
+from refnet.builder import Builder, Window
 from refnet.errors import OptionError, ShapeError
-from refnet.fields import measures as field_measures
+from refnet.fields import widths
 from refnet.fields.branches import branches
 from refnet.fields.effective_receptive_field import constant_weights, effective_receptive_field
-from refnet.fields.seed_experiment import (
+from refnet.fields.experiment import Experiment
+from refnet.fields.receptive_field import receptive_field
+from refnet.fields.threshold_experiment import (
     EXPLANATION,
     Row,
-    exact_recipe,
-    seed_gradient,
-    seed_recipe,
-    seed_steps,
+    as_published,
+    corrected,
+    published_gradient,
+    published_steps,
     table,
 )
-from refnet.fields.unit_gradient import Region, ending_at, unit_gradient, whole
-from refnet.graph import Builder, Graph, Window
+from refnet.fields.unit_gradient import ending_at, unit_gradient
+from refnet.graph import Graph
 from refnet.media.images import read_image
 from refnet.ops import Array
 from refnet.random_weights import random_weights
+from refnet.receptive import Region, whole
 
 # ---------------------------------------------------------------- the gradient of one unit
 
@@ -95,15 +99,15 @@ def test_window_of_padding_alone_has_no_gradient() -> None:
     assert (region.top, region.left, gradient.tolist()) == (1, 1, [[[1.0]]])
 
 
-# ---------------------------------------------------------------- the seed's experiment
+# ---------------------------------------------------------------- the published experiment
 
 
-def test_seed_recipe() -> None:
-    assert seed_recipe() == ((55, 55), (15, 15), (11, 11))
+def test_as_published() -> None:
+    assert as_published() == ((55, 55), (15, 15), (11, 11))
 
 
-def test_exact_recipe() -> None:
-    assert exact_recipe() == (55, 11, 7)
+def test_corrected() -> None:
+    assert corrected() == (55, 11, 7)
 
 
 def test_explanation_has_four_sentences() -> None:
@@ -146,7 +150,7 @@ def test_tinynet_equals_the_analytic_gradient() -> None:
 
 def test_tinynet_equals_the_golden_maps(assets: Path) -> None:
     golden = assets / "lffd" / "golden"
-    literal = seed_gradient()
+    literal = published_gradient()
     rows, columns = np.nonzero(literal)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (232, 286, 232, 286)
     seen = literal[232:287, 232:287]
@@ -158,22 +162,22 @@ def test_tinynet_equals_the_golden_maps(assets: Path) -> None:
     assert np.abs(field.map - normalised).max() <= 1e-12
 
 
-def test_seed_forward_value() -> None:
+def test_published_forward_value() -> None:
     graph = refnet.build("tinynet", input_size=95)
     weights = constant_weights(graph, 0.05)
     (y,) = reference.run(graph, weights, np.ones((1, 3, 95, 95)))
     # Away from borders: 27 and 576 inputs of two convolutions, then three residual pairs.
     exact = (27 * 0.05) * (576 * 0.05) * (1 + (576 * 0.05) ** 2) ** 3
     assert y[0, 0, 11, 11] == pytest.approx(exact, rel=1e-12)
-    # The seed's own value is float32's, in which eight sums of 576 products were rounded.
+    # The published value is float32's, in which eight sums of 576 products were rounded.
     assert exact == pytest.approx(22_266_290_176, rel=1e-5)
 
 
-def test_seed_steps_measure_what_is_before_the_dilation() -> None:
-    gradient = seed_gradient()
-    assert seed_steps(gradient).before == (51, 51)
-    assert seed_steps(gradient, 0.75).before == (11, 11)
-    assert seed_steps(gradient, 0.85).before == (7, 7)
+def test_published_steps_measure_what_is_before_the_dilation() -> None:
+    gradient = published_gradient()
+    assert published_steps(gradient).before == (51, 51)
+    assert published_steps(gradient, 0.75).before == (11, 11)
+    assert published_steps(gradient, 0.85).before == (7, 7)
 
 
 # ---------------------------------------------------------------- the table
@@ -271,12 +275,12 @@ def test_measures_of_a_gaussian() -> None:
     profile = field.sum(0) / field.sum(0).max()
     # Above a level of the peak lies a disc of radius σ √(2 ln(1 / level)).
     radius = 15 * np.sqrt(2 * np.log(1 / 0.0455))
-    assert field_measures.luo_width(field) == pytest.approx(np.sqrt(np.pi) * radius, rel=2e-3)
-    assert field_measures.two_sigma_width(profile) == pytest.approx(60, rel=1e-6)
-    x1, y1, x2, y2 = field_measures.bounding_box(field > 0.5)
+    assert widths.luo_width(field) == pytest.approx(np.sqrt(np.pi) * radius, rel=2e-3)
+    assert widths.two_sigma_width(profile) == pytest.approx(60, rel=1e-6)
+    x1, y1, x2, y2 = widths.bounding_box(field > 0.5)
     half = int(15 * np.sqrt(2 * np.log(2)))
     assert (x1, y1, x2, y2) == (100 - half, 100 - half, 101 + half, 101 + half)
-    fit = field_measures.fit_gaussian(profile)
+    fit = widths.fit_gaussian(profile)
     assert (fit.mean, fit.sigma, fit.amplitude) == pytest.approx((100, 15, 1), rel=1e-6)
     assert fit.residual < 1e-8
     np.testing.assert_allclose(fit(np.arange(201.0)), profile, atol=1e-7)
@@ -285,16 +289,16 @@ def test_measures_of_a_gaussian() -> None:
 def test_central_window_holds_its_share() -> None:
     field = np.ones((21, 21))
     # A square of side 21 holds all, one of side 19 holds 361 / 441 = 82 %.
-    assert field_measures.central_window(field, (10, 10)) == 21
-    assert field_measures.central_window(field, (10, 10), share=0.8) == 19
-    assert field_measures.central_window(field, (10, 10), share=1 / 441) == 1
+    assert widths.central_window(field, (10, 10)) == 21
+    assert widths.central_window(field, (10, 10), share=0.8) == 19
+    assert widths.central_window(field, (10, 10), share=1 / 441) == 1
 
 
 def test_fit_is_no_worse_than_moments_on_a_comb() -> None:
     x = np.arange(101)
     comb = np.exp(-(((x - 50) / 12) ** 2) / 2) * (1 + (x % 2))
-    fit = field_measures.fit_gaussian(comb)
-    mean, sigma = field_measures.moments(comb)
+    fit = widths.fit_gaussian(comb)
+    mean, sigma = widths.moments(comb)
     y = comb / comb.max()
     unit = np.exp(-(((x - mean) / sigma) ** 2) / 2)
     by_moments = np.sqrt(np.mean((y - unit * (unit @ y) / (unit @ unit)) ** 2))
@@ -305,8 +309,8 @@ def test_fit_is_no_worse_than_moments_on_a_comb() -> None:
 def test_smoothing_closes_a_comb() -> None:
     field = np.zeros((41, 41))
     field[::4, ::4] = 1
-    assert field_measures.smoothed(field, 4.0)[10:30, 10:30].min() > 0.8
-    assert field_measures.bounding_box(np.zeros((3, 3), bool)) == (0, 0, 0, 0)
+    assert widths.smoothed(field, 4.0)[10:30, 10:30].min() > 0.8
+    assert widths.bounding_box(np.zeros((3, 3), bool)) == (0, 0, 0, 0)
 
 
 # ---------------------------------------------------------------- experiments
@@ -482,6 +486,27 @@ def test_trained_gradient_lies_inside_the_theoretical_field(assets: Path) -> Non
     assert np.abs(gradient[:, y1:y2, x1:x2]).max() > 0
     gradient[:, max(y1, 0) : y2, max(x1, 0) : x2] = 0
     assert not gradient.any()
+
+
+def test_experiment_measures_one_branch_or_all() -> None:
+    graph = refnet.build("lffd-head", width=0.25, input_size=(180, 240))
+    experiment = Experiment(graph, channels={0: -2.0})
+    assert [branch.number for branch in experiment.branches()] == [1, 2, 3, 4]
+    (branch,) = experiment.branches(2)
+    alike = effective_receptive_field(graph, branch.tensor, channels={0: -2.0})
+    assert (experiment.measure(branch.tensor).map == alike.map).all()
+    (layer,) = experiment.branches(tensor="conv3")
+    assert (layer.number, layer.field) == (0, receptive_field(graph)["conv3"])
+    assert experiment.before_training("conv3").samples == 5
+    model = refnet.Model(graph, random_weights(graph), backend="numpy")
+    image = np.zeros((3, 180, 240), np.float32)
+    trained = Experiment(model, [image], unit=(3, 4))
+    assert trained.title == "lffd-head, trained, on 1 image(s)"
+    assert trained.measure(branch.tensor).unit == (3, 4)
+    with pytest.raises(OptionError, match="branches 1 to 4, no 0"):
+        experiment.branches(0)
+    with pytest.raises(OptionError, match="no tensor 'absent'"):
+        experiment.branches(tensor="absent")
 
 
 LARGEST = """

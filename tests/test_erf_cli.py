@@ -50,19 +50,20 @@ def test_rf_of_cells_is_by_branch(capsys: Output) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "printed"), [("seed", "(55, 55), (15, 15), (11, 11)"), ("exact", "55, 11, 7")]
+    ("experiment", "printed"),
+    [("as-published", "(55, 55), (15, 15), (11, 11)"), ("corrected", "55, 11, 7")],
 )
-def test_recipes(capsys: Output, recipe: str, printed: str) -> None:
-    assert main(["erf", "tinynet", "--recipe", recipe]) == 0
+def test_published_experiment(capsys: Output, experiment: str, printed: str) -> None:
+    assert main(["erf", "tinynet", "--experiment", experiment]) == 0
     first, _, *explanation = capsys.readouterr().out.splitlines()
     assert first == printed
     assert " ".join(explanation).count(". ") == 3  # four sentences
 
 
-def test_recipe_as_json(capsys: Output) -> None:
-    assert main(["erf", "tinynet", "--recipe", "exact", "--json"]) == 0
+def test_published_experiment_as_json(capsys: Output) -> None:
+    assert main(["erf", "tinynet", "--experiment", "corrected", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "recipe": "exact",
+        "experiment": "corrected",
         "receptive_field": 55,
         "above_0.75": 11,
         "above_0.85": 7,
@@ -70,9 +71,9 @@ def test_recipe_as_json(capsys: Output) -> None:
 
 
 def test_table(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    from refnet.fields import seed_experiment
+    from refnet.fields import threshold_experiment
 
-    monkeypatch.setattr(seed_experiment, "TABLE", {"lffd-pedestrian": "ped"})  # the quickest
+    monkeypatch.setattr(threshold_experiment, "TABLE", {"lffd-pedestrian": "ped"})  # the quickest
     assert main(["erf", "--table"]) == 0
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if line.startswith("ped-1"))
@@ -198,7 +199,7 @@ def test_scaling_is_the_networks_own() -> None:
         (["erf", "lffd-head", "--weights", "x.npz"], "go with --image"),
         (["erf", "lffd-head", "--heat-map", "x.png"], "choose it with --branch"),
         (["erf", "lffd-head", "--branch", "1", "--compare", "x.png"], "pass --weights and --image"),
-        (["erf", "pfld", "--recipe", "seed"], "an experiment on tinynet"),
+        (["erf", "pfld", "--experiment", "as-published"], "an experiment on tinynet"),
         (["erf", "tinynet", "--channel", "64"], "channels 0 to 63"),
         (["rf", "lffd-face-v3"], "did you mean"),
         (["rf", "absent.onnx"], "absent.onnx"),

@@ -12,7 +12,8 @@ import pytest
 import refnet
 from refnet.checkpoints import save
 from refnet.cli import evaluate
-from refnet.detection.detector import Detections, FaceDetector
+from refnet.detection.detections import Detections
+from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.random_weights import random_weights

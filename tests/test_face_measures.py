@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refnet.errors import ShapeError
-from refnet.faces import measures
+from refnet.faces import head_pose, measures
 from refnet.faces.schemes import MIRROR_98, WFLW_98
 
 
@@ -32,9 +32,9 @@ def turned(pitch: float, yaw: float, roll: float) -> np.ndarray:
 
 def projected(pitch: float, yaw: float, roll: float, shift: Any = (1.0, -2.0, 60.0)) -> np.ndarray:
     """Where a 480×640 camera of focal length 640 sees the mean face."""
-    places = measures._FACE_MODEL[:, 1:] @ turned(pitch, yaw, roll).T + np.array(shift)
+    places = head_pose._FACE_MODEL[:, 1:] @ turned(pitch, yaw, roll).T + np.array(shift)
     points = np.zeros((98, 2))
-    points[list(measures.POSE_POINTS)] = places[:, :2] / places[:, 2:] * 640 + [320, 240]
+    points[list(head_pose.POSE_POINTS)] = places[:, :2] / places[:, 2:] * 640 + [320, 240]
     return points
 
 
@@ -97,7 +97,7 @@ def test_signs_of_the_angles(angles: tuple[float, float, float], looks: str) -> 
         "clockwise": crown[0] > 0.1,
         "ahead": nose[2] == -1,
     }[looks]
-    pose = measures.head_pose(projected(*angles), (480, 640))
+    pose = head_pose.head_pose(projected(*angles), (480, 640))
     assert (pose.pitch, pose.yaw, pose.roll) == pytest.approx(angles, abs=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_signs_of_the_angles(angles: tuple[float, float, float], looks: str) -> 
     depth=st.floats(35, 200),
 )
 def test_a_known_pose_is_found(pitch: float, yaw: float, roll: float, depth: float) -> None:
-    pose = measures.head_pose(projected(pitch, yaw, roll, (4, -3, depth)), (480, 640))
+    pose = head_pose.head_pose(projected(pitch, yaw, roll, (4, -3, depth)), (480, 640))
     assert (pose.pitch, pose.yaw, pose.roll) == pytest.approx((pitch, yaw, roll), abs=1e-4)
     np.testing.assert_allclose(pose.rotation, turned(pitch, yaw, roll), atol=1e-6)
     np.testing.assert_allclose(pose.translation, [4, -3, depth], rtol=1e-5)
@@ -118,12 +118,12 @@ def test_a_known_pose_is_found(pitch: float, yaw: float, roll: float, depth: flo
 def test_a_noisy_face_ends_where_opencv_ends() -> None:
     cv2 = pytest.importorskip("cv2")
     points = projected(10, -25, 8)
-    chosen = list(measures.POSE_POINTS)
+    chosen = list(head_pose.POSE_POINTS)
     points[chosen] += np.random.default_rng(1).normal(0, 1, (14, 2))
-    pose = measures.head_pose(points, (480, 640))
+    pose = head_pose.head_pose(points, (480, 640))
     camera = np.array([[640.0, 0, 320], [0, 640, 240], [0, 0, 1]])
     _, turn, shift = cv2.solvePnP(
-        np.ascontiguousarray(measures._FACE_MODEL[:, 1:]),
+        np.ascontiguousarray(head_pose._FACE_MODEL[:, 1:]),
         np.ascontiguousarray(points[chosen]),
         camera,
         None,
@@ -146,4 +146,4 @@ def test_other_schemes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"98 points of one face, \(98, 2\); got \(68, 2\)"):
         measures.eye_aspect_ratio(np.zeros((68, 2)))
     with pytest.raises(ShapeError, match="one face"):
-        measures.head_pose(np.zeros((2, 98, 2)), (480, 640))
+        head_pose.head_pose(np.zeros((2, 98, 2)), (480, 640))

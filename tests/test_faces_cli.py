@@ -15,10 +15,11 @@ import pytest
 
 import refnet
 from refnet.cli import main
-from refnet.faces.analyzer import Face, Faces
-from refnet.media.sinks import Record, open_sink
+from refnet.faces.face import Face, Faces
 from refnet.media.sources import find_sources, read_frames
 from refnet.random_weights import random_weights
+from refnet.results.records import Record
+from refnet.results.sinks import open_sink
 from tests.detection_networks import f32, image_of, median_threshold, seeded
 
 cv2 = pytest.importorskip("cv2")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.errors import ImageError, OptionError
+from refnet.errors import OptionError, OutputError
 from refnet.fields import figures
 from refnet.fields.branches import Branch, branches
 from refnet.fields.effective_receptive_field import (
@@ -195,7 +195,7 @@ def test_errors(graph: Graph, fields: Fields, image: Any, tmp_path: Path) -> Non
     with pytest.raises(OptionError, match=r"written as \.png, \.svg, \.pdf"):
         figures.save(figures.heat_map(fields[0][1]), tmp_path / "a.bmp")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ImageError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         figures.save(figures.heat_map(fields[0][1]), tmp_path / "file" / "a.png")
     with pytest.raises(OptionError, match="together with the box of a face"):
         figures.sheet(fields, image=image)

@@ -3,8 +3,9 @@
 import pytest
 
 import refnet
+from refnet.builder import Builder, Window
 from refnet.errors import OptionError, ShapeError
-from refnet.graph import Builder, Graph, Node, Window, consumers, last_uses
+from refnet.graph import Graph, Node, consumers, last_uses
 
 
 def small_graph() -> Graph:

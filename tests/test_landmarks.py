@@ -1,5 +1,6 @@
 """From boxes to crops to points, and back to image pixels."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 
 import refnet
 from refnet.errors import ImageError, OptionError, ShapeError
-from refnet.faces.landmarks import FaceLandmarker, cut, square_crop
+from refnet.faces.crops import cut, square_crop
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.schemes import CLOSED, WFLW_98
-from refnet.media.drawing import draw_boxes, draw_landmarks
+from refnet.networks.defaults import Preprocessing, defaults_of
 from refnet.random_weights import random_weights
+from refnet.results.drawing import draw_boxes, draw_landmarks
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
 
@@ -24,7 +27,7 @@ def landmarker() -> FaceLandmarker:
     return FaceLandmarker("pfld-ultralight-slim", random_weights(graph), width=0.25)
 
 
-def test_groups_cover_the_98_points_once() -> None:
+def test_parts_cover_the_98_points_once() -> None:
     assert sorted(i for part in WFLW_98.values() for i in part) == list(range(98))
     assert set(WFLW_98) >= CLOSED
 
@@ -157,13 +160,23 @@ def test_channel_orders(landmarker: FaceLandmarker) -> None:
     assert np.abs(other.predict(IMAGE).points - want).max() > 0.01
 
 
+def test_a_network_of_ones_own_brings_its_defaults(landmarker: FaceLandmarker) -> None:
+    graph = landmarker.model.graph
+    model = refnet.Model(replace(graph, name="mine"), landmarker.model.weights)
+    points = FaceLandmarker(model, defaults=defaults_of(graph)).predict(IMAGE).points
+    np.testing.assert_array_equal(points, landmarker.predict(IMAGE).points)
+    assert FaceLandmarker(model).preprocessing == Preprocessing(scale=1 / 255)
+
+
 def test_scaling_is_the_networks() -> None:
     crops = np.array([0, 128, 255], np.uint8).repeat(3).reshape(3, 1, 1, 3)
     for name, expected in (("pfld", [-1, 0.00392157, 1]), ("pfld-polaris", [0, 0.50196078, 1])):
         landmarker = FaceLandmarker(
             name, random_weights(refnet.build(name, width=0.25)), width=0.25
         )
-        np.testing.assert_allclose(landmarker.preprocess(crops)[:, 0, 0, 0], expected, atol=1e-6)
+        np.testing.assert_allclose(
+            landmarker.preprocessing.apply(crops)[:, 0, 0, 0], expected, atol=1e-6
+        )
 
 
 def test_dictionaries(landmarker: FaceLandmarker) -> None:
@@ -198,6 +211,10 @@ def test_wrong_arguments(landmarker: FaceLandmarker) -> None:
         FaceLandmarker(landmarker.model, margin=0)
     with pytest.raises(OptionError, match="channel_order"):
         FaceLandmarker(landmarker.model, channel_order="gbr")
+    with pytest.raises(
+        OptionError, match="FaceLandmarker has no argument margn; did you mean margin"
+    ):
+        FaceLandmarker(landmarker.model, margn=1.2)
     tinynet = refnet.load("tinynet", random_weights(refnet.build("tinynet")))
     with pytest.raises(OptionError, match="tinynet finds no landmarks"):
         FaceLandmarker(tinynet)

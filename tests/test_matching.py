@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import refnet
-from refnet.detection.decoding import BranchGeometry, basketnet_priors, decode_branch, geometry
+from refnet.detection.basketnet import basketnet_priors
+from refnet.detection.geometry import BranchGeometry, geometry
+from refnet.detection.lffd import decode_branch
 from refnet.errors import ShapeError
 from refnet.ops import Array
 from refnet.training.matching import covered, gray_range, match_basketnet, match_lffd, state

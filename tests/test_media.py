@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from refnet.errors import ImageError
+from refnet.errors import ImageError, OutputError
 from refnet.media.images import as_image, read_image, write_image
 from refnet.ops import Array
 
@@ -100,7 +100,7 @@ def test_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="names no image format"):
         write_image(tmp_path / "x.txt", PICTURE)
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ImageError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         write_image(tmp_path / "file/x.png", PICTURE)
 
 
@@ -113,7 +113,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: Any) ->
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(ImageError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         write_image(target, PICTURE[::-1])
     assert target.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from refnet.detection.boxes import iou
 from refnet.errors import OptionError, ShapeError
 from refnet.faces.schemes import EYE_CORNERS, MIRROR_98, TO_68, as_68, mirrored
 from refnet.ops import Array
@@ -113,7 +114,7 @@ def boxes(*offsets: float) -> Array:
 
 
 def test_overlap_of_rectangles() -> None:
-    overlap = metrics.iou_matrix(boxes(0, 5, 20), UNIT[None])
+    overlap = iou(boxes(0, 5, 20), UNIT[None])
     np.testing.assert_allclose(overlap[:, 0], [1, 1 / 3, 0])
 
 

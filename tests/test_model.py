@@ -190,6 +190,23 @@ def test_what_load_cannot_find(tmp_path: Any) -> None:
         refnet.load("pfld")
 
 
+def test_misspelt_options_are_named(tinynet: refnet.Model, tmp_path: Any) -> None:
+    """Before weights are looked for; of a file, whose network is not known yet, against all networks."""
+    with pytest.raises(OptionError, match="pfld has no option widht; did you mean width"):
+        refnet.load("pfld", widht=1)
+    with pytest.raises(OptionError, match="lffd-head has no option residual; it takes width, inp"):
+        refnet.load("lffd-head", residual="pre-activation")
+    np.savez(tmp_path / "tinynet.npz", **tinynet.weights)  # type: ignore[arg-type]
+    path = tmp_path / "tinynet.npz"
+    assert refnet.load(path, input_size=32).graph.input_shape == (3, 32, 32)
+    with pytest.raises(
+        OptionError, match="no network has an option inputsize; did you mean input_s"
+    ):
+        refnet.load(path, inputsize=32)
+    with pytest.raises(WeightsError, match="tinynet has no option width"):
+        refnet.load(path, width=1)
+
+
 def test_a_model_survives_pickling(tinynet: refnet.Model) -> None:
     """Process pools send models to their workers, also after a run."""
     x = image(1, 3, 15, 15)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refnet.detection.nms import MEASURES, sorted_by_score, suppress
+from refnet.detection.nms import OVERLAPS, sorted_by_score, suppress
 from refnet.errors import OptionError, ShapeError
 
 
@@ -15,9 +15,9 @@ def f32(values: Any) -> np.ndarray:
     return np.asarray(values, np.float32)
 
 
-def overlap_of(kept: np.ndarray, lower: np.ndarray, measure: str) -> float:
+def overlap_of(kept: np.ndarray, lower: np.ndarray, overlap: str) -> float:
     """One pair, in Python floats, straight from the module's definitions."""
-    extra = 0 if measure == "iou" else 1
+    extra = 0 if overlap == "iou" else 1
     width = min(kept[2], lower[2]) - max(kept[0], lower[0]) + extra
     height = min(kept[3], lower[3]) - max(kept[1], lower[1]) + extra
     shared = max(width, 0) * max(height, 0)
@@ -25,19 +25,19 @@ def overlap_of(kept: np.ndarray, lower: np.ndarray, measure: str) -> float:
     def area(box: np.ndarray, extra: int) -> float:
         return float((box[2] - box[0] + extra) * (box[3] - box[1] + extra))
 
-    if measure == "lower-area":
+    if overlap == "lower-area":
         return float(shared / area(lower, 0))
-    extra = int(measure == "inclusive-iou")
+    extra = int(overlap == "inclusive-iou")
     return float(shared / (area(kept, extra) + area(lower, extra) - shared))
 
 
-def slow(boxes: np.ndarray, scores: np.ndarray, threshold: float, measure: str) -> list[int]:
+def slow(boxes: np.ndarray, scores: np.ndarray, threshold: float, overlap: str) -> list[int]:
     left = sorted(range(len(boxes)), key=lambda i: (-scores[i], -i))
     kept = []
     while left:
         best = left.pop(0)
         kept.append(best)
-        left = [i for i in left if overlap_of(boxes[best], boxes[i], measure) <= threshold]
+        left = [i for i in left if overlap_of(boxes[best], boxes[i], overlap) <= threshold]
     return kept
 
 
@@ -49,23 +49,23 @@ def boxes_and_scores(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return boxes, generator.permutation(count).astype(np.float32) / max(count, 1)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("overlap", OVERLAPS)
 @given(seed=st.integers(0, 2**16), count=st.integers(0, 40))
-def test_equals_the_definition(measure: str, seed: int, count: int) -> None:
+def test_equals_the_definition(overlap: str, seed: int, count: int) -> None:
     boxes, scores = boxes_and_scores(seed, count)
     threshold = 0.3711  # no ratio of whole numbers this small hits it
-    assert suppress(boxes, scores, threshold, measure).tolist() == slow(
-        boxes.astype(float), scores, threshold, measure
+    assert suppress(boxes, scores, threshold, overlap).tolist() == slow(
+        boxes.astype(float), scores, threshold, overlap
     )
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("overlap", OVERLAPS)
 @given(seed=st.integers(0, 2**16))
-def test_does_not_depend_on_the_order_of_different_scores(measure: str, seed: int) -> None:
+def test_does_not_depend_on_the_order_of_different_scores(overlap: str, seed: int) -> None:
     boxes, scores = boxes_and_scores(seed, 40)
     order = np.random.default_rng(seed + 1).permutation(40)
-    kept = suppress(boxes, scores, 0.4, measure)
-    shuffled = suppress(boxes[order], scores[order], 0.4, measure)
+    kept = suppress(boxes, scores, 0.4, overlap)
+    shuffled = suppress(boxes[order], scores[order], 0.4, overlap)
     np.testing.assert_array_equal(order[shuffled], kept)
 
 
@@ -94,13 +94,13 @@ def test_lower_area_suppresses_a_small_box_inside_a_large_one_and_iou_does_not()
     assert len(suppress(boxes, scores, 0.6, "iou")) == 2
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_boxes_without_area_divide_by_nothing(measure: str) -> None:
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_boxes_without_area_divide_by_nothing(overlap: str) -> None:
     boxes = f32([[0, 0, 10, 10], [5, 5, 5, 5], [90, 90, 90, 80], [30, 30, 20, 20]])
     with np.errstate(all="raise"):
-        kept = suppress(boxes, f32([0.9, 0.8, 0.7, 0.6]), 0.4, measure)
+        kept = suppress(boxes, f32([0.9, 0.8, 0.7, 0.6]), 0.4, overlap)
     assert 0 in kept
-    assert (1 in kept) == (measure != "lower-area")
+    assert (1 in kept) == (overlap != "lower-area")
 
 
 def test_classes_do_not_suppress_each_other() -> None:

@@ -29,6 +29,7 @@ def _file(
     outputs: list[str],
     constants: dict[str, Any],
     shape: tuple[Any, ...] = (1, 4, 24, 20),
+    opset: int = 17,
 ) -> Path:
     """An ONNX file of these nodes; its input is "image"."""
     graph = helper.make_graph(
@@ -38,7 +39,9 @@ def _file(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    operators = [helper.make_opsetid("", opset)]
+    version = max(8, helper.find_min_ir_version_for(operators))
+    model = helper.make_model(graph, opset_imports=operators, ir_version=version)
     onnx.save(model, str(path))
     return path
 
@@ -109,6 +112,64 @@ def test_every_operation(tmp_path: Path) -> None:
     assert (field.size, field.jump) == ((3, 3), (2, 1))
 
 
+GATES: list[tuple[str, list[Any], list[str]]] = [
+    ("leaky_relu", [("LeakyRelu", ["image"], {"alpha": 0.2})], []),
+    ("leaky_relu", [("LeakyRelu", ["image"], {})], []),
+    ("prelu", [("PRelu", ["image", "by_channel"], {})], ["by_channel"]),
+    ("prelu", [("PRelu", ["image", "for_all"], {})], ["for_all"]),
+    ("elu", [("Elu", ["image"], {})], []),
+    ("elu", [("Elu", ["image"], {"alpha": 0.3})], []),
+    ("hard_sigmoid", [("HardSigmoid", ["image"], {})], []),
+    ("hard_sigmoid", [("HardSigmoid", ["image"], {"alpha": 1 / 6, "beta": 0.5})], []),
+    ("hard_swish", [("HardSwish", ["image"], {})], []),
+    (
+        "hard_swish",
+        [
+            ("HardSigmoid", ["image"], {"alpha": 1 / 6, "beta": 0.5}),
+            ("Mul", ["image", "out0"], {}),
+        ],
+        [],
+    ),
+    ("silu", [("Sigmoid", ["image"], {}), ("Mul", ["image", "out0"], {})], []),
+    ("silu", [("Sigmoid", ["image"], {}), ("Mul", ["out0", "image"], {})], []),
+    ("tanh", [("Tanh", ["image"], {})], []),
+    ("exp", [("Exp", ["image"], {})], []),
+]
+
+
+@pytest.mark.parametrize(("op", "nodes", "slopes"), GATES)
+def test_gates(tmp_path: Path, op: str, nodes: list[Any], slopes: list[str]) -> None:
+    """One operation each, however the file writes it; ONNX Runtime and onnx's own reference agree."""
+    from onnx.reference import ReferenceEvaluator
+
+    made = [
+        helper.make_node(kind, inputs, [f"out{i}"], **attributes)
+        for i, (kind, inputs, attributes) in enumerate(nodes)
+    ]
+    drawn = {"by_channel": _draw(4, 1, 1), "for_all": _draw(1)}
+    constants = {name: drawn[name] for name in slopes}
+    x = 4 * _draw(2, 4, 24, 20)
+    x[0, 0, 0, :4] = 0, -0.0, 3, -3
+    outputs = [f"out{len(nodes) - 1}"]
+    path = _file(tmp_path / "gate.onnx", made, outputs, constants, ("batch", 4, 24, 20))
+    model = _compare(path, x)
+    assert [node.op for node in model.graph.nodes] == [op]
+    (expected,) = ReferenceEvaluator(str(path)).run(None, {"image": x})
+    found = model(x)
+    assert isinstance(found, np.ndarray)
+    assert np.abs(found - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+
+def test_a_gate_that_others_read_stays(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["image"], ["gate"]),
+        helper.make_node("Mul", ["image", "gate"], ["product"]),
+        helper.make_node("Add", ["product", "gate"], ["sum"]),
+    ]
+    model = _compare(_file(tmp_path / "read.onnx", nodes, ["sum"], {}), _draw(1, 4, 24, 20))
+    assert [node.op for node in model.graph.nodes] == ["sigmoid", "silu", "add"]
+
+
 def test_cells_either_way(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Conv", ["image", "w"], ["map"]),
@@ -158,6 +219,9 @@ def test_open_size(tmp_path: Path) -> None:
         ([("AveragePool", ["image"], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]})], "its count"),
         ([("MaxPool", ["image"], {"kernel_shape": [3, 3], "ceil_mode": 1})], "rounding up"),
         ([("Transpose", ["image"], {"perm": [0, 1, 3, 2]})], "order"),
+        ([("PRelu", ["image", "by_column"], {})], "one a channel"),
+        ([("Sigmoid", ["image"], {}), ("Mul", ["out0", "out0"], {})], "only sums of tensors"),
+        ([("HardSigmoid", ["image"], {}), ("Mul", ["image", "out0"], {})], "only sums of tensors"),
         ([("Softmax", ["image"], {"axis": 1}), ("Conv", ["out0", "out0"], {})], "is computed"),
         ([("Transpose", ["image"], {"perm": [0, 2, 3, 1]}), ("Relu", ["out0"], {})], "rearranged"),
     ],
@@ -170,6 +234,7 @@ def test_what_is_not_known(tmp_path: Path, nodes: list[Any], words: str) -> None
     constants = {
         "low": np.float32(-1), "high": np.float32(1),
         "vector": _draw(1, 4, 1, 1), "w": _draw(4, 4, 3, 3),
+        "by_column": _draw(20),
     }  # fmt: skip
     path = _file(tmp_path / "odd.onnx", made, [f"out{len(nodes) - 1}"], constants)
     with pytest.raises(OptionError, match=words):

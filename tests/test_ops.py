@@ -120,6 +120,48 @@ def test_activation(op: str) -> None:
     check(op, [x], expected[op])
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 6), (0, 3, 2, 2)])
+@pytest.mark.parametrize(
+    ("op", "attributes", "expected"),
+    [
+        ("leaky_relu", {"slope": 0.1}, lambda x: functional.leaky_relu(x, 0.1)),
+        ("leaky_relu", {"slope": -0.5}, lambda x: functional.leaky_relu(x, -0.5)),
+        ("elu", {"alpha": 1.0}, functional.elu),
+        ("elu", {"alpha": 1.7}, lambda x: functional.elu(x, 1.7)),
+        ("silu", {}, functional.silu),
+        # The gradient of torch's own hardsigmoid has a slope of float32(1/6) in float64, too.
+        ("hard_sigmoid", {"slope": 1 / 6, "shift": 0.5}, lambda x: functional.relu6(x + 3) / 6),
+        ("hard_sigmoid", {"slope": 0.2, "shift": 0.5}, lambda x: (0.2 * x + 0.5).clamp(0, 1)),
+        ("hard_swish", {}, functional.hardswish),
+        ("tanh", {}, torch.tanh),
+    ],
+)
+def test_gate(op: str, attributes: dict[str, Any], expected: Any, shape: tuple[int, ...]) -> None:
+    x = 5 * draw_array(0, *shape)
+    if x.size:
+        x.flat[:8] = [0.0, -0.0, 3.0, -3.0, 1000.0, -1000.0, 1e-9, -1e-9]
+    check(op, [x], expected, **attributes)
+    narrow = OPS[op].forward(x.astype(np.float32), **attributes)
+    assert narrow.dtype == np.float32
+    assert OPS[op].vjp(narrow, [x.astype(np.float32)], narrow, **attributes)[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 6), (2, 5, 4), (0, 3, 2, 2)])
+def test_prelu(shape: tuple[int, ...]) -> None:
+    x = draw_array(0, *shape)
+    if x.size:
+        x.flat[:2] = [0.0, -0.0]
+    parameters = {"slope": draw_array(1, shape[1])}
+    check("prelu", [x], lambda x, slope: functional.prelu(x, slope), parameters)
+
+
+def test_exp() -> None:
+    x = 5 * draw_array(0, 2, 3, 4, 5)
+    x.flat[:3] = [0.0, -1000.0, 30.0]
+    check("exp", [x], torch.exp)
+    assert OPS["exp"].forward(np.array([[100.0]], np.float32)) == np.inf
+
+
 @pytest.mark.parametrize("axis", [1, 2, 3])
 def test_softmax(axis: int) -> None:
     x = 300 * draw_array(0, 2, 3, 4, 5)
@@ -233,6 +275,7 @@ def test_window_size_counts_positions(
         ("concat", [(3, 2, 2), (3, 2, 3)], {}, {"axis": 1}, "equal elsewhere"),
         ("slice", [(3, 2, 2)], {}, {"start": 1, "stop": 4}, "not within 3 channels"),
         ("batch_norm", [(3, 2, 2)], {"weight": (4,)}, {"epsilon": 0.0}, "for 3 channels"),
+        ("prelu", [(3, 2, 2)], {"slope": (1,)}, {}, "for 3 channels"),
     ],
 )
 def test_shape_rules_refuse(

@@ -1,6 +1,7 @@
 """What a user gets: the wheel, built from the source distribution, holds one top-level name that works."""
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,16 @@ def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def test_every_package_is_listed() -> None:
+    """A folder that is missing from the list works in the checkout and is not in the wheel."""
+    (listed,) = re.findall(
+        r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "refnet").rglob("__init__.py")}
+    names = {".".join(folder.parts) for folder in folders} | {"refnet.kernels", "refnet.weights"}
+    assert set(re.findall(r'"([^"]+)"', listed)) == names
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from parity.formula import formula_weights
 from refnet import build, passes, reference
-from refnet.graph import Builder, Graph, Window
+from refnet.builder import Builder, Window
+from refnet.graph import Graph
 from refnet.ops import Array
 from refnet.random_weights import random_weights
 from tests.drawn_graphs import Drawing

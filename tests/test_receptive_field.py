@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refnet
+from refnet import reference
+from refnet.builder import Builder, Window
 from refnet.fields.branches import branches
 from refnet.fields.effective_receptive_field import constant_weights, effective_receptive_field
-from refnet.fields.receptive_field import Axis, misalignments, receptive_field
+from refnet.fields.receptive_field import misalignments, receptive_field
 from refnet.fields.unit_gradient import ending_at, unit_gradient
-from refnet.graph import Builder, Graph, Window
+from refnet.graph import Graph
+from refnet.ops import OPS
+from refnet.receptive import Axis, whole
 
 # Branch: receptive field, stride and centre of unit 0, of the LFFD deploy graphs.
 BRANCHES = {
@@ -94,7 +99,7 @@ def test_nearest_unit(pixel: float, unit: int) -> None:
 
 def test_box_is_that_of_the_unit() -> None:
     field = branches(refnet.build("tinynet"))[0].field
-    assert field.box((64, 64)) == (232, 232, 287, 287)  # the seed's support, rows 232 to 286
+    assert field.box((64, 64)) == (232, 232, 287, 287)  # the published support, rows 232 to 286
     assert field.box((0, 1)) == (-20, -24, 35, 31)
 
 
@@ -176,6 +181,55 @@ def test_support_in_pfld_stages(network: str) -> None:
         field = effective_receptive_field(graph, name)
         x1, y1, x2, y2 = field.support
         assert (y2 - y1, x2 - x1) == closed.size
+
+
+GATES: dict[str, dict[str, Any]] = {
+    "relu": {},
+    "relu6": {},
+    "leaky_relu": {"slope": 0.1},
+    "prelu": {},
+    "elu": {"alpha": 1.0},
+    "silu": {},
+    "hard_sigmoid": {"slope": 0.2, "shift": 0.5},
+    "hard_swish": {},
+    "tanh": {},
+    "exp": {},
+    "sigmoid": {},
+    "softmax": {"axis": 1},
+}
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_gates_keep_every_unit_in_its_place(op: str) -> None:
+    """In closed form, in the cone of a gradient, and in the open network, which has the identity there."""
+    net = Builder((2, 14, 15))
+    net.conv("input", "a", 3, Window(3, stride=2, padding=1))
+    slopes = {"slope": ("gate.slope", (3,))} if op == "prelu" else None
+    gate = net.add(op, "gate", "a", parameters=slopes, **GATES[op])
+    output = net.conv(gate, "b", 2, Window(3, padding=1))
+    graph = net.graph("gated", (output,), {}, fixed_size=False)
+    fields = receptive_field(graph)
+    assert fields["gate"] == fields["a"]
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape) for name, shape in graph.parameters.items()}
+    x = rng.normal(size=(2, 14, 15))
+    cotangent = np.zeros((1, *graph.shapes()[output]))
+    cotangent[0, :, 3, 7] = 1, -2
+    for opened in (False, True):
+        wired = graph
+        if opened:
+            nodes = [replace(n, inputs=("a",)) if n.name == "b" else n for n in graph.nodes]
+            wired = replace(graph, nodes=tuple(n for n in nodes if n.name != "gate"))
+        expected = reference.vjp(wired, weights, x[None], [cotangent])[0]
+        seen = graph.input_shape if opened else x
+        gradient, region = unit_gradient(graph, weights, seen, (3, 7), cotangent[0, :, 3, 7])
+        found = np.zeros_like(expected)
+        found[region.of(whole(x.shape))] = gradient
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_every_gate_is_tested() -> None:
+    assert GATES.keys() == {name for name, op in OPS.items() if op.gate}
 
 
 @st.composite

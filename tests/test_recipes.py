@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 import refnet
 from refnet import reference
+from refnet.builder import Builder
 from refnet.checkpoints import save
-from refnet.detection.decoding import geometry
+from refnet.detection.geometry import geometry
 from refnet.faces.schemes import mirrored
 from refnet.ops import Array
 from refnet.passes import fold
@@ -87,6 +89,34 @@ def test_a_module_of_a_graph_computes_what_the_graph_means(name: str) -> None:
     for ours, theirs in zip(found, reference.run(graph, weights, x), strict=True):
         scale = max(1.0, float(np.abs(theirs).max()))
         np.testing.assert_allclose(ours.numpy() / scale, theirs / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("leaky_relu", {"slope": 0.2}),
+        ("prelu", {}),
+        ("elu", {"alpha": 0.7}),
+        ("silu", {}),
+        ("hard_sigmoid", {"slope": 0.2, "shift": 0.5}),
+        ("hard_swish", {}),
+        ("tanh", {}),
+        ("exp", {}),
+    ],
+)
+def test_a_module_computes_every_gate(op: str, attributes: dict[str, float]) -> None:
+    net = Builder((4, 5, 6))
+    slopes = {"slope": ("gate.slope", (4,))} if op == "prelu" else None
+    output = net.add(op, "gate", "input", parameters=slopes, **attributes)
+    graph = net.graph("gate", (output,), {}, fixed_size=False)
+    module = GraphModule(graph).eval()
+    initialize(module)
+    x = input_for(replace(graph, fixed_size=True))
+    with torch.no_grad():
+        (found,) = module(torch.from_numpy(x))
+    slope = {"gate.slope": np.full(4, 0.25, np.float32)} if op == "prelu" else {}
+    (expected,) = reference.run(graph, slope, x)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["pfld-ultralight-slim", "pfld-ghostone", "pfld-polaris"])

@@ -12,10 +12,12 @@ import pytest
 import refnet
 import refnet.weights
 from refnet.cli import main
-from refnet.cli.evaluate import find_landmarks
+from refnet.detection.boxes import iou
 from refnet.errors import WeightsError
-from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
-from refnet.training.metrics import average_precision, iou_matrix, nme
+from refnet.faces.landmarks import FaceLandmarker
+from refnet.networks.defaults import LANDMARKER
+from refnet.training.evaluation import find_landmarks
+from refnet.training.metrics import average_precision, nme
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "weights").glob("*.safetensors"))
@@ -47,15 +49,15 @@ def test_each_loads_by_name_and_has_a_card(path: Path) -> None:
 
 
 def test_options_choose_among_them() -> None:
-    path = refnet.weights.released(USUAL_NETWORK, {"width": 0.25})
+    path = refnet.weights.released(LANDMARKER, {"width": 0.25})
     assert path is not None
-    assert refnet.weights.released(USUAL_NETWORK, {}) == path
-    assert refnet.weights.released(USUAL_NETWORK, {"input_size": (112, 112)}) == path
-    assert refnet.weights.released(USUAL_NETWORK, {"width": 1.0}) is None
-    assert refnet.weights.released(USUAL_NETWORK, {"colour": "blue"}) is None
+    assert refnet.weights.released(LANDMARKER, {}) == path
+    assert refnet.weights.released(LANDMARKER, {"input_size": (112, 112)}) == path
+    assert refnet.weights.released(LANDMARKER, {"width": 1.0}) is None
+    assert refnet.weights.released(LANDMARKER, {"colour": "blue"}) is None
     assert refnet.weights.released("tinynet", {}) is None
     with pytest.raises(WeightsError, match=r"width=1; .*Released: .*width=0\.25"):
-        refnet.load(USUAL_NETWORK, width=1)
+        refnet.load(LANDMARKER, width=1)
 
 
 def test_the_landmark_net_finds_a_face_as_a_face_is() -> None:
@@ -89,7 +91,7 @@ def test_the_landmark_net_is_as_good_as_its_card_says(assets: Path) -> None:
         pytest.skip(f"no {folder}")
     results = find_landmarks(landmark_faces(folder), FaceLandmarker())
     errors = nme(results.predicted, results.truth)
-    path = refnet.weights.released(USUAL_NETWORK, {})
+    path = refnet.weights.released(LANDMARKER, {})
     assert path is not None
     card = refnet.weights.card(path)
     assert len(errors) == 43
@@ -107,7 +109,7 @@ def test_faces_are_found_with_no_option_and_no_network(
     assert (tmp_path / "faces" / "astronaut.jpg").exists()
     (line,) = (tmp_path / "faces" / "faces.jsonl").read_text().splitlines()
     (face,) = json.loads(line)["faces"]
-    assert iou_matrix(np.array([face["box"]]), np.array([ASTRONAUT])) > 0.6
+    assert iou(np.array([face["box"]]), np.array([ASTRONAUT])) > 0.6
     points = np.array(face["landmarks"])
     assert points.shape == (98, 2)
     eyes, mouth = points[60:76].mean(axis=0), points[76:96].mean(axis=0)
@@ -121,7 +123,7 @@ def test_a_face_is_found_at_any_size(factor: float) -> None:
     photo = refnet.read_image(ROOT / "docs" / "astronaut.jpg")
     photo = cv2.resize(photo, (0, 0), fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
     (face,) = refnet.FaceAnalyzer()(photo)  # 20 to 800 pixels
-    assert iou_matrix(face.box[None], np.multiply([ASTRONAUT], factor)) > 0.5
+    assert iou(face.box[None], np.multiply([ASTRONAUT], factor)) > 0.5
 
 
 def test_the_face_detector_is_as_good_as_its_card_says(assets: Path) -> None:

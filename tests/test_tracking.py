@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import refnet
+from refnet.detection.boxes import iou
 from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
-from refnet.faces.analyzer import Face, FaceAnalyzer, Faces
+from refnet.faces.analyzer import FaceAnalyzer
+from refnet.faces.face import Face, Faces
 from refnet.faces.landmarks import FaceLandmarker
-from refnet.faces.tracking import FaceTracker, OneEuroFilter, Smoothing, intersection_over_union
+from refnet.faces.tracking import FaceTracker, OneEuroFilter, Smoothing
 
 FRAMES = 30  # a second
 
@@ -163,7 +165,7 @@ def test_faces_without_landmarks_are_tracked_by_their_boxes() -> None:
 def test_overlaps() -> None:
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 20, 20]], float)
     expected = np.array([[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 0]])
-    np.testing.assert_allclose(intersection_over_union(boxes, boxes), expected)
+    np.testing.assert_allclose(iou(boxes, boxes), expected)
 
 
 @pytest.mark.parametrize(

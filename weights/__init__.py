@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from refnet.networks.defaults import defaults_of
+
 FOLDER = Path(__file__).parent
 
 
@@ -33,7 +35,7 @@ def released(network: str, options: Mapping[str, Any]) -> Path | None:
     that was trained, whatever its width. The input size of a network that takes any is no obstacle.
     """
     for path, (name, recorded) in catalogue().items():
-        ignored = set() if name.startswith("pfld") else {"input_size"}
+        ignored = {"input_size"} if defaults_of(name).any_size else set()
         agree = all(
             key in recorded and _plain(recorded[key]) == _plain(value)
             for key, value in options.items()

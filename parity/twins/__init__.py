@@ -31,6 +31,18 @@ LANDMARK_NETS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+#: The others, each made of `folded` and the options, of which the size of the input is none.
+OTHER_NETS: dict[str, Callable[..., nn.Module]] = {
+    "pfld-polaris-auxiliary": AuxiliaryNet,
+    "basketnet": lambda folded, **options: BasketNet(**options),
+    "tinynet": lambda folded, **options: TinyNet(**options),
+}
+
+
+def _lffd(name: str, residual: str = "pre-activation", **options: Any) -> nn.Module:
+    return LFFD(name, post_activation=residual == "post-activation", **options)
+
+
 def _side(input_size: int | tuple[int, int]) -> int:
     return input_size if isinstance(input_size, int) else input_size[0]
 
@@ -48,15 +60,10 @@ def twin(name: str, **options: Any) -> nn.Module:
     module: nn.Module
     if name in LANDMARK_NETS:
         module = LANDMARK_NETS[name](size=_side(size), folded=folded, **options)
-    elif name == "pfld-polaris-auxiliary":
-        module = AuxiliaryNet(folded=folded, **options)
+    elif name in OTHER_NETS:
+        module = OTHER_NETS[name](folded=folded, **options)
     elif name in TRUNKS:
-        post = options.pop("residual", "pre-activation") == "post-activation"
-        module = LFFD(name, post_activation=post, **options)
-    elif name == "basketnet":
-        module = BasketNet(**options)
-    elif name == "tinynet":
-        module = TinyNet(**options)
+        module = _lffd(name, **options)
     else:
         raise ValueError(f"no torch twin is called {name!r}")
     return module.eval()

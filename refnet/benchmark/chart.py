@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
 from refnet.benchmark.measurement import Result
-from refnet.errors import DependencyError
+from refnet.files import replacing
+from refnet.optional import require
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
     """A row per network and a mark per engine: its time over refnet's, so that refnet is the line at 1.
 
     Raises:
-        DependencyError: matplotlib is missing.
+        DependencyError: matplotlib is missing. OutputError: the file cannot be written.
     """
-    try:
-        figures = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise DependencyError("--plot needs matplotlib: pip install 'refnet[plot]'") from error
+    figures = require("matplotlib.figure", "a chart", "refnet[plot]")
     networks = list(dict.fromkeys(r.network for r in results))
     peers = [e for e in dict.fromkeys(r.engine for r in results) if e != "refnet"]
     figure = figures.Figure(figsize=(9, 1.6 + 0.36 * len(networks)), dpi=150, layout="constrained")
@@ -43,4 +40,5 @@ def plot(results: Sequence[Result], path: Path) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel("median time over refnet's (further right is slower)")
     figure.legend(frameon=False, loc="outside upper center", ncols=len(peers) + 1)
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from refnet.benchmark.peers import PEERS, Run
 from refnet.engine import Engine, peak
-from refnet.errors import BackendError, OptionError, RefnetError
+from refnet.errors import BackendError, OptionError, RefnetError, UnsupportedError
 from refnet.graph import Graph
 from refnet.ops import Array
 from refnet.passes import fold
@@ -69,7 +70,10 @@ def measure(
 
     Raises:
         OptionError: no such peer. DependencyError: a peer, or onnx to hand it the network, is missing.
-        BackendError: a peer cannot run the network, or its outputs differ.
+        BackendError: a peer fails to run the network, or its outputs differ.
+
+    Warns:
+        RuntimeWarning: a peer lacks an operation of the network, and is left out.
     """
     if unknown := [name for name in peers if name not in PEERS]:
         raise OptionError(f"peers are {', '.join(PEERS)}; there is no {unknown[0]!r}")
@@ -80,7 +84,10 @@ def measure(
     errors = {"refnet": 0.0}
     expected = list(engine.run(x)[0])
     for name in peers:
-        runs[name], errors[name] = _checked(name, folded, weights, x, threads, expected)
+        try:
+            runs[name], errors[name] = _checked(name, folded, weights, x, threads, expected)
+        except UnsupportedError as error:
+            warnings.warn(f"{name} is left out: {error}", RuntimeWarning, stacklevel=2)
     times: dict[str, list[float]] = {name: [] for name in runs}
     peaks: list[float] = []
     end = time.perf_counter() + seconds

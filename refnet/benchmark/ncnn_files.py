@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 
 from refnet.benchmark.fused import fused_activations
-from refnet.errors import BackendError
+from refnet.errors import UnsupportedError
 from refnet.graph import Graph, Node, consumers
 from refnet.ops import Array
 
@@ -24,7 +24,7 @@ def to_ncnn(graph: Graph, weights: Mapping[str, Array]) -> tuple[str, bytes]:
     """The `.param` text and the `.bin` bytes of a graph without batch norms, float32.
 
     Raises:
-        BackendError: the graph has an operation that has no layer here.
+        UnsupportedError: the graph has an operation that has no layer here.
     """
     writer = _Writer(graph, weights)
     writer.layer("Input", graph.input, (), graph.input)
@@ -116,7 +116,7 @@ class _Writer:
             case "max_pool" | "average_pool":
                 keys = [f"0={POOLS[node.op]}", *_window(a), "5=1"]
                 return "Pooling", [*keys, "6=1"] if node.op == "average_pool" else keys
-        raise BackendError(f"no layer of ncnn is known here for {node.op!r} ({node.name})")
+        raise UnsupportedError(f"no layer of ncnn is known here for {node.op!r} ({node.name})")
 
     def _conv(self, node: Node) -> tuple[str, list[str]]:
         a, size = node.attributes, self._weights(node)

@@ -5,7 +5,6 @@ All compute in float32, on as many threads as asked, with the settings that thei
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import tempfile
@@ -19,10 +18,10 @@ import numpy as np
 from refnet.benchmark.ncnn_files import to_ncnn
 from refnet.benchmark.tflite_file import to_tflite
 from refnet.benchmark.torch_script import to_torch_script
-from refnet.errors import DependencyError
 from refnet.exchange.onnx_export import to_onnx
 from refnet.graph import Graph
 from refnet.ops import Array
+from refnet.optional import require
 
 Weights = Mapping[str, Array]
 #: One inference: the outputs, in the order of the graph's.
@@ -30,8 +29,7 @@ Run = Callable[[], Sequence[Array]]
 
 
 def _onnxruntime(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
-    import onnxruntime
-
+    onnxruntime: Any = require("onnxruntime", "comparing with onnxruntime", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -41,7 +39,7 @@ def _onnxruntime(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
 
 
 def _openvino(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
-    openvino = importlib.import_module("openvino")
+    openvino = require("openvino", "comparing with openvino", "openvino")
     core = openvino.Core()
     model = core.read_model(to_onnx(graph, weights, fold_first=False))
     model.reshape(list(x.shape))
@@ -58,8 +56,7 @@ def _openvino(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
 
 
 def _opencv(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
-    import cv2
-
+    cv2 = require("cv2", "comparing with opencv", "opencv-python-headless")
     cv2.setNumThreads(threads)
     data = np.frombuffer(to_onnx(graph, weights, fold_first=False), np.uint8)
     net = cv2.dnn.readNetFromONNX(data)
@@ -87,7 +84,9 @@ def _chatter_to_stderr() -> Iterator[None]:
 def _mnn(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
     # The converter's own module; importing MNN.tools instead would run pip behind the caller's back.
     with tempfile.TemporaryDirectory() as folder, _chatter_to_stderr():
-        converter, mnn = importlib.import_module("_tools"), importlib.import_module("MNN")
+        converter, mnn = (
+            require(module, "comparing with mnn", "MNN") for module in ("_tools", "MNN")
+        )
         source, target = Path(folder, "model.onnx"), Path(folder, "model.mnn")
         source.write_bytes(to_onnx(graph, weights, fold_first=False))
         files = ["--modelFile", str(source), "--MNNModel", str(target)]
@@ -108,7 +107,7 @@ def _mnn(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
 
 
 def _ncnn(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
-    ncnn = importlib.import_module("ncnn")
+    ncnn = require("ncnn", "comparing with ncnn", "ncnn")
     net = ncnn.Net()
     net.opt.num_threads, net.opt.use_vulkan_compute = threads, False
     for lower in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
@@ -136,7 +135,8 @@ def _ncnn(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
 
 
 def _litert(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
-    module = importlib.import_module("ai_edge_litert.interpreter")
+    purpose, package = "comparing with litert", "ai-edge-litert"
+    module = require("ai_edge_litert.interpreter", purpose, package)
     content = to_tflite(graph, weights, len(x))
     interpreter = module.Interpreter(model_content=content, num_threads=threads)
     interpreter.allocate_tensors()
@@ -154,7 +154,7 @@ def _litert(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
 
 
 def _torch(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
-    torch: Any = importlib.import_module("torch")
+    torch: Any = require("torch", "comparing with torch", "torch")
     torch.set_num_threads(threads)
     module, source = to_torch_script(graph, weights, x), torch.from_numpy(x)
 
@@ -165,24 +165,12 @@ def _torch(graph: Graph, weights: Weights, x: Array, threads: int) -> Run:
     return run
 
 
-def _needing(package: str, peer: Callable[..., Run]) -> Callable[..., Run]:
-    def make(*arguments: Any) -> Run:
-        try:
-            return peer(*arguments)
-        except ImportError as error:
-            raise DependencyError(
-                f"comparing with {package} needs it installed: pip install {package} ({error})"
-            ) from error
-
-    return make
-
-
 PEERS: dict[str, Callable[..., Run]] = {
-    "onnxruntime": _needing("onnxruntime", _onnxruntime),
-    "openvino": _needing("openvino", _openvino),
-    "mnn": _needing("MNN", _mnn),
-    "opencv": _needing("opencv-python-headless", _opencv),
-    "ncnn": _needing("ncnn", _ncnn),
-    "litert": _needing("ai-edge-litert", _litert),
-    "torch": _needing("torch", _torch),
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "mnn": _mnn,
+    "opencv": _opencv,
+    "ncnn": _ncnn,
+    "litert": _litert,
+    "torch": _torch,
 }

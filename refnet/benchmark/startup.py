@@ -6,12 +6,12 @@ machine code, bytecode and files are where a second start finds them.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from refnet.checkpoints import save
-from refnet.errors import BackendError, DependencyError, OptionError
+from refnet.errors import BackendError, OptionError, UnsupportedError
 from refnet.exchange.onnx_export import export_onnx
 from refnet.networks import build
+from refnet.optional import require
 from refnet.random_weights import random_weights
 
 #: What a process of each engine does, the array `x` and the texts `file` and `threads` given.
@@ -55,7 +56,12 @@ file, threads, *shape = sys.argv[1:]
 x = np.zeros([int(size) for size in shape], np.float32)
 """
 _AFTER = "\nprint('done', flush=True)"
-_MODULES = {"opencv": "cv2"}
+#: Module and package of the peers.
+_PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime"),
+    "openvino": ("openvino", "openvino"),
+    "opencv": ("cv2", "opencv-python-headless"),
+}
 LEAST_ROUNDS = 5
 
 
@@ -99,21 +105,29 @@ def startup(
     Raises:
         OptionError: the start of such a peer cannot be measured. DependencyError: a peer is missing.
         BackendError: a process failed; the message is its last line.
+
+    Warns:
+        RuntimeWarning: ONNX lacks an operation of the network, and the peers are left out.
     """
     for peer in peers:
         if peer not in _SCRIPTS:
             able = ", ".join(name for name in _SCRIPTS if name != "refnet")
             raise OptionError(f"starts are measured of {able}, which read ONNX; not of {peer!r}")
-        if importlib.util.find_spec(_MODULES.get(peer, peer)) is None:
-            raise DependencyError(f"comparing with {peer} needs it installed")
+        module, package = _PACKAGES[peer]
+        require(module, f"comparing with {peer}", package)
     graph = build(network, **options)
     weights = random_weights(graph)
-    times: dict[str, list[float]] = {engine: [] for engine in ("refnet", *peers)}
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder, "network.safetensors"), Path(folder, "network.onnx")
         save(ours, network, options, weights)
         if peers:
-            export_onnx(graph, weights, theirs)
+            try:
+                export_onnx(graph, weights, theirs)
+            except UnsupportedError as error:
+                left_out = f"{', '.join(peers)} left out: {error}"
+                warnings.warn(left_out, RuntimeWarning, stacklevel=2)
+                peers = ()
+        times: dict[str, list[float]] = {engine: [] for engine in ("refnet", *peers)}
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode"))}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # installed packages have theirs
         texts = [str(threads), "1", *map(str, graph.input_shape)]

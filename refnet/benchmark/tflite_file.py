@@ -7,25 +7,27 @@ Source: TensorFlow Lite schema, version 3.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from refnet.benchmark.fused import fused_activations
-from refnet.errors import BackendError
+from refnet.errors import UnsupportedError
+from refnet.exchange.writers import require_writers
 from refnet.graph import Graph, Node
 from refnet.ops import Array, Shape
+from refnet.optional import require
 
 
 def to_tflite(graph: Graph, weights: Mapping[str, Array], batch: int) -> bytes:
     """The serialised model of a graph without batch norms, for exactly `batch` images, float32.
 
     Raises:
-        ImportError: ai-edge-litert is missing.
-        BackendError: the graph has an operation that cannot be written here.
+        DependencyError: ai-edge-litert is missing.
+        UnsupportedError: the graph has an operation that cannot be written here.
     """
+    require_writers(graph, WRITERS, "TensorFlow Lite")
     writer = _Writer(graph, weights, batch)
     for node in graph.nodes:
         if node.name not in writer.done:
@@ -35,7 +37,9 @@ def to_tflite(graph: Graph, weights: Mapping[str, Array], batch: int) -> bytes:
 
 class _Writer:
     def __init__(self, graph: Graph, weights: Mapping[str, Array], batch: int) -> None:
-        self.schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
+        self.schema: Any = require(
+            "ai_edge_litert.schema_py_generated", "writing TensorFlow Lite", "ai-edge-litert"
+        )
         self.graph, self.weights, self.batch = graph, weights, batch
         self.shapes = graph.shapes()
         self.tensors: list[Any] = []
@@ -96,10 +100,7 @@ class _Writer:
             self.done.add(output)
             fused = kinds.RELU if activation.op == "relu" else kinds.RELU6
         inputs = [self.index[name] for name in node.inputs]
-        writer = getattr(self, f"_{node.op}", None)
-        if writer is None:
-            raise BackendError(f"{node.op!r} ({node.name}) is not written to TensorFlow Lite here")
-        writer(node, inputs, self.value(output), fused)
+        WRITERS[node.op](self, node, inputs, self.value(output), fused)
 
     def padded(self, node: Node, source: int) -> tuple[int, int]:
         """The tensor to read and the kind of padding for a window over it, with a PAD if need be."""
@@ -111,7 +112,7 @@ class _Writer:
         if all(max((-(-n // s) - 1) * s + k - n, 0) == 2 * p for n, k, s, p in sides):
             return source, kinds.SAME
         if node.op == "max_pool":
-            raise BackendError(f"a padded maximum ({node.name}) is not written here")
+            raise UnsupportedError(f"a padded maximum ({node.name}) is not written here")
         (ph, pw), channels = a["padding"], self.shapes[node.inputs[0]][0]
         shape = (self.batch, height + 2 * ph, width + 2 * pw, channels)
         target = self.tensor(f"{node.name}/padded", shape)
@@ -234,9 +235,29 @@ class _Writer:
         return bytes(builder.Output())
 
 
+#: What writes an operation, given its node, the tensors of its inputs and its output, and the code of
+#: the activation that is fused with it.
+WRITERS: Mapping[str, Callable[[_Writer, Node, list[int], int, int], None]] = {
+    "conv": _Writer._conv,
+    "linear": _Writer._linear,
+    "relu": _Writer._relu,
+    "relu6": _Writer._relu6,
+    "sigmoid": _Writer._sigmoid,
+    "softmax": _Writer._softmax,
+    "normalize": _Writer._normalize,
+    "average_pool": _Writer._average_pool,
+    "max_pool": _Writer._max_pool,
+    "add": _Writer._add,
+    "concat": _Writer._concat,
+    "slice": _Writer._slice,
+    "flatten": _Writer._flatten,
+    "cells": _Writer._cells,
+}
+
+
 def _aligned_builder() -> Any:
     """A builder whose vectors of bytes, which are the weights, start at multiples of 16 as the schema asks."""
-    plain: Any = importlib.import_module("flatbuffers").Builder
+    plain: Any = require("flatbuffers", "writing TensorFlow Lite", "flatbuffers").Builder
 
     def start(builder: Any, size: int, number: int, alignment: int) -> Any:
         return plain.StartVector(builder, size, number, 16 if size == 1 else alignment)

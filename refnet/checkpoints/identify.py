@@ -1,16 +1,14 @@
 """Find out which network a checkpoint is of, with which options, and give its tensors our names.
 
-A file that `save` wrote says it. Any other is compared with every network: the options are worked
-out from the shapes (width from the first layers, input size from the kernel of conv8, landmarks from
-the last layer), the graph is built, and its names and shapes must all be there. Files whose names say
-nothing, as exporters number folded tensors, are compared layer by layer in execution order.
+A file that `save` wrote says it. Any other is compared with every network: the network's family
+proposes options by the shapes (`refnet.networks.options_of`), the graph is built, and its names and
+shapes must all be there. Files whose names say nothing, as exporters number folded tensors, are
+compared layer by layer in execution order (`refnet.networks.options_in_order`).
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from refnet.checkpoints.elements import Array
 from refnet.checkpoints.layers import Layer
@@ -18,7 +16,7 @@ from refnet.checkpoints.names import from_lffd_pytorch, from_mxnet, without_wrap
 from refnet.checkpoints.reader import Checkpoint
 from refnet.errors import OptionError, WeightsError
 from refnet.graph import Graph
-from refnet.networks import build, networks
+from refnet.networks import build, networks, options_in_order, options_of
 
 Options = dict[str, Any]
 Tensors = Mapping[str, Array]
@@ -118,10 +116,10 @@ def _fits(
     misfits: list[str],
 ) -> Iterator[tuple[str, Options, dict[str, Array]]]:
     """Each network that `tensors` fit; why the others do not is appended to `misfits`."""
-    named, residual = _renamed(checkpoint, tensors)
+    named, hints = _renamed(checkpoint, tensors)
     for name in networks() if network is None else (network,):
         found = None
-        for derived in _options_by_name(name, named, residual):
+        for derived in options_of(name, named, hints):
             graph = _graph(name, derived, given, network is not None, misfits)
             if graph is None:
                 continue
@@ -136,83 +134,19 @@ def _fits(
             yield found
 
 
-def _renamed(checkpoint: Checkpoint, tensors: Tensors) -> tuple[dict[str, Array], str | None]:
-    """`tensors` by the names that our graphs would use, and the residual if the names tell it."""
+def _renamed(checkpoint: Checkpoint, tensors: Tensors) -> tuple[dict[str, Array], Options]:
+    """`tensors` by the names that our graphs would use, and the options that the names reveal."""
     if checkpoint.layers:  # constants of reshapes and clips are no weights
         read = {name for layer in checkpoint.layers for name in (layer.weight, layer.bias)}
         roles = (".weight", ".bias", ".running_mean", ".running_var")
         tensors = {n: t for n, t in tensors.items() if n in read or n.endswith(roles)}
     named = from_mxnet(without_wrapper(tensors))
-    naivenet = from_lffd_pytorch(named)
-    return naivenet if naivenet is not None else (named, None)
-
-
-def _options_by_name(name: str, tensors: Tensors, residual: str | None) -> Iterator[Options]:
-    """Options of the network `name` that the shapes of `tensors` suggest, likeliest first.
-
-    Nothing where a tensor is missing that every checkpoint of the network holds.
-    """
-    form = "training" if any(n.endswith(".running_mean") for n in tensors) else "inference"
-    if name == "tinynet":
-        if "block1.conv1.weight" in tensors:
-            yield {}
-    elif name == "basketnet":
-        if (score := tensors.get("lossbranch1.score.2.weight")) is not None:
-            yield {"classes": _size(score, 0)}
-    elif name.startswith("lffd-"):
-        first = tensors.get("conv1.weight")
-        if first is not None and any(n.endswith("_3_score.weight") for n in tensors):
-            options: Options = {"width": _size(first, 0) / (32 if name.endswith("-small") else 64)}
-            yield options | ({"residual": residual} if residual else {})
-    elif name == "pfld-polaris-auxiliary":
-        first = tensors.get("conv1.0.weight")
-        if first is not None and "fc2.weight" in tensors:
-            yield {"width": _size(first, 1) / 64, "form": form}
-    else:
-        yield from _pfld_options(name, tensors, form)
-
-
-def _pfld_options(name: str, tensors: Tensors, form: str) -> Iterator[Options]:
-    """The PFLD family: width from conv1 (conv8 where rounding hides it), size from conv8, points from fc."""
-    polaris = name == "pfld-polaris"
-    first = {
-        "pfld-polaris": "conv1.weight",
-        "pfld-ghostone": "conv1.rbr_conv.0.conv.weight"
-        if form == "training"
-        else "conv1.reparam_conv.weight",
-    }.get(name, "conv1.0.weight")
-    eighth = "conv8.weight" if polaris else "conv8.0.weight"
-    if not all(n in tensors for n in (first, eighth, "fc.weight")):
-        return
-    options: Options = {
-        "input_size": 16 * _size(tensors[eighth], 2),
-        "landmarks": _size(tensors["fc.weight"], 0) // 2,
-        "form": form,
-    }
-    if polaris:
-        options["conv2"] = _conv2(tensors.get("conv2.weight"))
-        if form == "training":
-            options["bn8"] = "applied" if _is_trained(tensors, "bn8") else "ignored"
-    widths = [_size(tensors[first], 0) / 64, _size(tensors[eighth], 0) / 128]
-    for width in dict.fromkeys(widths[:1] if polaris else widths):
-        yield {"width": width, **options}
-
-
-def _conv2(weight: Array | None) -> str:
-    return "depthwise" if weight is not None and _size(weight, 1) == 1 else "dense"
-
-
-def _is_trained(tensors: Tensors, norm: str) -> bool:
-    """Whether the running statistics of a batch norm have left their initial 0 and 1."""
-    mean, variance = tensors.get(f"{norm}.running_mean"), tensors.get(f"{norm}.running_var")
-    return bool(
-        mean is not None and variance is not None and (np.any(mean != 0) or np.any(variance != 1))
-    )
-
-
-def _size(array: Array, axis: int) -> int:
-    """The size along `axis`, 1 where there is no such axis: a misfit that the comparison reports."""
-    return int(array.shape[axis]) if axis < array.ndim else 1
+    hints: Options = {}
+    if (naivenet := from_lffd_pytorch(named)) is not None:
+        named, hints["residual"] = naivenet
+    norms = any(name.endswith(".running_mean") for name in named)
+    hints["form"] = "training" if norms else "inference"
+    return named, hints
 
 
 def _graph(
@@ -236,12 +170,13 @@ def _by_order(
 ) -> tuple[str, Options, dict[str, Array]] | None:
     """The network `name` in its inference form, if the file's layers are its layers, in order.
 
-    Only for the PFLD family: each of its graphs is one chain, so that order leaves no doubt.
+    Only for networks that are one chain of layers, so that order leaves no doubt.
     """
     layers = checkpoint.layers
-    if not name.startswith("pfld") or not layers or tensors is not checkpoint.tensors:
+    if not layers or tensors is not checkpoint.tensors:
         return None
-    options = _options_by_order(name, checkpoint)
+    weights = [(layer.op, tensors[layer.weight]) for layer in layers]
+    options = options_in_order(name, weights, checkpoint.metadata.get("operators", ""))
     if options is None:
         return None
     try:
@@ -265,30 +200,6 @@ def _by_order(
     if len(ours) != len(layers) or _misfit(graph, renamed):
         return None
     return name, {**options, **given}, _used(graph, renamed)
-
-
-def _options_by_order(name: str, checkpoint: Checkpoint) -> Options | None:
-    weights = [checkpoint.tensors[layer.weight] for layer in checkpoint.layers]
-    convolutions = [
-        w for w, layer in zip(weights, checkpoint.layers, strict=True) if layer.op == "conv"
-    ]
-    if len(convolutions) < 2:
-        return None
-    if name == "pfld-polaris-auxiliary":
-        return {"width": _size(weights[0], 1) / 64, "form": "inference"}
-    options: Options = {
-        "width": _size(weights[0], 0) / 64,
-        "input_size": 16 * _size(convolutions[-1], 2),
-        "landmarks": _size(weights[-1], 0) // 2,
-        "form": "inference",
-    }
-    if name == "pfld-polaris":
-        clips = "Clip=" in checkpoint.metadata.get("operators", "")
-        options |= {
-            "activation": "relu6" if clips else "relu",
-            "conv2": _conv2(convolutions[1]),
-        }
-    return options
 
 
 # --- comparing and telling
@@ -316,9 +227,9 @@ def _misfit(graph: Graph, tensors: Tensors) -> str:
         "misshapen": misshapen,
         "not float": list(map(repr, whole)),
     }
-    told = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in troubles.items() if names]
+    listed = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in troubles.items() if names]
     options = ", ".join(f"{key}={value}" for key, value in graph.options.items())
-    return f"as {graph.name} ({options}): {'; '.join(told)}" if told else ""
+    return f"as {graph.name} ({options}): {'; '.join(listed)}" if listed else ""
 
 
 def _listed(names: Sequence[str]) -> str:

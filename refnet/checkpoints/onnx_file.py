@@ -12,7 +12,8 @@ import numpy as np
 
 from refnet.checkpoints.elements import ELEMENT_TYPES, Array, finished
 from refnet.checkpoints.layers import Layer
-from refnet.errors import CheckpointError, DependencyError
+from refnet.errors import CheckpointError
+from refnet.optional import require
 
 # TensorProto.DataType -> element type, and the field that holds it where raw_data is empty
 _KINDS = {
@@ -46,12 +47,7 @@ def read_onnx(data: bytes) -> tuple[dict[str, Array], tuple[Layer, ...], dict[st
     DependencyError without the `onnx` package, CheckpointError where the file is cut off or
     damaged, or its tensors lie in other files.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise DependencyError(
-            "reading ONNX files needs the onnx package: pip install 'refnet[onnx]'"
-        ) from error
+    onnx = require("onnx", "reading weights from ONNX", "refnet[onnx]")
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:

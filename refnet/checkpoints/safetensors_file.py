@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from refnet.checkpoints.elements import ELEMENT_TYPES, Array, shaped
-from refnet.errors import CheckpointError
-from refnet.files import write_whole
+from refnet.errors import CheckpointError, OutputError
+from refnet.files import write_file
 
 _KINDS = {
     "F64": "float64",
@@ -151,7 +151,8 @@ def write_safetensors(
         np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
         for _, array in ordered
     )
+    pieces = itertools.chain([len(text).to_bytes(8, "little") + text], body)
     try:
-        write_whole(path, itertools.chain([len(text).to_bytes(8, "little") + text], body))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
+        write_file(path, pieces, parents=False)
+    except OutputError as error:
+        raise CheckpointError(f"the checkpoint cannot be written: {error}") from error

@@ -12,6 +12,7 @@ from refnet.checkpoints.reader import Checkpoint
 from refnet.checkpoints.safetensors_file import write_safetensors
 from refnet.errors import WeightsError
 from refnet.networks import build
+from refnet.version import __version__
 
 
 def save(
@@ -32,8 +33,6 @@ def save(
     Raises OptionError where the network cannot be built so, WeightsError where tensors are missing or
     misshapen, CheckpointError where the file cannot be written.
     """
-    from refnet import __version__
-
     graph = build(network, **options)
     wrong = [n for n, s in graph.parameters.items() if n not in tensors or tensors[n].shape != s]
     if wrong:

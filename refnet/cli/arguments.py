@@ -33,6 +33,40 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_crops(parser: argparse._ActionsContainer, *, passes: int) -> None:
+    """`--margin` and `--passes`, how faces are cut for a landmarker; `passes` is the default."""
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=1.0,
+        help="side of the crop over the longer side of the box: 1 for boxes from forehead to chin, "
+        "1.2 for boxes that hug the points (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--passes",
+        type=int,
+        choices=(1, 2),
+        default=passes,
+        help="2 looks again at a crop about the first pass's points: closer where boxes come from a "
+        "detector, at twice the time (default: %(default)s)",
+    )
+
+
+def add_channel_order(parser: argparse._ActionsContainer) -> None:
+    """`--channel-order`."""
+    parser.add_argument(
+        "--channel-order",
+        choices=("bgr", "rgb"),
+        default="bgr",
+        help="the order that the network was trained on (default: %(default)s)",
+    )
+
+
+def model_of(network: str | None, weights: str | None, default: str) -> tuple[str, str | None]:
+    """(model, weights) as `refnet.load` takes them: a file alone tells its network."""
+    return network or weights or default, weights if network else None
+
+
 def add_resize_scale(parser: argparse._ActionsContainer) -> None:
     """`--resize-scale`; see `scales_of`."""
     parser.add_argument(

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from refnet.cli.arguments import add_options, parse_options
-from refnet.cli.rf import read_graph, read_onnx
-from refnet.cli.seed_recipes import recipe, table
 from refnet.errors import OptionError
-from refnet.faces.landmarks import SCALING, USUAL_SCALING
-from refnet.fields.branches import Branch, branches
-from refnet.fields.effective_receptive_field import (
-    THRESHOLDS,
-    EffectiveReceptiveField,
-    effective_receptive_field,
-)
-from refnet.fields.receptive_field import receptive_field
+from refnet.exchange.graphs import read_graph, read_onnx
+from refnet.fields import threshold_experiment
+from refnet.fields.branches import Branch
+from refnet.fields.effective_receptive_field import THRESHOLDS, EffectiveReceptiveField
+from refnet.fields.experiment import Experiment
+from refnet.files import write_file
 from refnet.graph import Graph
-from refnet.media.images import opencv, read_image, write_bytes
+from refnet.media.images import opencv, read_image
 from refnet.model import Model, load
+from refnet.networks.defaults import defaults_of
 from refnet.ops import Array, Pair
-from refnet.summary import align
+from refnet.tables import align
 
 HEADINGS = (
     "branch",
@@ -39,6 +36,10 @@ HEADINGS = (
     "95.45 %",
     "σ fit",
     "objects",
+)
+TABLE_HEADINGS = (
+    *("branch", "RF", "u8", "script RF", ".5/.75/.85 raw"),
+    *("script .75", "script .85", "Luo", "2σ", "window"),
 )
 FIGURES = ("heat_map", "profile", "sheet", "compare", "animation", "explorer")
 
@@ -58,16 +59,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_experiment(parser.add_argument_group("what is measured"))
     _add_figures(parser.add_argument_group("pictures (PNG, SVG or PDF; the extra `plot`)"))
-    seed = parser.add_argument_group("the experiment that this tool began with")
-    seed.add_argument(
-        "--recipe",
-        choices=("seed", "exact"),
-        help="with tinynet: the receptive and effective fields by the seed's steps, or the true ones",
+    published = parser.add_argument_group("a well-known experiment")
+    published.add_argument(
+        "--experiment",
+        choices=("as-published", "corrected"),
+        help="with tinynet: the receptive and effective fields by the published steps, or the true ones",
     )
-    seed.add_argument(
+    published.add_argument(
         "--table",
         action="store_true",
-        help="every LFFD branch: the true measures, and what the seed's steps would print",
+        help="every LFFD branch: the true widths, and what the published steps would print",
     )
     parser.set_defaults(run=run)
 
@@ -133,15 +134,15 @@ def _add_figures(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.table:
-        return table(as_json=arguments.json)
+        return _print_table(as_json=arguments.json)
     if arguments.network is None:
         raise OptionError("name a network, such as `refnet erf lffd-face-v2`, or pass --table")
-    if arguments.recipe:
-        return recipe(arguments.network, arguments.recipe, as_json=arguments.json)
-    experiment = _Experiment(arguments)
-    chosen = experiment.chosen()
+    if arguments.experiment:
+        return _print_published(arguments.network, arguments.experiment, as_json=arguments.json)
+    experiment, images = _experiment(arguments)
+    chosen = experiment.branches(arguments.branch, arguments.tensor)
     fields = [(branch, experiment.measure(branch.tensor)) for branch in chosen]
-    _draw(arguments, experiment, fields)
+    _draw(arguments, experiment, images, fields)
     if arguments.json:
         print(json.dumps([field.as_data() for _, field in fields], indent=2))
         return 0
@@ -150,78 +151,87 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Experiment:
-    """What the arguments ask to measure."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
-        options = parse_options(arguments.option)
-        images = [read_image(path) for path in arguments.image or ()]
-        self.model: Model | None = None
-        if arguments.weights is not None:
-            if not images:
-                raise OptionError(
-                    "--weights go with --image: what trained units look at depends on it"
-                )
-            if arguments.draws:
-                raise OptionError("--draws makes its own weights; leave out --weights")
-            self.model = _trained(arguments.network, arguments.weights, options)
-            self.graph = self.model.graph
-        else:
-            self.graph = read_graph(arguments.network, options)
-        self.images = [_fitted(self.graph, image) for image in images]
-        self.inputs = [
-            network_input(self.graph, image, arguments.scaling, rgb=arguments.rgb)
-            for image in self.images
-        ]
-        self.channels = dict(arguments.channel) if arguments.channel else None
-
-    @property
-    def title(self) -> str:
-        if self.model is not None:
-            return f"{self.graph.name}, trained, on {len(self.images)} image(s)"
-        if self.arguments.draws:
-            return f"{self.graph.name}, {self.arguments.draws} random networks"
-        return f"{self.graph.name}, every weight {self.arguments.constant}"
-
-    def chosen(self) -> Sequence[Branch]:
-        """The branches that the arguments name: one, or all."""
-        known = branches(self.graph)
-        if self.arguments.tensor is not None:
-            named = [branch for branch in known if branch.tensor == self.arguments.tensor]
-            return named or [self._layer(self.arguments.tensor)]
-        if self.arguments.branch is None:
-            return known
-        if not 1 <= self.arguments.branch <= len(known):
-            raise OptionError(
-                f"{self.graph.name} has branches 1 to {len(known)}, no {self.arguments.branch}"
-            )
-        return [known[self.arguments.branch - 1]]
-
-    def _layer(self, tensor: str) -> Branch:
-        """A layer that is no branch, as one without a number."""
-        field = receptive_field(self.graph).get(tensor)
-        if tensor not in self.graph.node or field is None:
-            raise OptionError(f"{self.graph.name} has no tensor {tensor!r} of one receptive field")
-        return Branch(0, tensor, field, None)
-
-    def measure(self, tensor: str, *, trained: bool = True) -> EffectiveReceptiveField:
-        """The field of a tensor; before training where not `trained`."""
-        a = self.arguments
-        if self.model is not None and trained:
-            return effective_receptive_field(
-                self.model, tensor, unit=a.unit, inputs=self.inputs, channels=self.channels
-            )
-        draws = a.draws if trained else max(a.draws, 5)
-        return effective_receptive_field(
-            self.graph,
-            tensor,
-            unit=a.unit,
-            channels=self.channels,
-            constant=a.constant,
-            draws=draws,
-            seed=a.seed,
+def _print_published(network: str, name: str, *, as_json: bool) -> int:
+    """Print the sizes that the published steps give, or the true ones, and why they differ."""
+    if network != threshold_experiment.NETWORK:
+        raise OptionError(
+            f"this is an experiment on {threshold_experiment.NETWORK}, not on {network}"
         )
+    sizes: tuple[Any, ...]
+    if name == "as-published":
+        sizes = threshold_experiment.as_published()
+    else:
+        sizes = threshold_experiment.corrected()
+    if as_json:
+        keys = ("receptive_field", "above_0.75", "above_0.85")
+        print(json.dumps({"experiment": name, **dict(zip(keys, sizes, strict=True))}, indent=2))
+        return 0
+    print(", ".join(map(str, sizes)))
+    print("\n" + textwrap.fill(threshold_experiment.EXPLANATION, 88))
+    return 0
+
+
+def _print_table(*, as_json: bool) -> int:
+    """Print every LFFD branch: the true widths, and what the published steps would print."""
+    rows = threshold_experiment.table()
+    if as_json:
+        print(json.dumps([row.as_data() for row in rows], indent=2))
+        return 0
+    lines = [
+        (
+            row.label,
+            str(row.receptive_field),
+            str(row.script[0].before[0]),
+            _printed(row.script[0]),
+            "/".join(map(str, row.raw)),
+            _printed(row.script[1]),
+            _printed(row.script[2]),
+            f"{row.luo:.1f}",
+            f"{row.two_sigma:.1f}",
+            str(row.window),
+        )
+        for row in rows
+    ]
+    print("\n".join(align([TABLE_HEADINGS, *lines], right=range(1, 10))))
+    print(
+        "\nu8: box after the cast to uint8. script: what the published steps print, (n) with the number of\n"
+        "contours where there are several and the first is arbitrary. raw: true boxes above 0.5, 0.75\n"
+        "and 0.85 of the peak. Luo: √(pixels above 0.0455). 2σ: four standard deviations of a marginal.\n"
+        "window: smallest centred square that holds 95.45 % of the gradient."
+    )
+    return 0
+
+
+def _printed(printed: threshold_experiment.Printed) -> str:
+    several = f" ({printed.contours})" if printed.contours > 1 else ""
+    return f"{printed.size[0]}{several}"
+
+
+def _experiment(arguments: argparse.Namespace) -> tuple[Experiment, list[Array]]:
+    """What the arguments ask to measure, and the images, at the size that the network takes."""
+    options = parse_options(arguments.option)
+    images = [read_image(path) for path in arguments.image or ()]
+    network: Graph | Model
+    if arguments.weights is None:
+        network = graph = read_graph(arguments.network, options)
+    else:
+        if not images:
+            raise OptionError("--weights go with --image: what trained units look at depends on it")
+        if arguments.draws:
+            raise OptionError("--draws makes its own weights; leave out --weights")
+        network = _trained(arguments.network, arguments.weights, options)
+        graph = network.graph
+    images = [_fitted(graph, image) for image in images]
+    experiment = Experiment(
+        network,
+        [network_input(graph, image, arguments.scaling, rgb=arguments.rgb) for image in images],
+        unit=arguments.unit,
+        channels=dict(arguments.channel) if arguments.channel else None,
+        constant=arguments.constant,
+        draws=arguments.draws,
+        seed=arguments.seed,
+    )
+    return experiment, images
 
 
 def _fitted(graph: Graph, image: Array) -> Array:
@@ -253,21 +263,19 @@ def network_input(
         scaling: value · scale + shift of a pixel; the network's own by default, else 1 / 255 and 0.
         rgb: in the order R, G, B, as basketnet takes it anyway.
     """
-    known = (1 / 255, 0.0)
-    if graph.name.startswith("lffd"):
-        known = (1.0, 0.0)
-    elif graph.name.startswith("pfld"):
-        known = SCALING.get(graph.name, USUAL_SCALING)
-    scale, shift = known if scaling is None else scaling
-    if rgb or graph.name == "basketnet":
-        image = image[:, :, ::-1]
-    scaled: Array = image.transpose(2, 0, 1) * np.float32(scale) + np.float32(shift)
-    return np.ascontiguousarray(scaled)
+    preprocessing = defaults_of(graph).preprocessing
+    if scaling is not None:
+        preprocessing = replace(preprocessing, divide=1.0, scale=scaling[0], shift=scaling[1])
+    if rgb:
+        preprocessing = replace(preprocessing, channel_order="rgb")
+    x: Array = preprocessing.apply(image[None])[0]
+    return x
 
 
 def _draw(
     arguments: argparse.Namespace,
-    experiment: _Experiment,
+    experiment: Experiment,
+    images: Sequence[Array],
     fields: list[tuple[Branch, EffectiveReceptiveField]],
 ) -> None:
     """Write the pictures that were asked for."""
@@ -282,9 +290,9 @@ def _draw(
                 f"--{name.replace('_', '-')} shows one branch; choose it with --branch"
             )
     branch, field = fields[0]
-    image = experiment.images[-1] if experiment.images else None
+    image = images[-1] if images else None
     objects = branch.objects
-    if image is not None and experiment.model is None:
+    if image is not None and not experiment.trained:
         # The architecture's field is the same everywhere: show it at the middle of the image.
         field = _centred(experiment.graph, field, image)
     title = _title(branch, field)
@@ -297,10 +305,10 @@ def _draw(
         face = arguments.face
         made["sheet"] = figures.sheet(fields, image=None if face is None else image, face=face)
     if "compare" in asked:
-        if experiment.model is None:
+        if not experiment.trained:
             raise OptionError("--compare shows training: pass --weights and --image")
         pair = {
-            "before training": experiment.measure(branch.tensor, trained=False),
+            "before training": experiment.before_training(branch.tensor),
             "after training": field,
         }
         made["compare"] = figures.comparison(pair, image=image, objects=objects)
@@ -310,7 +318,7 @@ def _draw(
         figures.animation(experiment.graph, branch.tensor, experiment.measure, asked["animation"])
     if "explorer" in asked:
         page = figures.explorer(experiment.graph, fields, image=image)
-        write_bytes(Path(asked["explorer"]), page.encode("utf-8"))
+        write_file(asked["explorer"], [page.encode("utf-8")])
 
 
 def _centred(graph: Graph, field: EffectiveReceptiveField, image: Array) -> EffectiveReceptiveField:

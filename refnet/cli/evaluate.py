@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +12,27 @@ import numpy as np
 
 from refnet.cli.arguments import (
     add_backend,
+    add_channel_order,
     add_options,
     add_resize_scale,
+    model_of,
     parse_options,
     scales_of,
 )
-from refnet.detection.detector import Detections, FaceDetector
+from refnet.detection.detections import Detections
+from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
-from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
-from refnet.faces.schemes import as_68
-from refnet.media.images import opencv, read_image, write_image
+from refnet.faces.landmarks import FaceLandmarker
+from refnet.media.images import read_image, write_image
+from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.ops import Array
-from refnet.training.annotations import BoxedPhoto, LandmarkFace, boxed_photos, landmark_faces
-from refnet.training.metrics import (
-    NORMALISATIONS,
-    RULES,
-    average_precision,
-    cumulative_error,
-    matched,
-    nme,
-)
+from refnet.results.sheets import boxes_tile, points_tile, sheet
+from refnet.training.annotations import BoxedPhoto, boxed_photos, landmark_faces
+from refnet.training.evaluation import find_landmarks, missed_and_false, results_by_class
+from refnet.training.metrics import NORMALISATIONS, RULES, cumulative_error, nme
 
-TILE = 224
+#: How many cases a sheet shows.
 WORST = 12
-TRUE, FOUND = (0, 220, 0), (0, 90, 255)  # BGR
 
 
 def add_parser(subparsers: Any) -> None:
@@ -53,9 +49,9 @@ def add_parser(subparsers: Any) -> None:
         description="Cut every face as in training, by its true points' box times 1.2, find its points, "
         "and print the normalised mean error, the area under the curve of errors up to the limit, and "
         "the share of faces beyond it. Reads WFLW lists, lists of prepared crops, and dlib's XML; 98 "
-        "points are compared with 68 true ones through the usual map.",
+        "points are compared with 68 true ones through the standard map.",
     )
-    _add_network(landmarks, USUAL_NETWORK)
+    _add_network(landmarks, LANDMARKER)
     landmarks.add_argument(
         "--normalisation",
         choices=NORMALISATIONS,
@@ -63,9 +59,7 @@ def add_parser(subparsers: Any) -> None:
         help="what errors are over",
     )
     landmarks.add_argument("--limit", type=float, default=0.1, help="largest error that counts")
-    landmarks.add_argument(
-        "--channel-order", choices=("bgr", "rgb"), default="bgr", help="what the network was fed"
-    )
+    add_channel_order(landmarks)
     landmarks.set_defaults(run=run, kind=run_landmarks)
     detection = kinds.add_parser(
         "detection",
@@ -73,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
         description="Find the objects of every photo and print the average precision of each class. Reads "
         "WIDER FACE's text, Pascal VOC's and dlib's XML, and CSV tables of boxes.",
     )
-    _add_network(detection, "lffd-face-v2")
+    _add_network(detection, DETECTOR)
     detection.add_argument("--overlap", type=float, default=0.5, help="smallest IoU of a hit")
     detection.add_argument(
         "--rule", choices=RULES, default="area", help="how the curve is summed up"
@@ -91,14 +85,14 @@ def add_parser(subparsers: Any) -> None:
     detection.set_defaults(run=run, kind=run_detection)
 
 
-def _add_network(parser: argparse.ArgumentParser, usual: str) -> None:
+def _add_network(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="photos and annotations"
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="a checkpoint (default: the released weights)"
     )
-    parser.add_argument("--network", help=f"its network (without a file: {usual})")
+    parser.add_argument("--network", help=f"its network (without a file: {default})")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the curve: .png, .svg or .pdf"
     )
@@ -106,7 +100,7 @@ def _add_network(parser: argparse.ArgumentParser, usual: str) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_options(parser)
     add_backend(parser)
-    parser.set_defaults(usual=usual)
+    parser.set_defaults(default=default)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -117,9 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _network(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keywords that make a detector or a landmarker of what was asked for."""
+    model, weights = model_of(arguments.network, arguments.weights, arguments.default)
     return {
-        "model": arguments.network or arguments.weights or arguments.usual,
-        "weights": arguments.weights if arguments.network else None,
+        "model": model,
+        "weights": weights,
         "backend": arguments.backend,
         **parse_options(arguments.option),
     }
@@ -136,51 +131,6 @@ def _print(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
 
 
 # --- landmarks
-
-
-@dataclass(frozen=True)
-class LandmarkResults:
-    """Points of every face as fractions of its crop, with the crops: (F, K, 2) twice, (F, S, S, 3)."""
-
-    crops: Array
-    predicted: Array
-    truth: Array
-
-
-def find_landmarks(
-    faces: Sequence[LandmarkFace], landmarker: FaceLandmarker, margin: float = 1.2
-) -> LandmarkResults:
-    """Every face cut by its true points' box times `margin`, as in training, with points found in it.
-
-    Raises:
-        OptionError: the network's points cannot be compared with the true ones.
-    """
-    from refnet.faces.landmarks import cut, square_crop
-
-    side = landmarker.model.graph.input_shape[1]
-    crops, truth = [], []
-    for face in faces:
-        image = read_image(face.image)
-        box = np.concatenate([face.points.min(axis=0), face.points.max(axis=0)])
-        height, width = image.shape[:2]
-        square = face.cropped and height == width
-        crop = (0, 0, width) if square else square_crop(box, margin)
-        crops.append(cut(image, crop, side))
-        truth.append((face.points - np.array(crop[:2])) / crop[2])
-    pixels = np.stack(crops)
-    step = 64
-    predicted = np.concatenate(
-        [landmarker.predict_crops(pixels[i : i + step]) for i in range(0, len(pixels), step)]
-    )
-    points = np.stack(truth)
-    if predicted.shape[1] == 98 and points.shape[1] == 68:
-        predicted = as_68(predicted)
-    if predicted.shape != points.shape:
-        raise OptionError(
-            f"the network finds {predicted.shape[1]} points and the data has {points.shape[1]}; 98 can "
-            "be compared with 98 or 68"
-        )
-    return LandmarkResults(pixels, predicted, points)
 
 
 def run_landmarks(arguments: argparse.Namespace) -> int:
@@ -205,36 +155,14 @@ def run_landmarks(arguments: argparse.Namespace) -> int:
         axes = (f"{arguments.normalisation} error", "share of faces")
         _plot(arguments.plot, {label: (curve.thresholds, curve.fractions)}, axes)
     if arguments.sheet:
-        worst = np.argsort(-errors)[:WORST]
-        write_image(arguments.sheet, _grid([_face_tile(results, i, errors[i]) for i in worst]))
+        tiles = [
+            points_tile(
+                results.crops[i], results.truth[i], results.predicted[i], f"{errors[i]:.3f}"
+            )
+            for i in np.argsort(-errors)[:WORST]
+        ]
+        write_image(arguments.sheet, sheet(tiles))
     return 0
-
-
-def _face_tile(results: LandmarkResults, index: int, error: float) -> Array:
-    cv2 = opencv()
-    tile = cv2.resize(results.crops[index], (TILE, TILE))
-    for points, colour in ((results.truth, TRUE), (results.predicted, FOUND)):
-        for x, y in points[index] * TILE:
-            cv2.circle(tile, (round(float(x)), round(float(y))), 1, colour, -1)
-    return _labelled(tile, f"{error:.3f}")
-
-
-def _labelled(tile: Array, text: str) -> Array:
-    cv2 = opencv()
-    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(
-            tile, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, thickness, cv2.LINE_AA
-        )
-    return tile
-
-
-def _grid(tiles: Sequence[Array], columns: int = 4) -> Array:
-    rows = -(-len(tiles) // columns)
-    sheet = np.full((rows * TILE, min(columns, len(tiles)) * TILE, 3), 24, np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = i // columns * TILE, i % columns * TILE
-        sheet[y : y + TILE, x : x + TILE] = tile
-    return sheet
 
 
 def _plot(path: Path, lines: dict[str, tuple[Array, Array]], axes: tuple[str, str]) -> None:
@@ -271,96 +199,36 @@ def run_detection(arguments: argparse.Namespace) -> int:
     found = [detector.detect(read_image(photo.image)) for photo in photos]
     figures: dict[str, Any] = {"network": detector.model.graph.name, "photos": len(photos)}
     lines: dict[str, tuple[Array, Array]] = {}
-    for label, name in enumerate(detector.classes):
-        truths, ignored, ranked = _of_class(photos, found, name, label, arguments.smallest)
-        result = average_precision(
-            ranked, truths, overlap=arguments.overlap, ignored=ignored, rule=arguments.rule
-        )
-        figures[f"{name}: true boxes"] = int(sum((~mask).sum() for mask in ignored))
-        figures[f"{name}: AP@{arguments.overlap:g}"] = result.value
-        figures |= _usual_point(name, detector, ranked, truths, ignored, arguments)
-        lines[f"{name}: AP {result.value:.3f}"] = (result.recall, result.precision)
+    threshold = detector.detection.threshold
+    for results in results_by_class(photos, found, smallest=arguments.smallest):
+        curve = results.average_precision(overlap=arguments.overlap, rule=arguments.rule)
+        hits, wrong = results.above(threshold, overlap=arguments.overlap)
+        figures |= {
+            f"{results.name}: true boxes": results.true_boxes,
+            f"{results.name}: AP@{arguments.overlap:g}": curve.value,
+            f"{results.name}: found at {threshold:g}": hits,
+            f"{results.name}: false at {threshold:g}": wrong,
+        }
+        lines[f"{results.name}: AP {curve.value:.3f}"] = (curve.recall, curve.precision)
     _print(arguments, figures)
     if arguments.plot:
         _plot(arguments.plot, lines, ("recall", "precision"))
     if arguments.sheet:
-        write_image(arguments.sheet, _worst_photos(photos, found, detector, arguments))
+        kept = [detections[detections.scores > threshold] for detections in found]
+        write_image(arguments.sheet, _worst_photos(photos, kept, arguments.overlap))
     return 0
 
 
-def _of_class(
-    photos: Sequence[BoxedPhoto],
-    found: Sequence[Detections],
-    name: str,
-    label: int,
-    smallest: float,
-) -> tuple[list[Array], list[Array], list[tuple[Array, Array]]]:
-    """True boxes, their ignored marks and (boxes, scores) of one class, photo by photo."""
-    truths, ignored, ranked = [], [], []
-    for photo, detections in zip(photos, found, strict=True):
-        own = np.array([c == name for c in photo.classes], bool)
-        boxes = photo.boxes[own]
-        sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-        truths.append(boxes)
-        ignored.append(photo.ignored[own] | (sides < smallest))
-        chosen = detections[detections.labels == label]
-        ranked.append((chosen.boxes, chosen.scores))
-    return truths, ignored, ranked
-
-
-def _usual_point(
-    name: str,
-    detector: FaceDetector,
-    ranked: Sequence[tuple[Array, Array]],
-    truths: Sequence[Array],
-    ignored: Sequence[Array],
-    arguments: argparse.Namespace,
-) -> dict[str, Any]:
-    """What the network's usual threshold finds and what it finds wrongly."""
-    from refnet.detection.detector import USUAL
-
-    threshold = USUAL[detector.model.graph.name].threshold
-    hits = wrong = 0
-    for (boxes, scores), truth, mask in zip(ranked, truths, ignored, strict=True):
-        hit, dropped = matched(
-            boxes[scores > threshold], truth, overlap=arguments.overlap, ignored=mask
-        )
-        hits += int(hit.sum())
-        wrong += int((~hit & ~dropped).sum())
-    return {f"{name}: found at {threshold:g}": hits, f"{name}: false at {threshold:g}": wrong}
-
-
 def _worst_photos(
-    photos: Sequence[BoxedPhoto],
-    found: Sequence[Detections],
-    detector: FaceDetector,
-    arguments: argparse.Namespace,
+    photos: Sequence[BoxedPhoto], found: Sequence[Detections], overlap: float
 ) -> Array:
-    """The photos with the most misses and false boxes at the usual threshold, drawn."""
-    from refnet.detection.detector import USUAL
-
-    threshold = USUAL[detector.model.graph.name].threshold
-    kept = [d[d.scores > threshold] for d in found]
-    wrong = []
-    for photo, detections in zip(photos, kept, strict=True):
-        hit, dropped = matched(
-            detections.boxes, photo.boxes, overlap=arguments.overlap, ignored=photo.ignored
+    """A sheet of the photos with the most misses and false boxes."""
+    wrong = [missed_and_false(p, d, overlap=overlap) for p, d in zip(photos, found, strict=True)]
+    tiles = []
+    for i in sorted(range(len(photos)), key=lambda i: -sum(wrong[i]))[:WORST]:
+        missed, false = wrong[i]
+        label = f"{missed} missed, {false} false"
+        tiles.append(
+            boxes_tile(read_image(photos[i].image), photos[i].boxes, found[i].boxes, label)
         )
-        missed = int((~photo.ignored).sum()) - int(hit.sum())
-        wrong.append((missed, int((~hit & ~dropped).sum())))
-    order = sorted(range(len(photos)), key=lambda i: -sum(wrong[i]))[:WORST]
-    return _grid([_photo_tile(photos[i], kept[i], wrong[i]) for i in order])
-
-
-def _photo_tile(photo: BoxedPhoto, detections: Detections, wrong: tuple[int, int]) -> Array:
-    cv2 = opencv()
-    image = read_image(photo.image)
-    scale = TILE / max(image.shape[:2])
-    small = cv2.resize(image, (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    for boxes, colour in ((photo.boxes, TRUE), (detections.boxes, FOUND)):
-        for box in boxes * scale:
-            x1, y1, x2, y2 = (round(float(v)) for v in box)
-            cv2.rectangle(small, (x1, y1), (x2, y2), colour, 1)
-    tile = np.full((TILE, TILE, 3), 24, np.uint8)
-    tile[: small.shape[0], : small.shape[1]] = small[:TILE, :TILE]
-    return _labelled(tile, f"{wrong[0]} missed, {wrong[1]} false")
+    return sheet(tiles)

@@ -7,11 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import add_backend, add_options, parse_options
+from refnet.cli.arguments import (
+    add_backend,
+    add_channel_order,
+    add_crops,
+    add_options,
+    model_of,
+    parse_options,
+)
 from refnet.errors import OptionError, ShapeError
-from refnet.faces.landmarks import USUAL_NETWORK, FaceLandmarker
-from refnet.media.drawing import draw_landmarks
-from refnet.media.images import read_image, write_bytes, write_image
+from refnet.faces.landmarks import FaceLandmarker
+from refnet.files import write_file
+from refnet.media.images import read_image, write_image
+from refnet.networks.defaults import LANDMARKER
+from refnet.results.drawing import draw_landmarks
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--network",
         help="its network, where the file does not tell (`refnet models` lists them; without a file: "
-        f"{USUAL_NETWORK})",
+        f"{LANDMARKER})",
     )
     parser.add_argument(
         "--boxes",
@@ -41,27 +50,8 @@ def add_parser(subparsers: Any) -> None:
         help="the faces' boxes in pixels, four numbers each, which may leave the image; without them "
         "the whole image is one face",
     )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=1.0,
-        help="side of the crop over the longer side of the box: 1 for boxes from forehead to chin, "
-        "1.2 for boxes that hug the points (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--passes",
-        type=int,
-        choices=(1, 2),
-        default=1,
-        help="2 looks again at a crop about the first pass's points: closer where boxes come from a "
-        "detector, at twice the time (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--channel-order",
-        choices=("bgr", "rgb"),
-        default="bgr",
-        help="the order that the network was trained on (default: %(default)s)",
-    )
+    add_crops(parser, passes=1)
+    add_channel_order(parser)
     parser.add_argument(
         "--output", metavar="IMAGE", help="the drawing (default: PHOTO-landmarks.png, here)"
     )
@@ -81,8 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = read_image(photo)
     boxes = _boxes(arguments.boxes)
     landmarker = FaceLandmarker(
-        arguments.network or arguments.weights or USUAL_NETWORK,
-        arguments.weights if arguments.network else None,
+        *model_of(arguments.network, arguments.weights, LANDMARKER),
         margin=arguments.margin,
         channel_order=arguments.channel_order,
         passes=arguments.passes,
@@ -104,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     target = Path(arguments.json) if arguments.json else output.with_suffix(".json")
-    write_bytes(target, text.encode())
+    write_file(target, [text.encode()])
     faces = len(landmarks)
     points = landmarks.points.shape[1]
     print(f"{faces} face{'s' * (faces != 1)}, {points} points each: {output}, {target}")

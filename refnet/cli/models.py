@@ -9,7 +9,7 @@ from typing import Any
 
 from refnet.errors import UnknownNetworkError
 from refnet.networks import build, network_options, networks
-from refnet.summary import align
+from refnet.tables import align
 
 HEADINGS = ("network", "input", "outputs", "parameters", "MACs")
 

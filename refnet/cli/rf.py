@@ -7,14 +7,13 @@ import json
 from typing import Any
 
 from refnet.cli.arguments import add_options, parse_options
-from refnet.errors import OptionError
+from refnet.exchange.graphs import read_graph
 from refnet.fields.branches import branches
-from refnet.fields.receptive_field import ReceptiveField, misalignments, receptive_field
+from refnet.fields.receptive_field import misalignments, receptive_field
 from refnet.graph import Graph
-from refnet.model import Model
-from refnet.networks import build
 from refnet.ops import Pair
-from refnet.summary import align
+from refnet.receptive import ReceptiveField
+from refnet.tables import align
 
 HEADINGS = ("tensor", "op", "sees", "stride", "centre of unit 0", "from", "objects")
 
@@ -54,24 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     if lines:
         print("\nOut of line:\n" + "\n".join(lines))
     return 0
-
-
-def read_graph(network: str, options: dict[str, Any]) -> Graph:
-    """A network by name, or the one in an ONNX file, whose one option is input_size."""
-    if network.lower().endswith(".onnx"):
-        return read_onnx(network, options).graph
-    return build(network, **options)
-
-
-def read_onnx(path: str, options: dict[str, Any]) -> Model:
-    """The network in an ONNX file, with its weights."""
-    from refnet.exchange.onnx_import import from_onnx
-
-    if unknown := [key for key in options if key != "input_size"]:
-        raise OptionError(
-            f"of an ONNX file only input_size can be chosen, not {', '.join(unknown)}"
-        )
-    return from_onnx(path, **options)
 
 
 def _row(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refnet.cli.arguments import add_backend, add_options, parse_options
 from refnet.errors import ShapeError
-from refnet.media.images import write_bytes
+from refnet.files import write_file
 from refnet.model import load
 from refnet.ops import Array
 
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     buffer = io.BytesIO()
     np.savez(buffer, **named)  # type: ignore[arg-type]  # names are ours, none is a keyword
-    write_bytes(Path(arguments.output), buffer.getvalue())
+    write_file(arguments.output, [buffer.getvalue()])
     for name, array in named.items():
         shape = " × ".join(map(str, array.shape))
         print(f"{name:12s} {shape:24s} {array.dtype}, {_range(array)}")

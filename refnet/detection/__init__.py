@@ -1,1 +1,1 @@
-"""From an image to boxes: decoding, non-maximum suppression, tiles, and the detector that joins them."""
+"""From an image to boxes: heads that decode outputs, suppression, tiles, and the detector that joins them."""

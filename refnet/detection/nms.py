@@ -1,7 +1,7 @@
 """Non-maximum suppression: of boxes that show one object, the one with the highest score.
 
 Greedy: the box with the highest score is kept, every box that overlaps it too much is suppressed,
-and so on with the rest. Overlap has three measures:
+and so on with the rest. Overlap is measured in three ways:
 
     lower-area     intersection / area of the lower-scored box; the intersection counts both edge
                    pixels (+1), the area does not, so that the ratio may exceed 1. LFFD's own.
@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from refnet.arrays import Array
 from refnet.errors import OptionError, ShapeError
-from refnet.ops import Array
 
-MEASURES = ("lower-area", "iou", "inclusive-iou")
+OVERLAPS = ("lower-area", "iou", "inclusive-iou")
 
 
 def sorted_by_score(scores: Array, top_k: int | None = None) -> Array:
@@ -34,7 +34,7 @@ def suppress(
     boxes: Any,
     scores: Any,
     threshold: float,
-    measure: str = "lower-area",
+    overlap: str = "lower-area",
     *,
     labels: Any = None,
     top_k: int | None = None,
@@ -46,7 +46,7 @@ def suppress(
         scores: (N,).
         threshold: boxes that overlap a kept one by more are suppressed ("inclusive-iou": by as much
             or more, as its source has it).
-        measure: one of `MEASURES`; see the module.
+        overlap: how it is measured, one of `OVERLAPS`; see the module.
         labels: (N,) classes; boxes of different classes do not suppress each other. All one class
             by default.
         top_k: the number of boxes, highest scores first, that take part; all by default.
@@ -55,31 +55,31 @@ def suppress(
         (K,) int64: indices of the kept boxes in the order picked, which is by falling score.
 
     Raises:
-        ShapeError: the arrays do not fit each other. OptionError: the measure is unknown.
+        ShapeError: the arrays do not fit each other. OptionError: `overlap` is unknown.
     """
     boxes = np.asarray(boxes, np.float32)
     scores = np.asarray(scores)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
         raise ShapeError(f"boxes are (N, 4) and scores (N,), not {boxes.shape} and {scores.shape}")
-    if measure not in MEASURES:
-        raise OptionError(f"measure is one of {', '.join(MEASURES)}, not {measure!r}")
+    if overlap not in OVERLAPS:
+        raise OptionError(f"overlap is one of {', '.join(OVERLAPS)}, not {overlap!r}")
     order = sorted_by_score(scores, top_k)
     if labels is None:
-        return order[_greedy(boxes[order], threshold, measure)]
+        return order[_greedy(boxes[order], threshold, overlap)]
     labels = np.asarray(labels)
     if labels.shape != scores.shape:
         raise ShapeError(f"labels are (N,) as the scores, {scores.shape}, not {labels.shape}")
     kept = []
     for label in np.unique(labels[order]):
         members = np.flatnonzero(labels[order] == label)
-        kept.append(members[_greedy(boxes[order][members], threshold, measure)])
+        kept.append(members[_greedy(boxes[order][members], threshold, overlap)])
     return order[np.sort(np.concatenate(kept))] if kept else order
 
 
-def _greedy(boxes: Array, threshold: float, measure: str) -> Array:
+def _greedy(boxes: Array, threshold: float, overlap: str) -> Array:
     """Indices of the kept rows of `boxes`, which stand in order of falling score."""
-    shared_extra, area_extra = _EXTRA[measure]
-    suppresses = np.greater_equal if measure == "inclusive-iou" else np.greater
+    shared_extra, area_extra = _EXTRA[overlap]
+    suppresses = np.greater_equal if overlap == "inclusive-iou" else np.greater
     corners = np.ascontiguousarray(boxes.T)
     width, height = corners[2:] - corners[:2] + area_extra
     areas = width * height
@@ -91,7 +91,7 @@ def _greedy(boxes: Array, threshold: float, measure: str) -> Array:
         high = np.minimum(corners[2:, :1], corners[2:, 1:])
         width, height = np.maximum(high - low + shared_extra, 0)
         shared = width * height
-        whole = areas[1:] if measure == "lower-area" else areas[0] + areas[1:] - shared
+        whole = areas[1:] if overlap == "lower-area" else areas[0] + areas[1:] - shared
         stays = 1 + np.flatnonzero(~suppresses(_ratio(shared, whole), np.float32(threshold)))
         corners, areas, rest = corners[:, stays], areas[stays], rest[stays]
     return np.array(kept, np.int64)
@@ -104,5 +104,5 @@ def _ratio(shared: Array, area: Array) -> Array:
     return ratio
 
 
-#: Per measure, what is added to the sides of an intersection, and of a box.
+#: Per kind of overlap, what is added to the sides of an intersection, and of a box.
 _EXTRA = {"lower-area": (1, 0), "iou": (0, 0), "inclusive-iou": (1, 1)}

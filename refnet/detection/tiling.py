@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refnet.detection.decoding import BranchGeometry
+from refnet.arrays import Pair
+from refnet.detection.geometry import BranchGeometry
 from refnet.errors import OptionError
-from refnet.ops import Pair
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Tile:
     rows: slice
     columns: slice
     owned: tuple[tuple[slice, slice], ...]
+
+    @classmethod
+    def whole(cls, shape: Sequence[int], branches: int) -> Tile:
+        """One tile of an input of `shape` (H, W, ...), in which every unit of `branches` counts."""
+        return cls(slice(0, shape[0]), slice(0, shape[1]), ((slice(None), slice(None)),) * branches)
 
     @property
     def origin(self) -> Pair:
@@ -45,16 +50,24 @@ class _Span:
     owned: tuple[slice, ...]
 
 
-def tiles(shape: Sequence[int], tile: int, branches: Sequence[BranchGeometry]) -> list[Tile]:
+def tiles(
+    shape: Sequence[int], tile: int, branches: Sequence[BranchGeometry], units: Sequence[Pair]
+) -> list[Tile]:
     """Tiles of an input of `shape` (H, W, ...), of at most `tile` pixels a side, row by row.
 
     An input that is not larger than a tile is one tile.
+
+    Args:
+        branches: of the network.
+        units: of each branch, (rows, columns) of its map on the whole input.
 
     Raises:
         OptionError: the tile is not larger than the largest receptive field, so that it would hold
             no unit with all of its surroundings.
     """
-    rows, columns = (_spans(size, tile, branches) for size in shape[:2])
+    rows, columns = (
+        _spans(shape[axis], tile, branches, [count[axis] for count in units]) for axis in (0, 1)
+    )
     return [
         Tile(
             slice(row.start, row.stop),
@@ -66,37 +79,34 @@ def tiles(shape: Sequence[int], tile: int, branches: Sequence[BranchGeometry]) -
     ]
 
 
-def _spans(size: int, tile: int, branches: Sequence[BranchGeometry]) -> list[_Span]:
-    stride = max(branch.stride for branch in branches)
+def _spans(
+    size: int, tile: int, branches: Sequence[BranchGeometry], units: Sequence[int]
+) -> list[_Span]:
+    """Tiles along one axis of `size` pixels, on which each branch has its number of `units`."""
+    coarsest = max(branch.stride for branch in branches)
     overlap = max(branch.receptive_field for branch in branches) - 1
-    step = (tile - overlap) // stride * stride
-    if tile < size and step < stride:
+    stride = (tile - overlap) // coarsest * coarsest
+    if tile < size and stride < coarsest:
         raise OptionError(
             f"a tile of {tile} pixels is too small for this network, whose units see up to "
-            f"{overlap + 1}; use at least {overlap + stride}"
+            f"{overlap + 1}; use at least {overlap + coarsest}"
         )
     starts = [0]
     while starts[-1] + tile < size:
-        starts.append(starts[-1] + step)
-    ends = [0] * len(
-        branches
-    )  # per branch, the first unit of the whole input that has no owner yet
+        starts.append(starts[-1] + stride)
+    # Of each branch, the first unit of the whole input that has no owner yet.
+    ends = [0] * len(branches)
     spans = []
     for start in starts:
         stop = min(start + tile, size)
         owned = []
         for i, branch in enumerate(branches):
             shift = start // branch.stride
-            end = _last(stop - start, branch) if stop < size else _count(stop - start, branch)
+            end = units[i] - shift if stop == size else _last(stop - start, branch)
             owned.append(slice(ends[i] - shift, end))
             ends[i] = end + shift
         spans.append(_Span(start, stop, tuple(owned)))
     return spans
-
-
-def _count(size: int, branch: BranchGeometry) -> int:
-    """Number of units along `size` pixels."""
-    return (size + 1) // branch.stride - 1
 
 
 def _last(size: int, branch: BranchGeometry) -> int:

@@ -1,1 +1,1 @@
-"""Networks of other programs: ONNX in and out."""
+"""Other people's formats: networks as ONNX, results as objects of pyarrow, pandas and supervision."""

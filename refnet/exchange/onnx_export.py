@@ -1,7 +1,7 @@
 """A network with its weights as an ONNX file, for whichever runtime there is.
 
-Every operation of the vocabulary has its ONNX operator (opset 13); the batch axis is free, and so are height and width
-where the network is fully convolutional. What is written is the graph as it stands: fold it first (`refnet.passes`)
+The table `WRITERS` gives every operation its ONNX form, of opset 13 or any later one up to 24; the batch axis is free,
+and so are height and width where the network is fully convolutional. What is written is the graph as it stands: fold it first (`refnet.passes`)
 for the inference form, as `refnet export` does.
 """
 
@@ -9,43 +9,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refnet.errors import DependencyError
+from refnet.errors import OptionError
+from refnet.exchange.writers import require_writers
+from refnet.files import write_file
 from refnet.graph import Graph, Node
 from refnet.ops import Array
+from refnet.optional import require
 from refnet.passes import fold
 
-OPSET = 13
-#: Operators whose ONNX form is their name and their inputs, no more.
-PLAIN = {"relu": "Relu", "add": "Sum", "sigmoid": "Sigmoid", "flatten": "Flatten"}
+OPSET, NEWEST_OPSET = 13, 24
+#: The opset from which on an operation is one operator.
+HARD_SWISH_OPSET, SWISH_OPSET = 14, 24
 
 
-def to_onnx(graph: Graph, weights: Mapping[str, Array], *, fold_first: bool = True) -> bytes:
+def to_onnx(
+    graph: Graph, weights: Mapping[str, Array], *, fold_first: bool = True, opset: int = OPSET
+) -> bytes:
     """The serialised ONNX model of `graph` with float32 weights, checked by onnx.checker.
 
     Args:
         fold_first: fold batch norms and merge branches, as every runtime would.
+        opset: the version of ONNX's operators, 13 to 24. A later one has hard_swish (14) and silu (24)
+            as one operator each; fewer runtimes read it.
 
     Raises:
         DependencyError: the package onnx is missing.
+        UnsupportedError: an operation has no ONNX form here.
+        OptionError: the opset is none of these, or the package onnx does not know it.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise DependencyError(
-            "writing ONNX needs the package onnx; install it with pip install 'refnet[onnx]'"
-        ) from error
+    onnx = require("onnx", "writing ONNX", "refnet[onnx]")
+    newest = min(NEWEST_OPSET, onnx.defs.onnx_opset_version())
+    if not OPSET <= opset <= newest:
+        raise OptionError(f"opset is one of {OPSET} to {newest}, not {opset}")
     if fold_first:
         graph, weights = fold(graph, weights)
-    writer = _Writer(graph, onnx)
-    for name, array in weights.items():
+    require_writers(graph, WRITERS, "ONNX")
+    writer = _Writer(graph, onnx, opset)
+    for name, array in _broadcastable(graph, weights).items():
         writer.constant(name, array)
     for node in graph.nodes:
-        writer.write(node)
+        WRITERS[node.op](writer, node, list(node.inputs))
     model = writer.model()
     onnx.checker.check_model(model, full_check=True)
     serialised: bytes = model.SerializeToString()
@@ -56,20 +63,31 @@ def export_onnx(graph: Graph, weights: Mapping[str, Array], path: str | os.PathL
     """Write `to_onnx(graph, weights)` to a file; the number of bytes.
 
     Raises:
-        DependencyError: the package onnx is missing.
+        OutputError: the file cannot be written. And as `to_onnx`.
     """
-    from refnet.media.images import write_bytes
-
     data = to_onnx(graph, weights)
-    write_bytes(Path(path), data)
+    write_file(path, [data])
     return len(data)
 
 
-class _Writer:
-    """Collects nodes and constants; one method per operation that is not plain."""
+def _broadcastable(graph: Graph, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """The weights, slopes of maps as (C, 1, 1): ONNX broadcasts them from the last axis on."""
+    shapes, shaped = graph.shapes(), dict(weights)
+    for node in graph.nodes:
+        if "slope" in node.parameters:
+            name = node.parameters["slope"]
+            rank = len(shapes[node.name])
+            if shaped[name].ndim not in (1, rank):
+                raise OptionError(f"{name} is the slope of tensors of different ranks")
+            shaped[name] = shaped[name].reshape(-1, *(1,) * (rank - 1))
+    return shaped
 
-    def __init__(self, graph: Graph, onnx: Any) -> None:
-        self.graph, self.onnx = graph, onnx
+
+class _Writer:
+    """Collects nodes and constants."""
+
+    def __init__(self, graph: Graph, onnx: Any, opset: int) -> None:
+        self.graph, self.onnx, self.opset = graph, onnx, opset
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -81,13 +99,6 @@ class _Writer:
     def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         node = self.onnx.helper.make_node(op, inputs, [output], name=output, **attributes)
         self.nodes.append(node)
-
-    def write(self, node: Node) -> None:
-        if node.op in PLAIN:
-            self.node(PLAIN[node.op], list(node.inputs), node.name)
-        else:
-            writer: Callable[[Node, list[str]], None] = getattr(self, f"_{node.op}")
-            writer(node, list(node.inputs))
 
     def _conv(self, node: Node, inputs: list[str]) -> None:
         a, roles = node.attributes, ("weight", "bias")
@@ -107,6 +118,36 @@ class _Writer:
     def _relu6(self, node: Node, inputs: list[str]) -> None:
         bounds = (f"{node.name}/low", 0.0), (f"{node.name}/high", 6.0)
         self.node("Clip", inputs + [self.constant(n, v) for n, v in bounds], node.name)
+
+    def _leaky_relu(self, node: Node, inputs: list[str]) -> None:
+        self.node("LeakyRelu", inputs, node.name, alpha=node.attributes["slope"])
+
+    def _prelu(self, node: Node, inputs: list[str]) -> None:
+        self.node("PRelu", [*inputs, node.parameters["slope"]], node.name)
+
+    def _elu(self, node: Node, inputs: list[str]) -> None:
+        self.node("Elu", inputs, node.name, alpha=node.attributes["alpha"])
+
+    def _hard_sigmoid(self, node: Node, inputs: list[str]) -> None:
+        a = node.attributes
+        self.node("HardSigmoid", inputs, node.name, alpha=a["slope"], beta=a["shift"])
+
+    def _hard_swish(self, node: Node, inputs: list[str]) -> None:
+        if self.opset >= HARD_SWISH_OPSET:
+            self.node("HardSwish", inputs, node.name)
+        else:
+            self._gated("HardSigmoid", node, inputs, alpha=1 / 6, beta=0.5)
+
+    def _silu(self, node: Node, inputs: list[str]) -> None:
+        if self.opset >= SWISH_OPSET:
+            self.node("Swish", inputs, node.name)
+        else:
+            self._gated("Sigmoid", node, inputs)
+
+    def _gated(self, gate: str, node: Node, inputs: list[str], **attributes: float) -> None:
+        """The product of a tensor and `gate` of it."""
+        self.node(gate, inputs, f"{node.name}/gate", **attributes)
+        self.node("Mul", [*inputs, f"{node.name}/gate"], node.name)
 
     def _pool(self, op: str, node: Node, inputs: list[str], **more: Any) -> None:
         a = node.attributes
@@ -164,7 +205,49 @@ class _Writer:
             outputs.append(helper.make_tensor_value_info(name, kind, shape))
         source = helper.make_tensor_value_info(self.graph.input, kind, ["batch", channels, *sides])
         graph = helper.make_graph(self.nodes, self.graph.name, [source], outputs, self.constants)
-        operators = [helper.make_opsetid("", OPSET)]
+        operators = [helper.make_opsetid("", self.opset)]
+        # Runtimes of today all read version 8 of the file format; later opsets need a later one.
+        version = max(8, helper.find_min_ir_version_for(operators))
         return helper.make_model(
-            graph, opset_imports=operators, ir_version=8, producer_name="refnet"
+            graph, opset_imports=operators, ir_version=version, producer_name="refnet"
         )
+
+
+Write = Callable[[_Writer, Node, list[str]], None]
+
+
+def _plain(operator: str) -> Write:
+    """Writes an operation whose ONNX form is an operator and its inputs, no more."""
+
+    def write(writer: _Writer, node: Node, inputs: list[str]) -> None:
+        writer.node(operator, inputs, node.name)
+
+    return write
+
+
+#: What writes an operation, given its node and a list of the names of its inputs.
+WRITERS: Mapping[str, Write] = {
+    "conv": _Writer._conv,
+    "batch_norm": _Writer._batch_norm,
+    "linear": _Writer._linear,
+    "relu": _plain("Relu"),
+    "relu6": _Writer._relu6,
+    "sigmoid": _plain("Sigmoid"),
+    "tanh": _plain("Tanh"),
+    "exp": _plain("Exp"),
+    "leaky_relu": _Writer._leaky_relu,
+    "prelu": _Writer._prelu,
+    "elu": _Writer._elu,
+    "hard_sigmoid": _Writer._hard_sigmoid,
+    "hard_swish": _Writer._hard_swish,
+    "silu": _Writer._silu,
+    "softmax": _Writer._softmax,
+    "normalize": _Writer._normalize,
+    "average_pool": _Writer._average_pool,
+    "max_pool": _Writer._max_pool,
+    "add": _plain("Sum"),
+    "concat": _Writer._concat,
+    "slice": _Writer._slice,
+    "flatten": _plain("Flatten"),
+    "cells": _Writer._cells,
+}

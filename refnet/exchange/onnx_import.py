@@ -14,12 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from refnet.errors import CheckpointError, DependencyError, OptionError, ShapeError
+from refnet.builder import Builder
+from refnet.errors import CheckpointError, OptionError, ShapeError
 from refnet.exchange.onnx_values import input_shape, node_attributes, window
-from refnet.graph import Builder, Graph
+from refnet.graph import Graph
 from refnet.model import Model
 from refnet.ops import Array, Pair
+from refnet.optional import require
 
+#: Operators of one tensor and no attributes.
+_PLAIN = {
+    "Exp": "exp",
+    "HardSwish": "hard_swish",
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+}
 #: Operations that change nothing at inference time.
 _IDENTITIES = frozenset({"Identity", "Dropout", "Cast"})
 
@@ -36,13 +46,7 @@ def from_onnx(path: str | os.PathLike[str], input_size: int | Pair | None = None
         OptionError: the network uses what the vocabulary does not hold; all such operations are named.
         ShapeError: the size of the input is open and `input_size` was not given, or does not fit.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise DependencyError(
-            "reading a network from ONNX needs the package onnx; install it with "
-            "pip install 'refnet[onnx]'"
-        ) from error
+    onnx = require("onnx", "reading a network from ONNX", "refnet[onnx]")
     try:
         proto = onnx.load(os.fspath(path))
     except Exception as error:  # protobuf's own errors have no common root
@@ -97,6 +101,7 @@ class _Importer:
                     f"{self.name}: {node.op_type} {node.output[0]!r}: {error}"
                 ) from None
         outputs = tuple(dict.fromkeys(self.tensor(name) for name in self.outputs))
+        self._drop_unread(outputs)
         fixed = any(node.op in ("flatten", "linear") for node in self.builder.nodes)
         return self.builder.graph(self.name, outputs, {}, fixed_size=fixed)
 
@@ -110,6 +115,15 @@ class _Importer:
                 several = ("Add", "Sum", "Concat", "Mul", "Sub", "Div")
                 wanted.update(node.input if node.op_type in several else node.input[:1])
         return needed[::-1]
+
+    def _drop_unread(self, outputs: tuple[str, ...]) -> None:
+        """Take out nodes that nothing needs, such as the gate of what became one operation."""
+        wanted, kept = set(outputs), []
+        for node in reversed(self.builder.nodes):
+            if node.name in wanted:
+                wanted.update(node.inputs)
+                kept.append(node)
+        self.builder.nodes = kept[::-1]
 
     def tensor(self, name: str) -> str:
         """Our name of an ONNX tensor."""
@@ -176,11 +190,46 @@ class _Importer:
             epsilon=float(attributes.get("epsilon", 1e-5)),
         )
 
-    def relu(self, node: Any, attributes: Mapping[str, Any]) -> None:
-        self.builder.add("relu", node.output[0], self.tensor(node.input[0]))
+    def plain(self, node: Any, attributes: Mapping[str, Any]) -> None:
+        """An operation of one tensor and no attributes."""
+        self.builder.add(_PLAIN[node.op_type], node.output[0], self.tensor(node.input[0]))
 
-    def sigmoid(self, node: Any, attributes: Mapping[str, Any]) -> None:
-        self.builder.add("sigmoid", node.output[0], self.tensor(node.input[0]))
+    def leaky_relu(self, node: Any, attributes: Mapping[str, Any]) -> None:
+        slope = float(attributes.get("alpha", 0.01))
+        self.builder.add("leaky_relu", node.output[0], self.tensor(node.input[0]), slope=slope)
+
+    def prelu(self, node: Any, attributes: Mapping[str, Any]) -> None:
+        """Slopes by channel, or one for all channels."""
+        x, slope = self.tensor(node.input[0]), self.constant(node, 1)
+        assert slope is not None  # ONNX demands it
+        shape = self.builder.shape[x]
+        by_channel = (shape[0], *(1,) * (len(shape) - 1))
+        if slope.size == 1:
+            slope = np.full(shape[:1], slope.reshape(()))
+        elif slope.shape in (by_channel, (1, *by_channel)):
+            slope = slope.reshape(-1)
+        else:
+            raise OptionError(
+                f"slopes {slope.shape} for {shape} are not one a channel, {by_channel}, nor one for all"
+            )
+        parameters = {"slope": self.parameter(node.input[1], slope)}
+        self.builder.add("prelu", node.output[0], x, parameters=parameters)
+
+    def elu(self, node: Any, attributes: Mapping[str, Any]) -> None:
+        alpha = float(attributes.get("alpha", 1.0))
+        self.builder.add("elu", node.output[0], self.tensor(node.input[0]), alpha=alpha)
+
+    def hard_sigmoid(self, node: Any, attributes: Mapping[str, Any]) -> None:
+        slope, shift = float(attributes.get("alpha", 0.2)), float(attributes.get("beta", 0.5))
+        if np.float32(slope) == np.float32(1 / 6):
+            slope = 1 / 6  # the file holds it in float32; a float64 run is to have the exact one
+        x = self.tensor(node.input[0])
+        self.builder.add("hard_sigmoid", node.output[0], x, slope=slope, shift=shift)
+
+    def swish(self, node: Any, attributes: Mapping[str, Any]) -> None:
+        if attributes.get("alpha", 1.0) != 1.0:
+            raise OptionError("only x · sigmoid(x) is known, without a factor inside")
+        self.builder.add("silu", node.output[0], self.tensor(node.input[0]))
 
     def clip(self, node: Any, attributes: Mapping[str, Any]) -> None:
         low, high = self.constant(node, 1), self.constant(node, 2)
@@ -200,14 +249,20 @@ class _Importer:
         self.builder.add("softmax", node.output[0], x, axis=axis)
 
     def arithmetic(self, node: Any, attributes: Mapping[str, Any]) -> None:
-        """A sum of tensors; or a scalar added, subtracted, multiplied or divided by."""
+        """A sum of tensors, or a tensor by its own gate; or a scalar added, subtracted, multiplied or
+        divided by."""
         known = [name for name in node.input if name in self.constants]
         if not known:
+            names = [self.tensor(name) for name in node.input]
+            if node.op_type == "Mul" and (gated := self._gated(names)):
+                op, x = gated
+                self.builder.add(op, node.output[0], x)
+                return
             if node.op_type not in ("Add", "Sum"):
                 raise OptionError(
-                    "only sums of tensors are known, not their products or differences"
+                    "only sums of tensors are known, not their products or differences, except for "
+                    "x · sigmoid(x) and x · hard_sigmoid(x)"
                 )
-            names = [self.tensor(name) for name in node.input]
             self.builder.add("add", node.output[0], *names)
             return
         x = next(name for name in node.input if name not in self.constants)
@@ -229,6 +284,18 @@ class _Importer:
             "Div": (0.0, number),
         }[node.op_type]
         self.builder.add("normalize", node.output[0], self.tensor(x), mean=mean, std=std)
+
+    def _gated(self, names: list[str]) -> tuple[str, str] | None:
+        """(operation, x) where the two tensors `names` are some x and a gate of it."""
+        for x, gate in (names, names[::-1]):
+            made = next((node for node in self.builder.nodes if node.name == gate), None)
+            if made is None or made.inputs != (x,):
+                continue
+            if made.op == "sigmoid":
+                return "silu", x
+            if made.op == "hard_sigmoid" and made.attributes == {"slope": 1 / 6, "shift": 0.5}:
+                return "hard_swish", x
+        return None
 
     def _add_bias(self, output: str, x: str, name: str, value: Array) -> bool:
         """Whether `value` became the bias of the linear layer `x`, made by a MatMul without one."""
@@ -388,21 +455,29 @@ _READERS: Mapping[str, Callable[[_Importer, Any, Mapping[str, Any]], None]] = {
     "Concat": _Importer.concat,
     "Conv": _Importer.conv,
     "Div": _Importer.arithmetic,
+    "Elu": _Importer.elu,
+    "Exp": _Importer.plain,
     "Flatten": _Importer.flatten,
     "Gemm": _Importer.linear,
     "GlobalAveragePool": _Importer.global_pool,
+    "HardSigmoid": _Importer.hard_sigmoid,
+    "HardSwish": _Importer.plain,
+    "LeakyRelu": _Importer.leaky_relu,
     "MatMul": _Importer.linear,
     "MaxPool": _Importer.pool,
     "Mul": _Importer.arithmetic,
+    "PRelu": _Importer.prelu,
     "ReduceMean": _Importer.global_pool,
-    "Relu": _Importer.relu,
+    "Relu": _Importer.plain,
     "Reshape": _Importer.reshape,
-    "Sigmoid": _Importer.sigmoid,
+    "Sigmoid": _Importer.plain,
     "Slice": _Importer.slice,
     "Softmax": _Importer.softmax,
     "Split": _Importer.split,
     "Squeeze": _Importer.squeeze,
     "Sub": _Importer.arithmetic,
     "Sum": _Importer.arithmetic,
+    "Swish": _Importer.swish,
+    "Tanh": _Importer.plain,
     "Transpose": _Importer.transpose,
 }

@@ -2,121 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from refnet.detection.detector import USUAL_NETWORK as DETECTOR
-from refnet.detection.detector import Detections, FaceDetector
-from refnet.faces.landmarks import LARGEST_CROP, FaceLandmarker
-from refnet.faces.landmarks import USUAL_NETWORK as LANDMARKER
-from refnet.faces.measures import FaceMeasures, measure
-from refnet.faces.schemes import WFLW_98
+from refnet.arrays import Array
+from refnet.detection.detections import Detections
+from refnet.detection.detector import FaceDetector
+from refnet.faces.crops import LARGEST_CROP
+from refnet.faces.face import Face, Faces
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.media.images import as_image, read_image
 from refnet.model import Model
-from refnet.ops import Array, Pair
-
-
-@dataclass(frozen=True, eq=False)
-class Face:
-    """One face of an image.
-
-    Attributes:
-        box: (4,) float32, x1, y1, x2, y2 in image pixels; may leave the image, see `clipped_box`.
-        score: the detector's, in [0, 1].
-        landmarks: (K, 2) float32, x and y in image pixels; None where no landmarker ran.
-        image_size: (height, width) of the image.
-        track: number of the same face through a video; None for photos.
-    """
-
-    box: Array
-    score: float
-    landmarks: Array | None
-    image_size: Pair
-    track: int | None = None
-
-    @property
-    def clipped_box(self) -> Array:
-        """The box cut to the image, (4,) float32."""
-        height, width = self.image_size
-        return np.clip(self.box, 0, np.array([width, height] * 2, np.float32))
-
-    @property
-    def parts(self) -> dict[str, Array]:
-        """{part, such as "left_eye": its points (n, 2)}; left and right are the image's.
-
-        Empty without landmarks, and where their number is not a scheme with named parts.
-        """
-        if self.landmarks is None or len(self.landmarks) != 98:
-            return {}
-        return {name: self.landmarks[list(indices)] for name, indices in WFLW_98.items()}
-
-    @cached_property
-    def measures(self) -> FaceMeasures | None:
-        """Openness of eyes and mouth, distance of the eyes, head pose; None without 98 landmarks."""
-        if self.landmarks is None or len(self.landmarks) != 98:
-            return None
-        return measure(self.landmarks, self.image_size)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers: box, score, and where known track, landmarks and measures."""
-        found: dict[str, Any] = {
-            "box": [round(float(v), 3) for v in self.box],
-            "score": round(self.score, 6),
-        }
-        if self.track is not None:
-            found["track"] = self.track
-        if self.landmarks is not None:
-            found["landmarks"] = [
-                [round(float(x), 3), round(float(y), 3)] for x, y in self.landmarks
-            ]
-        if self.measures is not None:
-            found["measures"] = self.measures.to_dict()
-        return found
-
-    def __repr__(self) -> str:
-        x1, y1, x2, y2 = (round(float(v)) for v in self.box)
-        points = "" if self.landmarks is None else f", {len(self.landmarks)} landmarks"
-        track = "" if self.track is None else f", track {self.track}"
-        return f"<Face ({x1}, {y1}, {x2}, {y2}), score {self.score:.3f}{points}{track}>"
-
-
-class Faces(list[Face]):
-    """The faces of one image, by falling score: a list, with conversions."""
-
-    def to_dict(self) -> list[dict[str, Any]]:
-        """One dictionary of plain numbers a face; see `Face.to_dict`."""
-        return [face.to_dict() for face in self]
-
-    def to_json(self) -> str:
-        """The same as a JSON array."""
-        return json.dumps(self.to_dict())
-
-    def to_arrow(self) -> Any:
-        """A `pyarrow.Table` of one row a face. Raises DependencyError where pyarrow is absent."""
-        from refnet.media.interchange import arrow_table
-
-        return arrow_table(self)
-
-    def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` of one row a face. Raises DependencyError where pandas is absent."""
-        from refnet.media.interchange import data_frame
-
-        return data_frame(self)
-
-    def to_supervision(self) -> tuple[Any, Any]:
-        """(`supervision.Detections`, `supervision.KeyPoints` or None without landmarks).
-
-        Raises DependencyError where supervision is absent.
-        """
-        from refnet.media.interchange import supervision_faces
-
-        return supervision_faces(self)
+from refnet.networks.defaults import DETECTOR, LANDMARKER
 
 
 class FaceAnalyzer:

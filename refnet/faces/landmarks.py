@@ -1,36 +1,25 @@
 """Facial landmarks: from an image and boxes of faces to points.
 
-A face's crop is a square about the middle of its box, its side the box's longer side times `margin`,
-black outside the image, resized bilinearly to the network's input. Points come back as fractions of
+A face's crop (`refnet.faces.crops`) is resized to the network's input. Points come back as fractions of
 the crop's side from its top left corner, and are mapped to image pixels by X = x0 + x · side.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from refnet.arrays import Array
 from refnet.errors import OptionError, ShapeError
-from refnet.faces.schemes import WFLW_98
-from refnet.media.images import as_image, opencv
-from refnet.model import Model, load
-from refnet.ops import Array
-
-#: The network whose released weights find landmarks where nobody asks for another.
-USUAL_NETWORK = "pfld-ultralight-slim"
-
-#: value · scale + shift turns a pixel into what a network of this name was trained on.
-SCALING: Mapping[str, tuple[float, float]] = {"pfld-polaris": (1 / 255, 0.0)}
-USUAL_SCALING = (2 / 255, -1.0)
-
-#: A crop may reach this many times the image's longer side beyond what is useful; a larger box is an
-#: error of its maker, and would only fill memory with black.
-LARGEST_CROP = 4
+from refnet.faces.crops import cut, square_crop
+from refnet.faces.schemes import parts_of
+from refnet.media.images import as_image
+from refnet.model import Model, model_for
+from refnet.networks.defaults import LANDMARKER, Defaults, defaults_of
 
 #: Side of a second pass's crop over the longer side of the first pass's points: that of training crops.
 SECOND_MARGIN = 1.2
@@ -57,9 +46,9 @@ class Landmarks:
         return len(self.points)
 
     @property
-    def groups(self) -> Mapping[str, range]:
+    def parts(self) -> Mapping[str, range]:
         """{part: indices into the points}, where the number of points tells the scheme; else empty."""
-        return WFLW_98 if self.points.shape[1] == 98 else {}
+        return parts_of(self.points.shape[1])
 
     def to_dict(self) -> list[dict[str, Any]]:
         """One dictionary a face, of plain numbers: box, crop, points."""
@@ -82,39 +71,46 @@ class FaceLandmarker:
         weights: as in `refnet.load`, where `model` is a name or a path.
         margin: side of the crop over the longer side of the box. 1.0 suits a detector's box from
             forehead to chin; a box that hugs the landmarks wants 1.2, as in training.
-        channel_order: "bgr" or "rgb", the order that the network was trained on. All published
-            training code feeds BGR.
+        channel_order: "bgr" or "rgb", the order that the network was trained on; by default what
+            `defaults` says, which is BGR for all published training code.
         passes: 2 cuts every face again about the points that the first pass found, as the training
             crops were cut; closer where boxes come from a detector, at twice the time.
+        defaults: what the network expects, for one that `refnet.networks.defaults` does not list.
         options: as in `refnet.load`: backend, threads, and the network's own.
 
+    Attributes:
+        model: the network with its weights.
+        preprocessing: from a crop's pixels to the network's input.
+
     Raises:
-        OptionError: the network is not one that finds landmarks, or an argument is out of range.
+        OptionError: the network is not one that finds landmarks, or an argument is unknown or out of
+            range.
     """
 
     def __init__(
         self,
-        model: Model | str | os.PathLike[str] = USUAL_NETWORK,
+        model: Model | str | os.PathLike[str] = LANDMARKER,
         weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         *,
         margin: float = 1.0,
-        channel_order: str = "bgr",
+        channel_order: str | None = None,
         passes: int = 1,
+        defaults: Defaults | None = None,
         **options: Any,
     ) -> None:
-        self.model = model if isinstance(model, Model) else load(model, weights, **options)
+        self.model = model_for(FaceLandmarker, model, weights, options)
         graph = self.model.graph
         if "landmarks" not in graph.outputs:
             raise OptionError(f"{graph.name} finds no landmarks; use a network of the PFLD family")
         if not 0 < margin <= 4:
             raise OptionError(f"margin is a factor above 0 and at most 4, not {margin!r}")
-        if channel_order not in ("bgr", "rgb"):
-            raise OptionError(f"channel_order is 'bgr' or 'rgb', not {channel_order!r}")
         if passes not in (1, 2):
             raise OptionError(f"passes is 1 or 2, not {passes!r}")
         self.passes = passes
         self.margin = float(margin)
-        self.channel_order = channel_order
+        self.preprocessing = (defaults or defaults_of(graph)).preprocessing
+        if channel_order is not None:
+            self.preprocessing = replace(self.preprocessing, channel_order=channel_order)
 
     def predict(self, image: Any, boxes: Any = None, *, rgb: bool = False) -> Landmarks:
         """The landmarks of every face.
@@ -172,8 +168,8 @@ class FaceLandmarker:
         fractions = np.concatenate([np.zeros((0, count, 2), np.float32), *batches])
         ends = np.cumsum([len(one) for one in crops])
         return [
-            (one[:, None, :2] + part * one[:, None, 2:]).astype(np.float32)
-            for part, one in zip(np.split(fractions, ends)[:-1], crops, strict=True)
+            (one[:, None, :2] + own * one[:, None, 2:]).astype(np.float32)
+            for own, one in zip(np.split(fractions, ends)[:-1], crops, strict=True)
         ]
 
     def predict_crops(self, crops: Array) -> Array:
@@ -182,18 +178,9 @@ class FaceLandmarker:
         Args:
             crops: uint8 (F, side, side, 3) in BGR order, of the network's input size.
         """
-        outputs = self.model(self.preprocess(crops))
+        outputs = self.model(self.preprocessing.apply(crops))
         landmarks = outputs[-1] if isinstance(outputs, tuple) else outputs
         return landmarks.reshape(len(crops), landmarks.shape[1] // 2, 2)
-
-    def preprocess(self, crops: Array) -> Array:
-        """What the network is fed for `crops`: float32 (F, 3, side, side)."""
-        if self.channel_order == "rgb":
-            crops = crops[..., ::-1]
-        scale, shift = SCALING.get(self.model.graph.name, USUAL_SCALING)
-        return np.ascontiguousarray(
-            (crops * np.float32(scale) + np.float32(shift)).transpose(0, 3, 1, 2)
-        )
 
 
 def checked_boxes(boxes: Any) -> Array:
@@ -225,34 +212,3 @@ def checked_boxes(boxes: Any) -> Array:
 def _crops(boxes: Array, margin: float) -> Array:
     """The square crops (F, 3) of boxes (F, 4)."""
     return np.array([square_crop(box, margin) for box in boxes], np.int64).reshape(-1, 3)
-
-
-def square_crop(box: Array, margin: float = 1.0) -> tuple[int, int, int]:
-    """(x0, y0, side) of the square about the middle of `box` (xyxy), in whole pixels."""
-    x1, y1, x2, y2 = map(float, box)
-    side = max(1, math.floor(max(x2 - x1, y2 - y1) * margin + 0.5))
-    return math.floor((x1 + x2 - side) / 2), math.floor((y1 + y2 - side) / 2), side
-
-
-def cut(image: Array, crop: tuple[int, int, int] | Array, size: int) -> Array:
-    """The square `crop` (x0, y0, side) of `image`, black outside, as uint8 (size, size, 3).
-
-    Raises:
-        ShapeError: the crop is far larger than the image.
-    """
-    x0, y0, side = map(int, crop)
-    height, width = image.shape[:2]
-    if side > LARGEST_CROP * max(height, width):
-        raise ShapeError(
-            f"a crop of {side} pixels is more than {LARGEST_CROP} times the {width}×{height} image; are "
-            "the boxes in pixels of this image?"
-        )
-    region = np.zeros((side, side, 3), np.uint8)
-    left, top = max(x0, 0), max(y0, 0)
-    right, bottom = min(x0 + side, width), min(y0 + side, height)
-    if right > left and bottom > top:
-        region[top - y0 : bottom - y0, left - x0 : right - x0] = image[top:bottom, left:right]
-    if side == size:
-        return region
-    cv2 = opencv()
-    return np.asarray(cv2.resize(region, (size, size), interpolation=cv2.INTER_LINEAR))

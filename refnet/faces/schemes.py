@@ -7,11 +7,12 @@ image's left, the subject's right.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from refnet.errors import OptionError
-from refnet.ops import Array
+from refnet.arrays import Array
+from refnet.errors import OptionError, ShapeError
 
 #: WFLW's 98 points (Wu et al. 2018), by part; left and right are the image's. Closed parts are rings.
 WFLW_98: Mapping[str, range] = {
@@ -107,3 +108,25 @@ def as_68(points: Array) -> Array:
     if points.shape[-2] != 98:
         raise OptionError(f"98 or 68 points can be given as 68, not {points.shape[-2]}")
     return points[..., TO_68, :]
+
+
+def parts_of(count: int) -> Mapping[str, range]:
+    """{part of a face: indices of its points}, where the number of points tells the scheme; else empty."""
+    return WFLW_98 if count == 98 else {}
+
+
+def checked_98(points: Any, *, one_face: bool = False) -> Array:
+    """`points` as a float array of WFLW's 98 points, (..., 98, 2), or (98, 2) for `one_face`.
+
+    Raises:
+        ShapeError: they have another shape.
+    """
+    array: Array = np.asarray(points)
+    if array.dtype.kind != "f":
+        array = array.astype(np.float64)
+    if array.ndim < 2 or array.shape[-2:] != (98, 2) or (one_face and array.ndim != 2):
+        raise ShapeError(
+            f"these are WFLW's 98 points of {'one face' if one_face else 'faces'}, "
+            f"{'(98, 2)' if one_face else '(..., 98, 2)'}; got {array.shape}"
+        )
+    return array

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from refnet.arrays import Array
+from refnet.detection.boxes import iou
 from refnet.errors import OptionError
-from refnet.faces.analyzer import Face, Faces
-from refnet.ops import Array
+from refnet.faces.face import Face, Faces
 
 
 class OneEuroFilter:
@@ -194,7 +195,7 @@ class FaceTracker:
 
     def _matched(self, faces: Sequence[Face]) -> dict[int, _Track]:
         """{index of a face: its track}; the pairs that overlap most are matched first."""
-        overlaps = intersection_over_union(
+        overlaps = iou(
             np.array([face.box for face in faces], np.float64).reshape(-1, 4),
             np.array([track.box for track in self._tracks], np.float64).reshape(-1, 4),
         )
@@ -208,13 +209,3 @@ class FaceTracker:
                 matched[i] = self._tracks[j]
                 taken.add(j)
         return matched
-
-
-def intersection_over_union(boxes: Array, others: Array) -> Array:
-    """(N, M) intersection over union of every pair of `boxes` (N, 4) and `others` (M, 4), xyxy."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=2)
-    areas = [np.prod(np.maximum(b[:, 2:] - b[:, :2], 0), axis=1) for b in (boxes, others)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.asarray(shared / np.maximum(union, 1e-9))

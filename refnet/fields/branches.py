@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from refnet.fields.receptive_field import ReceptiveField, receptive_field
+from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
-from refnet.networks import lffd
-from refnet.ops import Pair
-
-#: BasketNet has the branches of LFFD's first face network.
-_TABLES = {**{name: name for name in lffd.LAYERS}, "basketnet": "lffd-face-v1"}
+from refnet.networks.defaults import defaults_of
+from refnet.ops import Pair, Shape
+from refnet.receptive import ReceptiveField
 
 
 @dataclass(frozen=True)
@@ -31,21 +30,28 @@ class Branch:
     objects: Pair | None
 
 
-def branches(graph: Graph) -> tuple[Branch, ...]:
+def branches(graph: Graph, object_ranges: Sequence[Pair] | None = None) -> tuple[Branch, ...]:
     """The branches of `graph` in the order of its outputs, one for each receptive field.
 
     A list of cells counts as the maps that it was made of.
+
+    Args:
+        object_ranges: (lower, upper) of the objects of each branch; those that
+            `refnet.networks.defaults` knows for the network by default.
     """
-    fields = receptive_field(graph)
+    fields, shapes = receptive_field(graph), graph.shapes()
     found: dict[ReceptiveField, str] = {}
     for output in graph.outputs:
-        for tensor in _maps(graph, output):
+        for tensor in _maps(graph, output, shapes):
             field = fields[tensor]
             if field is not None:
                 found.setdefault(field, tensor)
-    table = lffd.branches(_TABLES[graph.name]) if graph.name in _TABLES else ()
-    sizes: list[Pair | None] = [(branch.lower, branch.upper) for branch in table]
-    sizes = sizes if len(sizes) == len(found) else [None] * len(found)
+    if object_ranges is None:
+        detection = defaults_of(graph).detection
+        object_ranges = () if detection is None else detection.object_ranges
+    sizes: Sequence[Pair | None] = (
+        object_ranges if len(object_ranges) == len(found) else [None] * len(found)
+    )
     return tuple(
         Branch(number, tensor, field, objects)
         for number, ((field, tensor), objects) in enumerate(
@@ -54,13 +60,8 @@ def branches(graph: Graph) -> tuple[Branch, ...]:
     )
 
 
-def _maps(graph: Graph, tensor: str) -> list[str]:
-    """The maps behind a list of cells; `tensor` itself where it is none."""
-    node = graph.node[tensor]
-    if node.op == "cells":
-        return list(node.inputs)
-    if node.op == "concat" and all(
-        graph.node[x].op == "cells" for x in node.inputs if x in graph.node
-    ):
-        return [source for name in node.inputs for source in _maps(graph, name)]
-    return [tensor]
+def _maps(graph: Graph, tensor: str, shapes: Mapping[str, Shape]) -> list[str]:
+    """The maps that a list of cells, (cells, channels), was made of; `tensor` itself where it is none."""
+    if len(shapes[tensor]) != 2:
+        return [tensor]
+    return [source for name in graph.node[tensor].inputs for source in _maps(graph, name, shapes)]

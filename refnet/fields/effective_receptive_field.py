@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 
 from refnet.errors import OptionError, ShapeError
-from refnet.fields import measures
+from refnet.fields import widths
 from refnet.fields.branches import branches
-from refnet.fields.measures import GaussianFit
-from refnet.fields.receptive_field import ReceptiveField, receptive_field
-from refnet.fields.unit_gradient import Region, ending_at, unit_gradient, whole
+from refnet.fields.receptive_field import receptive_field
+from refnet.fields.unit_gradient import ending_at, unit_gradient
+from refnet.fields.widths import GaussianFit
 from refnet.graph import Graph
 from refnet.model import Model
 from refnet.ops import Array, Pair, Shape
 from refnet.random_weights import random_weights
+from refnet.receptive import ReceptiveField, Region, whole
 
 Box = tuple[int, int, int, int]
 THRESHOLDS = (0.5, 0.75, 0.85)
@@ -67,35 +68,35 @@ class EffectiveReceptiveField:
 
     def threshold_box(self, threshold: float) -> Box:
         """The box around the pixels above `threshold` of the peak; several blobs count as one."""
-        x1, y1, x2, y2 = measures.bounding_box(self.map > threshold)
+        x1, y1, x2, y2 = widths.bounding_box(self.map > threshold)
         top, left = self.origin
         return x1 + left, y1 + top, x2 + left, y2 + top
 
     @cached_property
     def luo_width(self) -> float:
         """√(number of pixels above 1 - 0.9545 of the peak), the count of Luo et al. (2016)."""
-        return measures.luo_width(self.map)
+        return widths.luo_width(self.map)
 
     @cached_property
     def two_sigma(self) -> tuple[float, float]:
         """(rows, columns): four standard deviations of each marginal, two on either side."""
-        return measures.two_sigma_width(self.profile(0)), measures.two_sigma_width(self.profile(1))
+        return widths.two_sigma_width(self.profile(0)), widths.two_sigma_width(self.profile(1))
 
     @cached_property
     def window(self) -> int:
         """Side of the smallest square around the field's centre that holds 95.45 % of the sum."""
         height, width = self.map.shape
-        return measures.central_window(self.map, ((height - 1) // 2, (width - 1) // 2))
+        return widths.central_window(self.map, ((height - 1) // 2, (width - 1) // 2))
 
     @cached_property
     def gaussian(self) -> tuple[GaussianFit, GaussianFit]:
         """(rows, columns): the Gaussian through each marginal, in pixels of the map."""
-        return measures.fit_gaussian(self.profile(0)), measures.fit_gaussian(self.profile(1))
+        return widths.fit_gaussian(self.profile(0)), widths.fit_gaussian(self.profile(1))
 
     @cached_property
     def centroid(self) -> tuple[float, float]:
         """(row, column) in the image of the map's centre of mass."""
-        row, column = (measures.moments(self.profile(axis))[0] for axis in (0, 1))
+        row, column = (widths.moments(self.profile(axis))[0] for axis in (0, 1))
         return row + self.origin[0], column + self.origin[1]
 
     def profile(self, axis: int) -> Array:
@@ -106,7 +107,7 @@ class EffectiveReceptiveField:
 
     def smoothed(self, sigma: float = 2.0) -> EffectiveReceptiveField:
         """The same behind a Gaussian blur of `sigma` pixels, which closes the comb that strides leave."""
-        return replace(self, map=_read_only(measures.smoothed(self.map, sigma)))
+        return replace(self, map=_read_only(widths.smoothed(self.map, sigma)))
 
     def at(self, unit: Pair) -> EffectiveReceptiveField:
         """The same map at another unit, as holds for a linear network away from the borders."""
@@ -200,7 +201,8 @@ def constant_weights(graph: Graph, value: float = 0.05) -> dict[str, Array]:
     for node in graph.nodes:
         for role, name in node.parameters.items():
             norm = float(role in ("weight", "running_var"))
-            filled = norm if node.op == "batch_norm" else value * norm
+            normalizes = "running_var" in node.parameters
+            filled = norm if normalizes else value * norm
             weights[name] = np.full(graph.state_dict[name], filled)
     return weights
 
@@ -225,7 +227,7 @@ def _drawn(graph: Graph, draws: int, seed: int, unit: Pair | None) -> Iterator[_
     for draw in range(seed, seed + draws):
         noise = np.random.default_rng(draw).standard_normal(shape).astype(np.float32)
         first = graph.nodes[0]
-        if first.op == "normalize":  # the network's own idea of a centred input
+        if {"mean", "std"} <= first.attributes.keys():  # the network's own idea of a centred input
             noise = noise * np.float32(first.attributes["std"]) + np.float32(
                 first.attributes["mean"]
             )

@@ -10,60 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import EllipsisType
 
 import numpy as np
 
 from refnet.errors import OptionError, ShapeError
 from refnet.graph import Graph, Node
 from refnet.ops import OPS, Array, Pair, Shape
-
-#: Operations that an open network replaces by the identity.
-GATES = frozenset({"relu", "relu6", "sigmoid", "softmax"})
-
-
-@dataclass(frozen=True)
-class Region:
-    """Rows top ... bottom - 1 and columns left ... right - 1 of a map; it may leave the map."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def size(self) -> Pair:
-        """(rows, columns)."""
-        return self.bottom - self.top, self.right - self.left
-
-    def union(self, other: Region) -> Region:
-        """The smallest region that holds both."""
-        return Region(
-            min(self.top, other.top),
-            max(self.bottom, other.bottom),
-            min(self.left, other.left),
-            max(self.right, other.right),
-        )
-
-    def within(self, outer: Region) -> Region:
-        """The part inside `outer`; empty where there is none."""
-        return Region(
-            min(max(self.top, outer.top), outer.bottom),
-            max(min(self.bottom, outer.bottom), outer.top),
-            min(max(self.left, outer.left), outer.right),
-            max(min(self.right, outer.right), outer.left),
-        )
-
-    def of(self, outer: Region) -> tuple[EllipsisType, slice, slice]:
-        """The slices of an array (..., rows, columns) of `outer` that hold this region."""
-        top, left = self.top - outer.top, self.left - outer.left
-        rows, columns = self.size
-        return ..., slice(top, top + rows), slice(left, left + columns)
-
-
-def whole(shape: Shape) -> Region:
-    """All of a map of `shape` (C, H, W)."""
-    return Region(0, shape[1], 0, shape[2])
+from refnet.receptive import Region, whole
 
 
 def ending_at(graph: Graph, tensor: str) -> Graph:
@@ -117,11 +70,11 @@ def unit_gradient(
     cone = _cone(graph, shapes, unit)
     output = graph.outputs[0]
     if isinstance(x, np.ndarray):
-        tensors = _forward(graph, weights, x, shapes, cone)
+        tensors = _forward(graph, weights, x, cone)
     else:
         zero = np.zeros((), cotangent.dtype)
-        held = {name: _held(shapes[name], region) for name, region in cone.items()}
-        tensors = {name: np.broadcast_to(zero, (1, *held[name])) for name in cone}
+        held = {name: _held(shapes[name], region) for name, region in cone.held.items()}
+        tensors = {name: np.broadcast_to(zero, (1, *held[name])) for name in cone.held}
     dy = cotangent[None, :, None, None] if len(shapes[output]) == 3 else cotangent[None]
     gradient: dict[str, Array] = {output: np.array(dy)}
     for node in reversed(graph.nodes):
@@ -130,15 +83,28 @@ def unit_gradient(
         products = _vjp(node, dy, inputs, y, weights, opened=not isinstance(x, np.ndarray))
         for name, product in zip(node.inputs, products, strict=True):
             _accumulate(gradient, node, name, product, tensors[name].shape, cone)
-    region = cone[graph.input]
+    region = cone.held[graph.input]
     assert region is not None  # the input is a map
     return gradient[graph.input][0], region
 
 
-def _cone(graph: Graph, shapes: Mapping[str, Shape], unit: Pair) -> dict[str, Region | None]:
-    """{tensor: the region that the unit depends on}; None, all of it, where a tensor is no map."""
+@dataclass(frozen=True)
+class _Cone:
+    """What one unit depends on. None stands for all of a tensor that is no map.
+
+    Attributes:
+        held: {tensor: the region of it that matters}.
+        read: {(node, input): what the node reads of it}; unlike `held` it may leave the map, where the
+            node pads.
+    """
+
+    held: dict[str, Region | None]
+    read: dict[tuple[str, str], Region | None]
+
+
+def _cone(graph: Graph, shapes: Mapping[str, Shape], unit: Pair) -> _Cone:
     output = graph.outputs[0]
-    cone: dict[str, Region | None] = {output: None}
+    cone = _Cone({output: None}, {})
     if len(shapes[output]) == 3:
         (row, column), (_, height, width) = unit, shapes[output]
         if not (0 <= row < height and 0 <= column < width):
@@ -146,46 +112,28 @@ def _cone(graph: Graph, shapes: Mapping[str, Shape], unit: Pair) -> dict[str, Re
                 f"unit {unit} is outside {output!r}, whose map has {height} rows and {width} columns "
                 f"for an image of {shapes[graph.input][1]} × {shapes[graph.input][2]}"
             )
-        cone[output] = Region(row, row + 1, column, column + 1)
+        cone.held[output] = Region(row, row + 1, column, column + 1)
     for node in reversed(graph.nodes):
         for name in node.inputs:
-            region = _reads(node, cone[node.name], shapes[name])
-            known = cone.get(name)
+            reads = OPS[node.op].reads
+            region = reads(cone.held[node.name], shapes[name], **node.attributes)
+            cone.read[node.name, name] = region
+            known = cone.held.get(name)
             if region is not None:
                 region = region.within(whole(shapes[name]))
-            cone[name] = region if region is None or known is None else region.union(known)
+            cone.held[name] = region if region is None or known is None else region.union(known)
     return cone
-
-
-def _reads(node: Node, region: Region | None, shape: Shape) -> Region | None:
-    """What `node` reads of an input of `shape` to make `region`, padding included."""
-    if len(shape) != 3:
-        return None
-    if region is None:
-        return whole(shape)
-    if "kernel" not in node.attributes:
-        return region
-    (kh, kw), (sh, sw) = node.attributes["kernel"], node.attributes["stride"]
-    (ph, pw), (dh, dw) = node.attributes["padding"], node.attributes.get("dilation", (1, 1))
-    return Region(
-        region.top * sh - ph,
-        (region.bottom - 1) * sh - ph + dh * (kh - 1) + 1,
-        region.left * sw - pw,
-        (region.right - 1) * sw - pw + dw * (kw - 1) + 1,
-    )
 
 
 def _held(shape: Shape, region: Region | None) -> Shape:
     return shape if region is None else (shape[0], *region.size)
 
 
-def _read(node: Node, name: str, held: Array, cone: Mapping[str, Region | None]) -> Array:
+def _read(node: Node, name: str, held: Array, cone: _Cone) -> Array:
     """What `node` reads of the tensor `name`, of which `held` is the cone's part, padded."""
-    outer = cone[name]
-    if outer is None:
+    outer, wanted = cone.held[name], cone.read[node.name, name]
+    if outer is None or wanted is None:
         return held
-    wanted = _reads(node, cone[node.name], (0, outer.bottom, outer.right))
-    assert wanted is not None  # only a map has a region
     inner = wanted.within(outer)
     part = held[inner.of(outer)]
     if inner == wanted:
@@ -194,19 +142,12 @@ def _read(node: Node, name: str, held: Array, cone: Mapping[str, Region | None])
     above = min(max(inner.top - wanted.top, 0), height)
     before = min(max(inner.left - wanted.left, 0), width)
     margins = (above, height - above - rows), (before, width - before - columns)
-    fill = -np.inf if node.op == "max_pool" else 0.0
-    return np.pad(part, ((0, 0), (0, 0), *margins), constant_values=fill)
+    return np.pad(part, ((0, 0), (0, 0), *margins), constant_values=OPS[node.op].outside)
 
 
-def _forward(
-    graph: Graph,
-    weights: Mapping[str, Array],
-    x: Array,
-    shapes: Mapping[str, Shape],
-    cone: Mapping[str, Region | None],
-) -> dict[str, Array]:
+def _forward(graph: Graph, weights: Mapping[str, Array], x: Array, cone: _Cone) -> dict[str, Array]:
     """{tensor: its part in the cone}."""
-    region = cone[graph.input]
+    region = cone.held[graph.input]
     assert region is not None  # the input is a map
     tensors = {graph.input: x[None][region.of(whole(x.shape))]}
     for node in graph.nodes:
@@ -226,11 +167,12 @@ def _vjp(
     opened: bool,
 ) -> tuple[Array, ...]:
     """The node's vector-Jacobian product; of the open network's node where `opened`."""
-    if opened and node.op in GATES:
+    op = OPS[node.op]
+    if opened and op.gate:
         return (dy,)
-    op = "average_pool" if opened and node.op == "max_pool" else node.op
+    product = op.opened if opened and op.opened is not None else op.vjp
     parameters = {role: weights[name] for role, name in node.parameters.items()}
-    return OPS[op].vjp(dy, inputs, y, **parameters, **_unpadded(node))
+    return product(dy, inputs, y, **parameters, **_unpadded(node))
 
 
 def _unpadded(node: Node) -> dict[str, object]:
@@ -247,15 +189,13 @@ def _accumulate(
     name: str,
     product: Array,
     shape: Shape,
-    cone: Mapping[str, Region | None],
+    cone: _Cone,
 ) -> None:
     """Add what `node` hands back for what it read of `name`, less the padding."""
-    outer = cone[name]
-    if outer is None:
+    outer, wanted = cone.held[name], cone.read[node.name, name]
+    if outer is None or wanted is None:
         gradient[name] = gradient[name] + product if name in gradient else product
         return
-    wanted = _reads(node, cone[node.name], (0, outer.bottom, outer.right))
-    assert wanted is not None  # only a map has a region
     if wanted == outer and name not in gradient:
         gradient[name] = product
         return

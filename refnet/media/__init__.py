@@ -1,1 +1,1 @@
-"""The outside world: images, drawings, videos, folders, tables of results."""
+"""The outside world: images in and out, photos, videos and cameras, threads that read and write."""

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from refnet.errors import DependencyError, ImageError
-from refnet.files import write_whole
+from refnet.errors import ImageError
+from refnet.files import write_file
 from refnet.ops import Array
+from refnet.optional import require
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -28,14 +29,7 @@ def opencv() -> ModuleType:
     Raises:
         DependencyError: neither is installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise DependencyError(
-            f"this needs OpenCV, which cannot be imported here ({error}); install it with "
-            "pip install opencv-python-headless"
-        ) from error
-    return cv2
+    return require("cv2", "work on images", "opencv-python-headless")
 
 
 def read_image(path: str | os.PathLike[str]) -> Array:
@@ -81,7 +75,7 @@ def write_image(path: str | os.PathLike[str], image: Array) -> None:
     The file appears complete or not at all.
 
     Raises:
-        ImageError: the suffix names no format, or the file cannot be written.
+        ImageError: the suffix names no format. OutputError: the file cannot be written.
     """
     cv2 = opencv()
     target = Path(path)
@@ -93,20 +87,7 @@ def write_image(path: str | os.PathLike[str], image: Array) -> None:
     done, encoded = cv2.imencode(target.suffix, as_image(image))
     if not done:
         raise ImageError(f"cannot write {target}: OpenCV could not encode this image")
-    write_bytes(target, encoded.tobytes())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that appears complete or not at all.
-
-    Raises:
-        ImageError: it cannot be written; nothing is left behind.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, [data])
-    except OSError as error:
-        raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(target, [encoded.tobytes()])
 
 
 def as_image(image: Any, *, rgb: bool = False) -> Array:

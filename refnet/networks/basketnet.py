@@ -7,11 +7,13 @@ Class 0 is the background.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from refnet.graph import POINTWISE, Builder, Graph, Window
-from refnet.networks.options import check_count, check_size
+from refnet.arrays import Array
+from refnet.builder import POINTWISE, Builder, Window
+from refnet.graph import Graph
+from refnet.networks.options import check_count, check_size, size_of
 
 CLASSES = ("background", "basketball", "volleyball")
 
@@ -86,3 +88,11 @@ def basketnet(input_size: Any = (640, 640), classes: int = len(CLASSES)) -> Grap
     )
     options = {"input_size": [height, width], "classes": classes}
     return net.graph("basketnet", outputs, options, fixed_size=False)
+
+
+def options_of(
+    name: str, tensors: Mapping[str, Array], hints: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """See `refnet.networks.options_of`: the classes from a branch's last layer."""
+    if (score := tensors.get("lossbranch1.score.2.weight")) is not None:
+        yield {"classes": size_of(score, 0)}

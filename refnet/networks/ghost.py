@@ -12,11 +12,22 @@ inference. Five scales feed the last layer. Input is BGR scaled to [-1, 1].
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from refnet.graph import POINTWISE, Graph, Window
+from refnet.arrays import Array
+from refnet.builder import POINTWISE, Window
+from refnet.graph import Graph
 from refnet.networks.options import check_choice, check_count, check_square, check_width
-from refnet.networks.pfld import FORMS, Blocks
+from refnet.networks.pfld import FORMS, Blocks, landmark_options, options_in_order
+
+__all__ = [
+    "options_in_order",
+    "options_of",
+    "pfld_ghostone",
+    "pfld_ultralight",
+    "pfld_ultralight_slim",
+]
 
 
 class Bottleneck(NamedTuple):
@@ -175,3 +186,15 @@ def _build(name: str, width: float, input_size: Any, landmarks: int, form: str) 
     output = net.landmarks([*scales, net.add("flatten", "conv8.flat", x)], landmarks)
     options = {"width": width, "input_size": size, "landmarks": landmarks, "form": form}
     return net.graph(name, (output,), options, fixed_size=True)
+
+
+def options_of(
+    name: str, tensors: Mapping[str, Array], hints: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """See `refnet.networks.options_of`."""
+    first = "conv1.0.weight"
+    if name == "pfld-ghostone":
+        training = hints["form"] == "training"
+        block = "rbr_conv.0.conv" if training else "reparam_conv"
+        first = f"conv1.{block}.weight"
+    return landmark_options(tensors, hints["form"], first, "conv8.0.weight")

@@ -10,12 +10,14 @@ branch, score_i (N, 1, h, w), the probability of an object, and bbox_i (N, 4, h,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refnet.graph import POINTWISE, Builder, Graph, Window
-from refnet.networks.options import check_choice, check_size, check_width
+from refnet.arrays import Array
+from refnet.builder import POINTWISE, Builder, Window
+from refnet.graph import Graph
+from refnet.networks.options import check_choice, check_size, check_width, size_of
 
 DOWN, SAME = Window(3, stride=2), Window(3, padding=1)
 RESIDUALS = ("pre-activation", "post-activation")
@@ -38,59 +40,50 @@ class Residual:
 
 @dataclass(frozen=True)
 class Branch:
-    """A detection branch.
+    """A detection branch, whose 1×1 head has `channels` channels.
 
-    Attributes:
-        lower, upper: the range of an object's longer side in pixels that the branch is trained for.
-        channels: width of its 1×1 head.
+    The objects that each branch is trained for are in `refnet.networks.defaults`.
     """
 
-    lower: int
-    upper: int
     channels: int = 128
 
 
 Layer = Down | Residual | Branch
 
 _VGA_TRUNK: tuple[Layer, ...] = (
-    *(Down(64), Down(64), Residual(3, 64), Branch(10, 20)),
-    *(Down(64), Residual(1, 64), Branch(20, 40)),
-    *(Down(64), Residual(1, 64), Branch(40, 80)),
-    *(Down(128), Residual(1, 128), Branch(80, 160)),
+    *(Down(64), Down(64), Residual(3, 64), Branch()),
+    *(Down(64), Residual(1, 64), Branch()),
+    *(Down(64), Residual(1, 64), Branch()),
+    *(Down(128), Residual(1, 128), Branch()),
 )
 
 LAYERS: dict[str, tuple[Layer, ...]] = {
     "lffd-face-v1": (
-        *(Down(64), Down(64), Residual(3, 64), Branch(10, 15), Residual(1, 64), Branch(15, 20)),
-        *(Down(64), Residual(1, 64), Branch(20, 40), Residual(1, 64), Branch(40, 70)),
-        *(Down(128), Residual(1, 128), Branch(70, 110)),
-        *(Down(128), Residual(1, 128), Branch(110, 250), Residual(1, 128), Branch(250, 400)),
-        *(Residual(1, 128), Branch(400, 560)),
+        *(Down(64), Down(64), Residual(3, 64), Branch(), Residual(1, 64), Branch()),
+        *(Down(64), Residual(1, 64), Branch(), Residual(1, 64), Branch()),
+        *(Down(128), Residual(1, 128), Branch()),
+        *(Down(128), Residual(1, 128), Branch(), Residual(1, 128), Branch()),
+        *(Residual(1, 128), Branch()),
     ),
-    "lffd-face-v2": (*_VGA_TRUNK, Down(128), Residual(1, 128), Branch(160, 320)),
+    "lffd-face-v2": (*_VGA_TRUNK, Down(128), Residual(1, 128), Branch()),
     "lffd-head": _VGA_TRUNK,
     "lffd-pedestrian": (
-        *(Down(64), Down(64), Down(64), Residual(4, 64), Branch(30, 60)),
-        *(Down(128), Residual(1, 128), Branch(60, 100)),
-        *(Down(128), Residual(1, 128), Branch(100, 180)),
-        *(Down(128), Residual(1, 128), Branch(180, 320)),
+        *(Down(64), Down(64), Down(64), Residual(4, 64), Branch()),
+        *(Down(128), Residual(1, 128), Branch()),
+        *(Down(128), Residual(1, 128), Branch()),
+        *(Down(128), Residual(1, 128), Branch()),
     ),
     "lffd-plate": (
-        *(Down(64), Down(64), Down(64), Down(64), Residual(3, 64), Branch(64, 128)),
-        *(Down(64), Residual(1, 64), Branch(128, 256)),
-        *(Down(128), Residual(1, 128), Branch(256, 512)),
+        *(Down(64), Down(64), Down(64), Down(64), Residual(3, 64), Branch()),
+        *(Down(64), Residual(1, 64), Branch()),
+        *(Down(128), Residual(1, 128), Branch()),
     ),
     "lffd-plate-small": (
-        *(Down(32), Down(32), Down(32), Down(64), Residual(3, 32), Branch(64, 128, 64)),
-        *(Down(64), Residual(1, 32), Branch(128, 256, 64)),
-        *(Down(128), Residual(1, 64), Branch(256, 512, 64)),
+        *(Down(32), Down(32), Down(32), Down(64), Residual(3, 32), Branch(64)),
+        *(Down(64), Residual(1, 32), Branch(64)),
+        *(Down(128), Residual(1, 64), Branch(64)),
     ),
 }
-
-
-def branches(name: str) -> tuple[Branch, ...]:
-    """The branches of the network `name`, in the order of its outputs."""
-    return tuple(layer for layer in LAYERS[name] if isinstance(layer, Branch))
 
 
 def face_v1(
@@ -196,3 +189,15 @@ def _build(name: str, width: float, input_size: Any, residual: str | None = None
         else:
             outputs += net.head(layer.channels)
     return net.graph(name, tuple(outputs), options, fixed_size=False)
+
+
+def options_of(
+    name: str, tensors: Mapping[str, Array], hints: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """See `refnet.networks.options_of`: the width from the first layer, the residual from the names."""
+    first = tensors.get("conv1.weight")
+    if first is not None and any(n.endswith("_3_score.weight") for n in tensors):
+        layer = LAYERS[name][0]
+        assert isinstance(layer, Down)
+        options: dict[str, Any] = {"width": size_of(first, 0) / layer.channels}
+        yield options | {key: hints[key] for key in ("residual",) if key in hints}

@@ -1,10 +1,14 @@
-"""The checks that several builders share: each turns an impossible option into an error that names the possible ones."""
+"""What the builders share: checks of options, and what a checkpoint's tensors say about them.
+
+Each check turns an impossible option into an error that names the possible ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from refnet.arrays import Array
 from refnet.errors import OptionError
 
 
@@ -60,3 +64,8 @@ def check_width(network: str, value: Any, fits: Callable[[float], bool]) -> floa
             f"do not add up; widths that do include {', '.join(possible)}"
         )
     return width
+
+
+def size_of(array: Array, axis: int) -> int:
+    """The size along `axis`, 1 where there is no such axis: a misfit that comparing shapes reports."""
+    return int(array.shape[axis]) if axis < array.ndim else 1

@@ -12,11 +12,15 @@ as fractions of the crop's side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from refnet.graph import POINTWISE, Builder, Graph, Window
-from refnet.networks.options import check_choice, check_count, check_square, check_width
+import numpy as np
+
+from refnet.arrays import Array
+from refnet.builder import POINTWISE, Builder, Window
+from refnet.graph import Graph
+from refnet.networks.options import check_choice, check_count, check_square, check_width, size_of
 
 FORMS = ("training", "inference")
 
@@ -236,3 +240,84 @@ def pfld_polaris_auxiliary(width: float = 1.0, form: str = "training") -> Graph:
     x = net.linear(net.add("flatten", "maxpool1.flat", x), "fc1", 32)
     output = net.linear(x, "fc2", 3, name="angles")
     return net.graph(name, (output,), {"width": width, "form": form}, fixed_size=True)
+
+
+# --- what a checkpoint's tensors say
+
+
+def options_of(
+    name: str, tensors: Mapping[str, Array], hints: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """See `refnet.networks.options_of`.
+
+    Of `pfld-polaris`, bn8 is "applied" if its running statistics were ever updated.
+    """
+    form = hints["form"]
+    if name == "pfld-polaris-auxiliary":
+        first = tensors.get("conv1.0.weight")
+        if first is not None and "fc2.weight" in tensors:
+            yield {"width": size_of(first, 1) / 64, "form": form}
+    elif name == "pfld-polaris":
+        # Its conv8 has the same width at every `width`, so that only conv1 tells.
+        for options in landmark_options(tensors, form, "conv1.weight", "conv8.weight", tail=False):
+            options["conv2"] = _conv2(tensors.get("conv2.weight"))
+            if form == "training":
+                options["bn8"] = "applied" if _is_trained(tensors, "bn8") else "ignored"
+            yield options
+    else:
+        yield from landmark_options(tensors, form, "conv1.0.weight", "conv8.0.weight")
+
+
+def landmark_options(
+    tensors: Mapping[str, Array], form: str, first: str, last: str, *, tail: bool = True
+) -> Iterator[dict[str, Any]]:
+    """Options of a landmark network: input size from conv8, points from fc, width from conv1.
+
+    Args:
+        first, last: names of the weights of conv1 and conv8.
+        tail: propose the width of conv8 too, for where rounding hides it in conv1.
+    """
+    if not all(name in tensors for name in (first, last, "fc.weight")):
+        return
+    widths = [size_of(tensors[first], 0) / 64, size_of(tensors[last], 0) / 128]
+    for width in dict.fromkeys(widths if tail else widths[:1]):
+        yield {
+            "width": width,
+            "input_size": 16 * size_of(tensors[last], 2),
+            "landmarks": size_of(tensors["fc.weight"], 0) // 2,
+            "form": form,
+        }
+
+
+def options_in_order(
+    name: str, layers: Sequence[tuple[str, Array]], operators: str
+) -> dict[str, Any] | None:
+    """See `refnet.networks.options_in_order`: each graph of the family is one chain."""
+    convolutions = [weight for op, weight in layers if op == "conv"]
+    if len(convolutions) < 2:
+        return None
+    first, last = layers[0][1], layers[-1][1]
+    if name == "pfld-polaris-auxiliary":
+        return {"width": size_of(first, 1) / 64, "form": "inference"}
+    options: dict[str, Any] = {
+        "width": size_of(first, 0) / 64,
+        "input_size": 16 * size_of(convolutions[-1], 2),
+        "landmarks": size_of(last, 0) // 2,
+        "form": "inference",
+    }
+    if name == "pfld-polaris":
+        activation = "relu6" if "Clip=" in operators else "relu"
+        options |= {"activation": activation, "conv2": _conv2(convolutions[1])}
+    return options
+
+
+def _conv2(weight: Array | None) -> str:
+    return "depthwise" if weight is not None and size_of(weight, 1) == 1 else "dense"
+
+
+def _is_trained(tensors: Mapping[str, Array], norm: str) -> bool:
+    """Whether the running statistics of a batch norm have left their initial 0 and 1."""
+    mean, variance = tensors.get(f"{norm}.running_mean"), tensors.get(f"{norm}.running_var")
+    return bool(
+        mean is not None and variance is not None and (np.any(mean != 0) or np.any(variance != 1))
+    )

@@ -6,9 +6,12 @@ Two 3×3 convolutions of stride 2 and three residual blocks, y = ReLU(x + ReLU(c
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from refnet.graph import Builder, Graph, Window
+from refnet.arrays import Array
+from refnet.builder import Builder, Window
+from refnet.graph import Graph
 from refnet.networks.options import check_size
 
 
@@ -27,3 +30,11 @@ def tinynet(input_size: Any = (640, 640)) -> Graph:
         y = conv_relu(y, f"block{i}.conv2", Window(3, padding=1))
         x = net.add("relu", f"block{i}", net.add("add", f"block{i}.sum", x, y))
     return net.graph("tinynet", (x,), {"input_size": [height, width]}, fixed_size=False)
+
+
+def options_of(
+    name: str, tensors: Mapping[str, Array], hints: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """See `refnet.networks.options_of`; TinyNet has none but its input size, which is free."""
+    if "block1.conv1.weight" in tensors:
+        yield {}

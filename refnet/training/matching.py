@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refnet.detection.decoding import BranchGeometry
+from refnet.detection.geometry import BranchGeometry
 from refnet.errors import ShapeError
 from refnet.ops import Array, Pair
 
@@ -78,7 +78,7 @@ def match_lffd(
 
     Args:
         boxes: (B, 4) xyxy in input pixels; may leave the input.
-        branches: the network's, as `refnet.detection.decoding.geometry` gives them.
+        branches: the network's, as `refnet.detection.geometry.geometry` gives them.
         shapes: (h, w) of each branch's map.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -126,7 +126,7 @@ def match_basketnet(
     Args:
         boxes: (B, 4) xyxy as fractions of the input.
         classes: (B,) int, 1 and above; 0 is the background.
-        priors: (cells, 3) of `refnet.detection.decoding.basketnet_priors`.
+        priors: (cells, 3) of `refnet.detection.basketnet.basketnet_priors`.
     """
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     labels = np.zeros(len(priors), np.int64)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refnet.detection.boxes import iou
 from refnet.errors import OptionError, ShapeError
 from refnet.faces.schemes import EYE_CORNERS, EYES
 from refnet.ops import Array
@@ -141,16 +142,6 @@ class AveragePrecision:
     scores: Array
 
 
-def iou_matrix(boxes: Array, others: Array) -> Array:
-    """(A, B) intersection over union of xyxy boxes (A, 4) and (B, 4), as continuous rectangles."""
-    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.maximum(sides, 0).prod(axis=2)
-    areas = (a[..., 2:] - a[..., :2]).prod(axis=2) + (b[..., 2:] - b[..., :2]).prod(axis=2)
-    union = areas - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
-
-
 def matched(
     boxes: Array, truth: Array, *, overlap: float = 0.5, ignored: Array | None = None
 ) -> tuple[Array, Array]:
@@ -170,7 +161,7 @@ def matched(
     hit, dropped = np.zeros(len(boxes), bool), np.zeros(len(boxes), bool)
     if not len(truth):
         return hit, dropped
-    overlaps = iou_matrix(boxes, truth)
+    overlaps = iou(boxes, truth)
     taken = np.zeros(len(truth), bool)
     for i, best in enumerate(overlaps.argmax(axis=1)):
         if overlaps[i, best] < overlap:
@@ -235,7 +226,7 @@ def _repeated(boxes: Array, truth: Array, overlap: float, hit: Array) -> Array:
     """Detections of a true box that a better one has found."""
     if not len(truth) or not len(boxes):
         return np.zeros(len(boxes), bool)
-    return np.asarray((iou_matrix(boxes, truth).max(axis=1) >= overlap) & ~hit)
+    return np.asarray((iou(boxes, truth).max(axis=1) >= overlap) & ~hit)
 
 
 def _at_thresholds(score: Array, hit: Array, total: int) -> tuple[Array, Array, Array]:

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 import refnet
-from refnet.detection.decoding import basketnet_priors
-from refnet.detection.detector import USUAL, FaceDetector
+from refnet.detection.basketnet import basketnet_priors
+from refnet.detection.detector import FaceDetector
 from refnet.media.images import read_image
 from refnet.model import Model
+from refnet.networks.defaults import detection_of
 from refnet.ops import Array
 from refnet.passes import fold
 from refnet.training import losses
@@ -36,7 +37,7 @@ from weights.recipes.release import release, rows
 from weights.recipes.torch_graph import GraphModule, initialize, with_norms
 from weights.recipes.training import Run, Schedule, draw_curve
 
-CLASSES = USUAL["basketnet"].classes
+CLASSES = detection_of("basketnet").classes
 #: The side that users' images are stretched to.
 INPUT = 640
 

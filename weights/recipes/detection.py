@@ -22,10 +22,10 @@ import torch
 
 import refnet
 from refnet.checkpoints import save
-from refnet.detection.decoding import BranchGeometry, geometry
-from refnet.detection.detector import USUAL
+from refnet.detection.geometry import BranchGeometry, geometry
 from refnet.graph import Graph
 from refnet.model import Model
+from refnet.networks.defaults import detection_of
 from refnet.ops import Array
 from refnet.training import losses
 from refnet.training.matching import BranchTargets, match_lffd
@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     student, final = train(photos, empty, crowd, given.out, settings)
     draw_curve(given.out, {"ap_photos": "AP, photos", "ap_scenes": "AP, scenes"})
     graph = refnet.build(given.network, width=given.width)
-    arrays = cautious(graph, student.arrays(), given.caution, USUAL[graph.name].threshold)
+    arrays = cautious(graph, student.arrays(), given.caution, detection_of(graph).threshold)
     options, stored = released_tensors(graph, arrays)
     validation = on_validation(Model(refnet.build(graph.name, **options), stored), given.data)
     record = {

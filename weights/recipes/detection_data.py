@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from refnet.detection.decoding import BranchGeometry
+from refnet.detection.geometry import BranchGeometry
 from refnet.media.images import read_image
 from refnet.ops import Array
 from refnet.training.annotations import table

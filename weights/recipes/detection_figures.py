@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from refnet.detection.detector import Detections, FaceDetector
+from refnet.detection.boxes import iou
+from refnet.detection.detections import Detections
+from refnet.detection.detector import FaceDetector
 from refnet.media.images import read_image
 from refnet.model import Model
 from refnet.ops import Array
 from refnet.training.annotations import landmark_faces, table
-from refnet.training.metrics import average_precision, iou_matrix
+from refnet.training.metrics import average_precision
 from weights.recipes.detection_data import SURE, face_box
 
 #: The smallest face that counts, longer side in input pixels.
@@ -64,5 +66,5 @@ def _found(detections: Detections, boxes: Array) -> tuple[int, int]:
     """(true boxes found, detections that lie on none), at an IoU of 0.5 and 0.3."""
     if not len(detections):
         return 0, 0
-    overlap = iou_matrix(detections.boxes, boxes)
+    overlap = iou(detections.boxes, boxes)
     return int((overlap.max(axis=0) >= 0.5).sum()), int((overlap.max(axis=1) < 0.3).sum())

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import refnet
-from refnet.faces.landmarks import cut, square_crop
+from refnet.faces.crops import cut, square_crop
 from refnet.faces.schemes import mirrored
 from refnet.media.images import read_image
 from refnet.ops import Array

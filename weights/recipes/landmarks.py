@@ -22,13 +22,13 @@ import torch
 
 import refnet
 from refnet.checkpoints import save
-from refnet.cli.evaluate import find_landmarks
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.schemes import as_68
 from refnet.model import Model
 from refnet.ops import Array
 from refnet.training import losses
 from refnet.training.annotations import landmark_faces
+from refnet.training.evaluation import find_landmarks
 from refnet.training.metrics import cumulative_error, nme
 from weights.recipes.landmark_data import (
     SIDE,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refnet.exchange.writers import require_writers
 from refnet.graph import BUFFERS, Graph, Node, last_uses
 from refnet.ops import Array
 
@@ -29,6 +30,9 @@ class GraphModule(nn.Module):
         graph: any network, in its training form if it is to be trained.
         weights: {state-dict name: array}; freshly initialised by `initialize` where None.
         outputs: names of nodes whose tensors to return; the graph's outputs by default.
+
+    Raises:
+        UnsupportedError: an operation has no form in torch here.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class GraphModule(nn.Module):
         outputs: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
+        require_writers(graph, {*OPERATIONS, "batch_norm"}, "a torch module")
         self.graph = graph
         self.outputs = graph.outputs if outputs is None else outputs
         for name, shape in graph.state_dict.items():
@@ -127,7 +132,7 @@ def with_norms(graph: Graph) -> Graph:
 
 
 def initialize(module: GraphModule, scheme: str = "torch", seed: int | None = None) -> None:
-    """Draw fresh weights: biases 0, batch norms 1 and 0, the rest by `scheme`.
+    """Draw fresh weights: biases 0, batch norms 1 and 0, slopes 1/4, the rest by `scheme`.
 
     Args:
         scheme: "torch", uniform in ±1/√fan-in as PyTorch's layers have by default; "xavier" (Glorot
@@ -140,6 +145,8 @@ def initialize(module: GraphModule, scheme: str = "torch", seed: int | None = No
         for node in module.graph.nodes:
             if node.op == "batch_norm":
                 parameters[node.parameters["weight"]].fill_(1.0)
+            if node.op == "prelu":
+                parameters[node.parameters["slope"]].fill_(0.25)  # as in He et al. 2015, and torch
             if node.op not in ("conv", "linear"):
                 continue
             weight = parameters[node.parameters["weight"]]
@@ -181,6 +188,14 @@ OPERATIONS: Mapping[str, Operation] = {
     "linear": lambda x, t, a: functional.linear(x[0], t["weight"], t["bias"]),
     "relu": lambda x, t, a: functional.relu(x[0]),
     "relu6": lambda x, t, a: functional.relu6(x[0]),
+    "leaky_relu": lambda x, t, a: functional.leaky_relu(x[0], a["slope"]),
+    "prelu": lambda x, t, a: functional.prelu(x[0], t["slope"]),
+    "elu": lambda x, t, a: functional.elu(x[0], a["alpha"]),
+    "silu": lambda x, t, a: functional.silu(x[0]),
+    "hard_sigmoid": lambda x, t, a: (a["slope"] * x[0] + a["shift"]).clamp(0, 1),
+    "hard_swish": lambda x, t, a: functional.hardswish(x[0]),
+    "tanh": lambda x, t, a: torch.tanh(x[0]),
+    "exp": lambda x, t, a: torch.exp(x[0]),
     "sigmoid": lambda x, t, a: torch.sigmoid(x[0]),
     "softmax": lambda x, t, a: torch.softmax(x[0], a["axis"]),
     "normalize": lambda x, t, a: (x[0] - a["mean"]) / a["std"],

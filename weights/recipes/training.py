@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from refnet.errors import DependencyError
+from refnet.files import replacing
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "averaged": self.averaged,
         }
-        temporary = self.checkpoint.with_suffix(".new")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refnet.errors import ImageError, OptionError
+from refnet.errors import OptionError
 from refnet.fields.effective_receptive_field import EffectiveReceptiveField
 from refnet.fields.figures.style import LOOKS, NIGHT, SEES, even, glow, new_figure, outline
 from refnet.fields.receptive_field import receptive_field
 from refnet.fields.unit_gradient import ending_at
+from refnet.files import replacing
 from refnet.graph import Graph
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def animation(
 
     Raises:
         OptionError: nothing grows on the way to `output`, or the file is no .gif.
-        DependencyError: matplotlib is absent.
+        DependencyError: matplotlib is absent. OutputError: the file cannot be written.
     """
     if not os.fspath(path).lower().endswith(".gif"):
         raise OptionError(f"an animation is written as .gif, not as {os.fspath(path)!r}")
@@ -68,10 +69,8 @@ def animation(
 
     frames = len(fields) + 3  # the last one stays a while
     moving = FuncAnimation(figure, draw, frames=frames, init_func=tuple)
-    try:
-        moving.save(os.fspath(path), writer=PillowWriter(fps=max(1, round(1 / seconds))), dpi=dpi)
-    except OSError as error:
-        raise ImageError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
+    with replacing(path) as temporary:
+        moving.save(str(temporary), writer=PillowWriter(fps=max(1, round(1 / seconds))), dpi=dpi)
     return frames
 
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from refnet.errors import DependencyError, OptionError
+from refnet.errors import OptionError
 from refnet.fields.effective_receptive_field import EffectiveReceptiveField
-from refnet.fields.unit_gradient import Region
-from refnet.media.images import as_image, write_bytes
+from refnet.files import write_file
+from refnet.media.images import as_image
 from refnet.ops import Array, Pair
+from refnet.optional import require
+from refnet.receptive import Region
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,14 +33,9 @@ def new_figure(width: float, height: float, layout: Layout = "constrained") -> F
     Raises:
         DependencyError: matplotlib is absent.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DependencyError(
-            "figures need matplotlib, which cannot be imported here; install it with "
-            "pip install 'refnet[plot]'"
-        ) from error
-    return Figure(figsize=(width, height), layout=layout)
+    module = require("matplotlib.figure", "a figure", "refnet[plot]")
+    figure: Figure = module.Figure(figsize=(width, height), layout=layout)
+    return figure
 
 
 def save(
@@ -50,7 +47,7 @@ def save(
         compact: a PNG of 256 colours, a third of the size.
 
     Raises:
-        OptionError: another suffix; ImageError: the file cannot be written.
+        OptionError: another suffix; OutputError: the file cannot be written.
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -63,7 +60,8 @@ def save(
 
     with matplotlib.rc_context({"svg.hashsalt": "refnet"}):
         figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata)
-    write_bytes(target, _reduced(buffer) if compact and suffix == ".png" else buffer.getvalue())
+    content = _reduced(buffer) if compact and suffix == ".png" else buffer.getvalue()
+    write_file(target, [content])
 
 
 def _reduced(png: io.BytesIO) -> bytes:

@@ -1,4 +1,4 @@
-"""The experiment that this tool began with, step by step, and the same questions answered rightly.
+"""A well-known measurement of receptive fields by thresholds: as published, step by step, and corrected.
 
 TinyNet, all weights 0.05, all biases 0; an image of ones, 640 × 640; the gradient of output (0, 0, 64,
 64) by the image's first channel; divided by its peak; for the effective field, set to 1 above a
@@ -24,6 +24,8 @@ from refnet.model import Model
 from refnet.networks import build
 from refnet.ops import Array, Pair
 
+#: The network of the experiment.
+NETWORK = "tinynet"
 SIDE, UNIT, WEIGHT = 640, (64, 64), 0.05
 
 #: The networks of the table, with the label of their branches.
@@ -50,7 +52,7 @@ EXPLANATION = (
 
 @dataclass(frozen=True)
 class Printed:
-    """What the seed's steps print for one map.
+    """What the published steps print for one map.
 
     Attributes:
         size: (width, height) of the first contour's bounding rectangle.
@@ -63,9 +65,9 @@ class Printed:
     before: Pair
 
 
-def seed_gradient() -> Array:
+def published_gradient() -> Array:
     """The gradient (640, 640), float32, of TinyNet's unit (64, 64) by the first channel of ones."""
-    graph = build("tinynet", input_size=SIDE)
+    graph = build(NETWORK, input_size=SIDE)
     weights = {name: w.astype(np.float32) for name, w in constant_weights(graph, WEIGHT).items()}
     cotangent = np.zeros((1, *graph.shapes()[graph.outputs[0]]), np.float32)
     cotangent[0, 0, UNIT[0], UNIT[1]] = 1
@@ -74,8 +76,8 @@ def seed_gradient() -> Array:
     return gradient
 
 
-def seed_steps(gradient: Array, threshold: float | None = None) -> Printed:
-    """The seed's steps behind the gradient; needs OpenCV."""
+def published_steps(gradient: Array, threshold: float | None = None) -> Printed:
+    """The published steps that follow the gradient; needs OpenCV."""
     cv2 = opencv()
     field = np.asarray(gradient / gradient.max(), np.float32)
     if threshold is not None:
@@ -88,25 +90,25 @@ def seed_steps(gradient: Array, threshold: float | None = None) -> Printed:
     return Printed((width, height), len(contours), (before[0], before[1]))
 
 
-def seed_recipe() -> tuple[Pair, Pair, Pair]:
-    """What the seed prints: the receptive field, and the effective one above 0.75 and above 0.85."""
-    gradient = seed_gradient()
+def as_published() -> tuple[Pair, Pair, Pair]:
+    """What the experiment prints: the receptive field, and the effective one above 0.75 and above 0.85."""
+    gradient = published_gradient()
     return (
-        seed_steps(gradient).size,
-        seed_steps(gradient, 0.75).size,
-        seed_steps(gradient, 0.85).size,
+        published_steps(gradient).size,
+        published_steps(gradient, 0.75).size,
+        published_steps(gradient, 0.85).size,
     )
 
 
-def exact_recipe() -> tuple[int, int, int]:
+def corrected() -> tuple[int, int, int]:
     """The true sizes: the support of the float64 gradient, and the boxes above 0.75 and above 0.85."""
-    field = effective_receptive_field(build("tinynet"), channels=0, constant=WEIGHT)
+    field = effective_receptive_field(build(NETWORK), channels=0, constant=WEIGHT)
     return _side(field, 0.0), _side(field, 0.75), _side(field, 0.85)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One branch of the table: what the constant-weight experiment measures, and what the seed prints."""
+    """One branch of the table: what the constant-weight experiment measures, and what the steps print."""
 
     label: str
     receptive_field: int
@@ -154,7 +156,7 @@ def _row(label: str, field: EffectiveReceptiveField) -> Row:
         field.luo_width,
         field.two_sigma[0],
         field.window,
-        (seed_steps(margin), seed_steps(margin, 0.75), seed_steps(margin, 0.85)),
+        (published_steps(margin), published_steps(margin, 0.75), published_steps(margin, 0.85)),
     )
 
 

@@ -1,4 +1,4 @@
-"""How wide an effective receptive field is: the field's measures, each a function of a map.
+"""How wide an effective receptive field is: each width a function of a map.
 
 A map is a float array (rows, columns) of non-negative values whose peak is 1. Boxes are (x1, y1, x2, y2)
 in the map's own pixels, x2 and y2 exclusive; widths are in pixels.

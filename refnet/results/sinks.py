@@ -1,7 +1,7 @@
 """Where results go: JSON lines, CSV or Parquet, complete at every moment and resumable.
 
-One record is one image: a photo or a frame. JSON lines hold one record a line. The tables hold one
-row a face, and one row without a face for an image that has none or could not be read.
+JSON lines hold one record a line. The tables hold one row a face, and one row without a face for an
+image that has none or could not be read; see `refnet.results.records`.
 """
 
 from __future__ import annotations
@@ -9,79 +9,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from refnet.errors import OptionError, RefnetError
-from refnet.faces.analyzer import Faces
-from refnet.media.interchange import FACE_COLUMNS, arrow_schema, face_row, optional
-from refnet.ops import Pair
+from refnet.errors import OptionError
+from refnet.exchange.arrow import arrow_schema
+from refnet.faces.face import FACE_COLUMNS
+from refnet.files import replacing, write_file, writing
+from refnet.optional import require
+from refnet.results.records import RECORD_COLUMNS, Record
 
-#: Columns of a table before those of a face.
-RECORD_COLUMNS: tuple[tuple[str, str], ...] = (
-    *(("source", "string"), ("frame", "int64"), ("time", "float64"), ("width", "int64")),
-    *(("height", "int64"), ("last", "bool"), ("error", "string"), ("face", "int64")),
-)
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 ROWS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True)
-class Record:
-    """What was found in one image.
-
-    Attributes:
-        source: the file's path, or a camera's number.
-        faces: what was found; None where the image could not be read.
-        size: (height, width) of the image; None where it could not be read.
-        error: why it could not be read or handled; None where it could.
-        frame, time: number and seconds from the start in a video; None for photos.
-        last: whether the source ends here. A source is done when its last record is there, without
-            an error.
-    """
-
-    source: str
-    faces: Faces | None = None
-    size: Pair | None = None
-    error: str | None = None
-    frame: int | None = None
-    time: float | None = None
-    last: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as a JSON line has it; what does not apply is left out."""
-        found: dict[str, Any] = {"source": self.source}
-        if self.frame is not None and self.time is not None:
-            found |= {"frame": self.frame, "time": round(self.time, 4)}
-        if self.size is not None:
-            found |= {"width": self.size[1], "height": self.size[0]}
-        if self.error is not None:
-            found["error"] = self.error
-        if self.faces is not None:
-            found["faces"] = self.faces.to_dict()
-        return found | {"last": self.last}
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The record as rows of a table: one a face, or one without."""
-        height, width = self.size if self.size is not None else (None, None)
-        row = {
-            "source": self.source,
-            "frame": self.frame,
-            "time": self.time,
-            "width": width,
-            "height": height,
-            "last": self.last,
-            "error": self.error,
-            "face": None,
-        }
-        if not self.faces:
-            return [row]
-        return [row | {"face": i} | face_row(face) for i, face in enumerate(self.faces)]
 
 
 class Sink(Protocol):
@@ -93,10 +36,10 @@ class Sink(Protocol):
     done: set[str]
 
     def write(self, record: Record) -> None:
-        """Take one record. Raises RefnetError where it cannot be written."""
+        """Take one record. Raises OutputError where it cannot be written."""
 
     def close(self) -> None:
-        """Finish the file. Raises RefnetError where it cannot be written."""
+        """Finish the file. Raises OutputError where it cannot be written."""
 
 
 def open_sink(
@@ -121,7 +64,7 @@ def open_sink(
         overwrite: start anew.
 
     Raises:
-        OptionError: the suffix is another. RefnetError: the file cannot be read or written.
+        OptionError: the suffix is another. OutputError: the file cannot be read or written.
         DependencyError: Parquet without pyarrow.
     """
     if path == "-":
@@ -129,18 +72,18 @@ def open_sink(
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise OptionError(f"results end in {', '.join(SUFFIXES)}, or are - to print; got {path!r}")
-    target, earlier = Path(path), Earlier(frozenset(asked), frozenset(lost), overwrite)
-    with _named(target):
+    target, resume = Path(path), Resume(frozenset(asked), frozenset(lost), overwrite)
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if suffix == ".parquet":
-            return _Parquet(target, earlier)
+            return _Parquet(target, resume)
         if suffix == ".csv":
-            return _open_csv(target, landmarks, earlier)
-        return _open_json_lines(target, earlier)
+            return _open_csv(target, landmarks, resume)
+        return _open_json_lines(target, resume)
 
 
 @dataclass(frozen=True)
-class Earlier:
+class Resume:
     """What of an earlier run's file stays; see `open_sink`."""
 
     asked: frozenset[str]
@@ -163,24 +106,10 @@ class Earlier:
         return [row for row in rows if row["source"] not in dropped]
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the system as ours, naming the file."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise RefnetError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def _continued(path: Path, text: str) -> TextIO:
     """`path` with `text` in it, open for more; the text appears complete or not at all."""
-    if path.exists() and not path.is_file():  # such as a pipe
-        return open(path, "a", encoding="utf-8", newline="")
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)
+    if not path.exists() or path.is_file():  # anything else, such as a pipe, is written in place
+        write_file(path, [text.encode("utf-8")])
     return open(path, "a", encoding="utf-8", newline="")
 
 
@@ -195,11 +124,11 @@ class _JsonLines:
 
     def close(self) -> None:
         if self.file is not sys.stdout:
-            with _named(self.path):
+            with writing(self.path):
                 self.file.close()
 
     def _put(self, text: str) -> None:
-        with _named(self.path):
+        with writing(self.path):
             self.file.write(text)
             self.file.flush()
 
@@ -215,24 +144,24 @@ class _Csv(_JsonLines):
         self._put(_csv_text(self.columns, [_flat(row) for row in record.rows()]))
 
 
-def _open_json_lines(path: Path, earlier: Earlier) -> Sink:
+def _open_json_lines(path: Path, resume: Resume) -> Sink:
     rows = []
-    if earlier.of(path):
+    if resume.of(path):
         for line in path.read_text("utf-8", "replace").splitlines():
             try:
                 row = json.loads(line)
                 rows += [row] if isinstance(row, dict) and "source" in row else []
             except json.JSONDecodeError:
                 continue  # the line that a killed run left unfinished
-    kept = "".join(json.dumps(row) + "\n" for row in earlier.kept(rows))
-    return _JsonLines(_continued(path, kept), path, earlier.done(rows))
+    kept = "".join(json.dumps(row) + "\n" for row in resume.kept(rows))
+    return _JsonLines(_continued(path, kept), path, resume.done(rows))
 
 
-def _open_csv(path: Path, landmarks: int, earlier: Earlier) -> Sink:
+def _open_csv(path: Path, landmarks: int, resume: Resume) -> Sink:
     columns = [name for name, _ in (*RECORD_COLUMNS, *FACE_COLUMNS) if name != "landmarks"]
     columns += [f"{axis}_{i}" for i in range(landmarks) for axis in "xy"]
     rows: list[dict[str, Any]] = []
-    if earlier.of(path):
+    if resume.of(path):
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
             reader = csv.DictReader(file)
             if reader.fieldnames is not None and list(reader.fieldnames) != columns:
@@ -241,8 +170,8 @@ def _open_csv(path: Path, landmarks: int, earlier: Earlier) -> Sink:
                     "file, or --overwrite"
                 )
             rows = [row for row in reader if None not in row and None not in row.values()]
-    text = _csv_text(columns, earlier.kept(rows), header=True)
-    return _Csv(_continued(path, text), path, earlier.done(rows), columns)
+    text = _csv_text(columns, resume.kept(rows), header=True)
+    return _Csv(_continued(path, text), path, resume.done(rows), columns)
 
 
 def _csv_text(columns: list[str], rows: list[dict[str, Any]], *, header: bool = False) -> str:
@@ -266,17 +195,20 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 class _Parquet:
     """One row a face. The file is written beside its place and takes it when it is finished."""
 
-    def __init__(self, path: Path, earlier: Earlier) -> None:
-        self.arrow = optional("pyarrow", "pyarrow", "Parquet")
-        self.parquet = optional("pyarrow.parquet", "pyarrow", "Parquet")
-        self.path, self.part = path, path.with_name(f".{path.name}.part")
+    def __init__(self, path: Path, resume: Resume) -> None:
+        self.arrow = require("pyarrow", "Parquet", "pyarrow")
+        self.parquet = require("pyarrow.parquet", "Parquet", "pyarrow")
+        self.path = path
         self.schema = arrow_schema((*RECORD_COLUMNS, *FACE_COLUMNS))
         self.rows: list[dict[str, Any]] = []
         self.done: set[str] = set()
-        old = self._old() if earlier.of(path) else None
-        self.writer = self.parquet.ParquetWriter(self.part, self.schema)
-        if old is not None:
-            self._keep(old, earlier)
+        old = self._old() if resume.of(path) else None
+        with ExitStack() as stack:
+            temporary = stack.enter_context(replacing(path))
+            self.writer = self.parquet.ParquetWriter(temporary, self.schema)
+            if old is not None:
+                self._keep(old, resume)
+            self.replacement = stack.pop_all()  # stays open until the last record
 
     def _old(self) -> Any:
         """The file of the earlier run, open."""
@@ -294,12 +226,12 @@ class _Parquet:
             )
         return old
 
-    def _keep(self, old: Any, earlier: Earlier) -> None:
+    def _keep(self, old: Any, resume: Resume) -> None:
         """Copy what stays of `old`, a group of rows at a time."""
         rows = old.read(columns=["source", "last", "error"]).to_pylist()
-        self.done = earlier.done(rows)
-        dropped = self.arrow.array(sorted(earlier.asked - self.done), self.arrow.string())
-        compute = optional("pyarrow.compute", "pyarrow", "Parquet")
+        self.done = resume.done(rows)
+        dropped = self.arrow.array(sorted(resume.asked - self.done), self.arrow.string())
+        compute = require("pyarrow.compute", "Parquet", "pyarrow")
         for i in range(old.num_row_groups):
             group = old.read_row_group(i)
             kept = group.filter(compute.invert(compute.is_in(group["source"], dropped)))
@@ -313,13 +245,12 @@ class _Parquet:
             self._flush()
 
     def close(self) -> None:
-        with _named(self.path):
+        with self.replacement:
             self._flush()
             self.writer.close()
-            os.replace(self.part, self.path)
 
     def _flush(self) -> None:
-        with _named(self.path):
+        with writing(self.path):
             if self.rows:
                 self.writer.write_table(self.arrow.Table.from_pylist(self.rows, self.schema))
             self.rows = []

@@ -1,4 +1,4 @@
-"""Work ahead and behind: reading and writing overlap with the network, each in a thread of its own.
+"""Threads that read ahead and write in the background, so that both overlap with the network.
 
 Decoding and encoding run in C without Python's lock, so that on two cores a video takes as long as
 its slowest stage. Queues are short: a stage that is ahead waits, and memory stays bounded.
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Ahead(Generic[Item]):
+class Prefetch(Generic[Item]):
     """Iterates over `items` as its thread makes them, up to `depth` ahead.
 
     What the thread raises is raised at the item where it happened. `close`, or leaving the `with`
@@ -25,10 +25,10 @@ class Ahead(Generic[Item]):
         self._items = items
         self._queue: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(depth)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name="refnet-ahead", daemon=True)
+        self._thread = threading.Thread(target=self._fill, name="refnet-prefetch", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Ahead[Item]:
+    def __enter__(self) -> Prefetch[Item]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,8 +70,8 @@ class Ahead(Generic[Item]):
                 close()
 
 
-class Behind:
-    """Calls functions one after another in a thread, up to `depth` behind.
+class Background:
+    """Calls functions one after another in a thread; up to `depth` of them wait.
 
     `close`, or leaving the `with` block, waits until all calls are done. What a call raises is raised
     by the next `call` or by `close`, once; functions that can fail are better off to report it.
@@ -80,10 +80,10 @@ class Behind:
     def __init__(self, depth: int = 4) -> None:
         self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._drain, name="refnet-behind", daemon=True)
+        self._thread = threading.Thread(target=self._drain, name="refnet-background", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> Background:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from refnet.media.pipeline import Ahead, Behind
+from refnet.media.background import Background, Prefetch
 
 STEP, COUNT = 0.02, 15
 
@@ -26,7 +26,7 @@ def test_three_stages_take_the_time_of_the_slowest() -> None:
         done.append(i)
 
     start = time.perf_counter()
-    with Ahead(slow_numbers()) as numbers, Behind() as writer:
+    with Prefetch(slow_numbers()) as numbers, Background() as writer:
         for i in numbers:
             time.sleep(STEP)
             writer.call(lambda i=i: write(i))  # type: ignore[misc]
@@ -35,14 +35,14 @@ def test_three_stages_take_the_time_of_the_slowest() -> None:
     assert seconds < 2 * COUNT * STEP
 
 
-def test_what_goes_wrong_ahead_is_raised_at_its_place() -> None:
+def test_what_goes_wrong_while_reading_ahead_is_raised_at_its_place() -> None:
     def numbers() -> Iterator[int]:
         yield 1
         raise ValueError("two")
 
     seen = []
-    with pytest.raises(ValueError, match="two"), Ahead(numbers()) as ahead:
-        for number in ahead:
+    with pytest.raises(ValueError, match="two"), Prefetch(numbers()) as prefetched:
+        for number in prefetched:
             seen.append(number)
     assert seen == [1]
 
@@ -58,9 +58,9 @@ def test_closing_stops_the_thread_and_lets_go_of_what_it_read() -> None:
             let_go.set()
 
     before = threading.active_count()
-    ahead = Ahead(endless(), depth=2)
-    next(iter(ahead))
-    ahead.close()
+    prefetched = Prefetch(endless(), depth=2)
+    next(iter(prefetched))
+    prefetched.close()
     assert let_go.is_set() and threading.active_count() == before
 
 
@@ -72,19 +72,19 @@ def test_it_reads_no_further_ahead_than_its_depth() -> None:
             made.append(i)
             yield i
 
-    with Ahead(numbers(), depth=3) as ahead:
-        next(iter(ahead))
+    with Prefetch(numbers(), depth=3) as prefetched:
+        next(iter(prefetched))
         time.sleep(0.1)
         assert len(made) <= 6
 
 
-def test_what_goes_wrong_behind_is_raised_at_the_end() -> None:
+def test_what_goes_wrong_in_the_background_is_raised_at_the_end() -> None:
     called = []
 
     def fail() -> None:
         raise ValueError("disk")
 
-    with pytest.raises(ValueError, match="disk"), Behind() as writer:
+    with pytest.raises(ValueError, match="disk"), Background() as writer:
         writer.call(fail)
         for i in range(3):
             time.sleep(0.02)

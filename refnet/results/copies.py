@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from refnet.errors import ImageError
-from refnet.faces.analyzer import Faces
-from refnet.media.drawing import draw_faces
+from refnet.errors import OutputError
+from refnet.faces.face import Faces
+from refnet.files import replacing
 from refnet.media.images import IMAGE_SUFFIXES, opencv, write_image
 from refnet.media.sources import Frame, Source
 from refnet.ops import Array
+from refnet.results.drawing import draw_faces
+
+#: Makes a copy's image of a frame's, uint8 (H, W, 3) BGR, and the faces in it.
+Render = Callable[[Array, Faces], Array]
 
 
 class AnnotatedCopies:
@@ -19,10 +24,14 @@ class AnnotatedCopies:
 
     Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 (MPEG-4, without
     sound). A file takes its place when it is complete.
+
+    Args:
+        folder: where the copies go.
+        render: what is drawn; by default the boxes, tracks or scores, and landmarks of the faces.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, render: Render = draw_faces) -> None:
+        self.folder, self.render = folder, render
         self._video: _Video | None = None
 
     def path(self, source: Source) -> Path:
@@ -33,13 +42,13 @@ class AnnotatedCopies:
         return path if path.suffix.lower() in IMAGE_SUFFIXES else path.with_name(f"{path.name}.png")
 
     def write(self, frame: Frame, faces: Faces) -> None:
-        """Draw `faces` over the frame, and write it.
+        """Render the frame with its `faces`, and write it.
 
         Raises:
-            ImageError: it cannot be written.
+            OutputError: it cannot be written.
         """
         assert frame.image is not None
-        drawn = draw_faces(frame.image, faces)
+        drawn = self.render(frame.image, faces)
         if frame.source.kind == "image":
             write_image(self.path(frame.source), drawn)
             return
@@ -53,7 +62,7 @@ class AnnotatedCopies:
         """Finish a video that is not at its end, such as one that was interrupted.
 
         Raises:
-            ImageError: it cannot be written.
+            OutputError: it cannot be written.
         """
         video, self._video = self._video, None
         if video is not None:
@@ -65,16 +74,14 @@ class _Video:
 
     def __init__(self, path: Path, first: Array, rate: float) -> None:
         cv2 = opencv()
-        self.path, self.part = path, path.with_name(f".{path.stem}.part{path.suffix}")
-        self.size = first.shape[1], first.shape[0]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(f"cannot write {path}: {error.strerror or error}") from error
-        code = cv2.VideoWriter_fourcc(*"mp4v")
-        self.writer: Any = cv2.VideoWriter(str(self.part), code, rate, self.size)
-        if not self.writer.isOpened():
-            raise ImageError(f"cannot write {path}: OpenCV cannot make an MP4 file there")
+        self.path, self.size = path, (first.shape[1], first.shape[0])
+        with ExitStack() as stack:
+            self.temporary = stack.enter_context(replacing(path))
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            self.writer: Any = cv2.VideoWriter(str(self.temporary), code, rate, self.size)
+            if not self.writer.isOpened():
+                raise OutputError(f"cannot write {path}: OpenCV cannot make an MP4 file there")
+            self.replacement = stack.pop_all()  # stays open until the last frame
 
     def write(self, image: Array) -> None:
         if (image.shape[1], image.shape[0]) != self.size:  # a stream that changes its size
@@ -82,12 +89,13 @@ class _Video:
         self.writer.write(image)
 
     def close(self) -> None:
-        self.writer.release()
-        # OpenCV tells no error of writing, such as a full disk; but then the file cannot be read.
-        check = opencv().VideoCapture(str(self.part))
-        readable = check.isOpened() and check.read()[0]
-        check.release()
-        if not readable:
-            self.part.unlink(missing_ok=True)
-            raise ImageError(f"cannot write {self.path}: the file is incomplete; is the disk full?")
-        os.replace(self.part, self.path)
+        with self.replacement:
+            self.writer.release()
+            # OpenCV reports no error of writing, such as a full disk; but then the file is unreadable.
+            check = opencv().VideoCapture(str(self.temporary))
+            readable = check.isOpened() and check.read()[0]
+            check.release()
+            if not readable:
+                raise OutputError(
+                    f"cannot write {self.path}: the file is incomplete; is the disk full?"
+                )

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refnet.faces.landmarks import Landmarks, square_crop
+from refnet.faces.crops import square_crop
+from refnet.faces.landmarks import Landmarks
 from refnet.faces.schemes import CLOSED
 from refnet.media.images import as_image, opencv
 from refnet.ops import Array
 
 if TYPE_CHECKING:
-    from refnet.faces.analyzer import Face
+    from refnet.faces.face import Face
 
 Colour = tuple[int, int, int]  # B, G, R
 
@@ -57,11 +58,11 @@ def draw_landmarks(image: Any, landmarks: Landmarks) -> Array:
     for points, crop in zip(landmarks.points, landmarks.crops, strict=True):
         radius = max(1.0, crop[2] / 140)
         thickness = max(1, round(crop[2] / 260))
-        for part, indices in landmarks.groups.items():
+        for part, indices in landmarks.parts.items():
             line = _fixed(points[list(indices)])
             colour = PARTS.get(part, POINT)
             cv2.polylines(canvas, [line], part in CLOSED, colour, thickness, cv2.LINE_AA, _SHIFT)
-        if landmarks.groups and crop[2] < SMALL_FACE:
+        if landmarks.parts and crop[2] < SMALL_FACE:
             continue
         for point in _fixed(points):
             cv2.circle(

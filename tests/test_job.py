@@ -1,0 +1,93 @@
+"""A job as a library call: what it came to, what it wrote, and that it says nothing by itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refnet
+from refnet.faces.face import Face, Faces
+from refnet.media.sources import find_sources
+from refnet.ops import Array
+from refnet.results.copies import AnnotatedCopies
+from refnet.results.job import Job
+from tests.detection_networks import f32, image_of
+
+
+class OneFace:
+    """Finds a face in every image, and fails at images 40 pixels wide."""
+
+    landmarker = None
+
+    def __call__(self, image: Array) -> Faces:
+        height, width = image.shape[:2]
+        if width == 40:
+            raise refnet.ShapeError("too narrow")
+        return Faces([Face(f32([1, 2, 30, 40]), 0.5, None, (height, width))])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    refnet.write_image(folder / "a.png", image_of(60, 50))
+    refnet.write_image(folder / "b.png", image_of(60, 40))
+    (folder / "c.png").write_text("broken")
+    return folder
+
+
+def test_what_a_job_came_to(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    analyzer: Any = OneFace()
+    job = Job(analyzer, str(tmp_path / "faces.jsonl"))
+    sources = find_sources([str(photos)])
+    outcome = job.run(sources)
+    assert (outcome.images, outcome.faces, outcome.skipped) == (1, 1, 0)
+    assert (outcome.frames, outcome.videos, outcome.interrupted) == (0, 0, False)
+    failed = {Path(label).name: why for label, why in outcome.failed.items()}
+    assert set(failed) == {"b.png", "c.png"} and "too narrow" in failed["b.png"]
+    records = [json.loads(line) for line in (tmp_path / "faces.jsonl").read_text().splitlines()]
+    assert [Path(r["source"]).name for r in records] == ["a.png", "b.png", "c.png"]
+    assert [r.get("error") for r in records[1:]] == list(outcome.failed.values())
+    again = job.run(sources)
+    assert (again.images, again.skipped, len(again.failed)) == (0, 1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+class Interrupted(OneFace):
+    """Ctrl-C arrives with the second image."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, image: Array) -> Faces:
+        self.seen += 1
+        if self.seen == 2:
+            raise KeyboardInterrupt
+        return super().__call__(image)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_ctrl_c_leaves_whole_files(photos: Path, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    results, analyzer = tmp_path / "out" / f"faces{suffix}", Interrupted()
+    outcome = Job(analyzer, str(results)).run(find_sources([str(photos)]))  # type: ignore[arg-type]
+    assert outcome.interrupted and outcome.images == 1
+    assert [path.name for path in results.parent.iterdir()] == [results.name]
+    with_copies = AnnotatedCopies(tmp_path / "copies")
+    again = Job(OneFace(), str(results), copies=with_copies)  # type: ignore[arg-type]
+    assert again.run(find_sources([str(photos / "a.png")])).images == 1  # its copy is missing
+    assert again.run(find_sources([str(photos / "a.png")])).skipped == 1
+
+
+def test_copies_may_be_rendered_in_another_way(photos: Path, tmp_path: Path) -> None:
+    def blank(image: Array, faces: Faces) -> Array:
+        assert len(faces) == 1
+        return np.full_like(image, 7)
+
+    analyzer: Any = OneFace()
+    copies = AnnotatedCopies(tmp_path / "copies", blank)
+    Job(analyzer, str(tmp_path / "faces.csv"), copies=copies).run(find_sources([str(photos)]))
+    (copy,) = (tmp_path / "copies").iterdir()
+    assert (refnet.read_image(copy) == 7).all()
