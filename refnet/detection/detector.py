@@ -18,6 +18,7 @@ from refnet.detection.basketnet import BasketNetHead
 from refnet.detection.detections import Candidates, Detections
 from refnet.detection.head import Head, HeadSettings
 from refnet.detection.lffd import LFFDHead
+from refnet.detection.light import LightHead
 from refnet.detection.nms import OVERLAPS, sorted_by_score, suppress
 from refnet.detection.pyramid import MINIMUM_SIDE, checked_scales
 from refnet.errors import OptionError
@@ -26,7 +27,11 @@ from refnet.model import Model, model_for
 from refnet.networks.defaults import DETECTOR, Defaults, defaults_of, detection_of
 
 #: What turns a network's outputs into candidates, by the name that `refnet.networks.defaults` uses.
-HEADS: Mapping[str, type[Head]] = {"lffd": LFFDHead, "basketnet": BasketNetHead}
+HEADS: Mapping[str, type[Head]] = {
+    "lffd": LFFDHead,
+    "light": LightHead,
+    "basketnet": BasketNetHead,
+}
 
 
 class FaceDetector:

@@ -37,12 +37,15 @@ class Preprocessing:
     Attributes:
         channel_order: "bgr" or "rgb", the order that the network was trained on.
         divide, scale, shift: see above.
+        multiple: height and width of the input are multiples of it; images are continued with zeros
+            to the right and below.
     """
 
     channel_order: str = "bgr"
     divide: float = 1.0
     scale: float = 1.0
     shift: float = 0.0
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if self.channel_order not in CHANNEL_ORDERS:
@@ -56,7 +59,13 @@ class Preprocessing:
             channels_first = np.stack([image.transpose(2, 0, 1) for image in images])
         if self.channel_order == "rgb":
             channels_first = channels_first[:, ::-1]
-        x: Array = channels_first.astype(np.float32, order="C")
+        count, channels, *sides = channels_first.shape
+        height, width = (-(-side // self.multiple) * self.multiple for side in sides)
+        if [height, width] == sides:
+            x: Array = channels_first.astype(np.float32, order="C")
+        else:
+            x = np.zeros((count, channels, height, width), np.float32)
+            x[:, :, : sides[0], : sides[1]] = channels_first
         if self.divide != 1:
             x /= np.float32(self.divide)
         if self.scale != 1:
@@ -105,6 +114,7 @@ class Defaults:
 _RAW = Preprocessing()
 _SYMMETRIC = Preprocessing(scale=2 / 255, shift=-1.0)  # to [-1, 1]
 
+_LIGHT_RANGES = ((6, 44), (26, 112), (72, 256), (160, 640))
 _FACE_V1_RANGES = ((10, 15), (15, 20), (20, 40), (40, 70), (70, 110), (110, 250), (250, 400), (400, 560))  # fmt: skip
 _FACE_V2_RANGES = ((10, 20), (20, 40), (40, 80), (80, 160), (160, 320))
 _HEAD_RANGES = _FACE_V2_RANGES[:4]
@@ -127,6 +137,10 @@ DEFAULTS: Mapping[str, Defaults] = {
     "lffd-pedestrian": Defaults(_RAW, Detection(("pedestrian",), 0.5, 0.5, _PEDESTRIAN_RANGES)),
     "lffd-plate": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
     "lffd-plate-small": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
+    "lffd-light": Defaults(
+        Preprocessing(multiple=64),
+        Detection(("face",), 0.5, 0.45, _LIGHT_RANGES, overlap="iou", head="light"),
+    ),
     "basketnet": Defaults(
         Preprocessing("rgb", divide=255.0),
         Detection(

@@ -11,10 +11,13 @@ a cell: the logit of a face, four edges and five points, see `refnet.detection.l
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from refnet.graph import POINTWISE, Builder, Graph, Window
-from refnet.networks.options import check_choice, check_size, check_width
+from refnet.arrays import Array
+from refnet.builder import POINTWISE, Builder, Window
+from refnet.graph import Graph
+from refnet.networks.options import check_choice, check_size, check_width, size_of
 from refnet.networks.pfld import FORMS
 
 STEM = Window(3, stride=2, padding=1)
@@ -26,24 +29,19 @@ class Stage(NamedTuple):
     """Blocks at one scale, half of the one before: output channels at width 1."""
 
     blocks: tuple[int, ...]
-    branch: tuple[int, int] | None = None  # longer sides of the faces, in pixels
+    branch: bool = False  # whether faces are looked for here
 
 
 STEM_CHANNELS, STEM_BLOCK, NECK = 16, 32, 64
 STAGES = (
     Stage((48, 64)),
-    Stage((64, 64, 64), (6, 44)),
-    Stage((96, 96, 96), (26, 112)),
-    Stage((112, 112), (72, 256)),
-    Stage((128,), (160, 640)),
+    Stage((64, 64, 64), branch=True),
+    Stage((96, 96, 96), branch=True),
+    Stage((112, 112), branch=True),
+    Stage((128,), branch=True),
 )
 #: The branches' strides in pixels.
 STRIDES = (8, 16, 32, 64)
-
-
-def ranges() -> tuple[tuple[int, int], ...]:
-    """The longer sides in pixels of the faces that each branch is trained for; they overlap."""
-    return tuple(stage.branch for stage in STAGES if stage.branch is not None)
 
 
 class _Blocks(Builder):
@@ -94,7 +92,7 @@ def lffd_light(width: float = 1.0, input_size: Any = (480, 640), form: str = "tr
             x = net.halved(x, f"stage{number}.pool")
         for block, channels in enumerate(stage.blocks, start=1):
             x = net.separable(x, f"stage{number}.block{block}", scaled(channels))
-        if stage.branch is not None:
+        if stage.branch:
             maps.append(x)
     outputs: list[str] = []
     above: str | None = None
@@ -110,3 +108,13 @@ def lffd_light(width: float = 1.0, input_size: Any = (480, 640), form: str = "tr
         )
     options = {"width": width, "input_size": list(size), "form": form}
     return net.graph(name, tuple(reversed(outputs)), options, fixed_size=False)
+
+
+def options_of(
+    name: str, tensors: Mapping[str, Array], hints: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """See `refnet.networks.options_of`: the width from the first layer, the form from its norm."""
+    first = tensors.get("stem.conv.weight")
+    if first is not None and f"branch{len(STRIDES)}.output.weight" in tensors:
+        form = "training" if "stem.norm.running_mean" in tensors else "inference"
+        yield {"width": size_of(first, 0) / STEM_CHANNELS, "form": form}
