@@ -1,8 +1,8 @@
 """Compile all kernels once, keep the machine code, and run it in processes that never import Numba.
 
 `entry()` returns the one compiled function, `executor.enter`, as a C function: from this process, else from the
-cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file of
-this folder, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a file made
+cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file that
+machine code is made from, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a file made
 for something else is never found. The file carries a hash of its own content and is not run unless that agrees; it
 is written under a temporary name and then renamed, so that several processes may start at once. A process that finds
 its file imports neither Numba nor, on Linux with x86-64, LLVM (`elf.py`).
@@ -24,19 +24,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from refnet.files import write_file
 
 from . import elf, host
-from .simd import LANES
+from .simd import KERNELS, LANES
 
-F = TypeVar("F", bound=Callable[..., Any])
 Entry = Callable[..., int]
 
-#: Every function that compiled code may call, in the order of definition.
-KERNELS: list[Callable[..., Any]] = []
 MAGIC = b"refnet kernels 2\n"
+#: Kernels that become part of their callers whatever LLVM estimates: their argument is a whole register tile, which a
+#: call would send through memory.
+INLINED = ("finish_tile",)
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 #: enter(call, image, images, output) -> int
 _PROTOTYPE = ctypes.CFUNCTYPE(_INTEGER, _POINTER, _POINTER, _INTEGER, _POINTER)
@@ -50,12 +50,6 @@ class Call(ctypes.Structure):
         *(("weights", _INTEGER), ("arena", _INTEGER)),
         *(("image_size", _INTEGER), ("output_size", _INTEGER), ("check", _INTEGER)),
     )
-
-
-def kernel(function: F) -> F:
-    """Mark a function as compiled code. It stays plain Python until `entry()` compiles all of them together."""
-    KERNELS.append(function)
-    return function
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,8 @@ class MachineCode:
 
 
 def _hash(content: bytes) -> str:
-    """16 digits, by what Python itself tells changed sources by; hashlib takes 4 ms to import."""
+    """64-bit SipHash in hex, as in .pyc files: detects damage, not tampering. Importing hashlib would cost a warm start
+    4 ms."""
     return importlib.util.source_hash(content).hex()
 
 
@@ -100,10 +95,10 @@ def compile_kernels() -> MachineCode:
     from numba import cfunc, types
     from numba.extending import register_jitable
 
-    from . import executor, lowering
+    from . import executor, simd_llvm
 
     _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
-    integer, pointer, integers = types.int64, lowering.pointer, lowering.integers
+    integer, pointer, integers = types.int64, simd_llvm.pointer, simd_llvm.integers
     signature = integer(integers, pointer, integer, pointer)
     with _deferred_optimization():
         compiled: Any = cfunc(signature, error_model="numpy")(executor.enter)
@@ -159,6 +154,8 @@ def _optimize(module: Any, name: str, machine: Any) -> None:
     for function in module.functions:
         if not function.is_declaration and function.name != name:
             function.linkage = "internal"
+            if any(inlined in function.name for inlined in INLINED):
+                function.add_function_attribute("alwaysinline")
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization, options.slp_vectorization = True, False
     builder = llvm.create_pass_builder(machine, options)
@@ -229,13 +226,15 @@ def cache_folder() -> Path | None:
 
 
 def source_files() -> list[Path]:
-    """The files that decide what the machine code does: those with kernels, and how they are compiled."""
-    from . import executor  # marks every kernel
+    """The files that decide what the machine code does: those with kernels, the constants that are compiled into them,
+    and how they are compiled. What any of them imports from this folder is among them, except `host` and `elf`, which
+    only say where the code runs."""
+    from . import executor  # imports every file with kernels
 
     here = Path(executor.__file__)
-    names = {here.with_name(f"{name}.py") for name in ("simd", "lowering", "machine_code")}
-    names |= {here.with_name(f"{f.__module__.rpartition('.')[2]}.py") for f in KERNELS}
-    return sorted(path for path in names if path.exists())
+    modules = {"simd", "simd_llvm", "instructions", "machine_code"}
+    modules |= {f.__module__.rpartition(".")[2] for f in KERNELS}
+    return sorted(path for name in modules if (path := here.with_name(f"{name}.py")).exists())
 
 
 def _version(package: str) -> bytes:

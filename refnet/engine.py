@@ -1,7 +1,7 @@
 """The one place where refnet calls its compiled kernels.
 
-`Engine` runs a graph with its weights through `refnet.kernels`, imported when the first engine is made: batch norms are
-folded, a plan is compiled for every input shape that comes along, the newest plans are kept.
+`Engine` runs a graph with its weights through `refnet.kernels`, imported when the first plan is made: batch norms are
+folded and weights are packed once, a plan is compiled for every input shape that comes along, the newest plans are kept.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from refnet.ops import Array
 from refnet.passes import fold
 
 if TYPE_CHECKING:
+    from refnet.kernels import compiler as compilers
     from refnet.kernels import plan as plans
-    from refnet.kernels import threads as runners
+    from refnet.kernels import runner as runners
 
-#: Plans of so many input shapes are kept; the oldest goes first.
-KEPT_PLANS = 8
+#: Bytes that the plans of one model and an arena for the largest of them may take; the oldest plan goes first. The
+#: newest is kept whatever it takes.
+PLAN_MEMORY = 256 << 20
 
 
 def unavailable() -> str | None:
@@ -45,8 +47,11 @@ class Engine:
     def __init__(self, graph: Graph, weights: Mapping[str, Array], threads: int = 1) -> None:
         if reason := unavailable():
             raise BackendError(f"the compiled backend cannot run here: {reason}")
-        self.graph, self.weights = fold(graph, weights)
+        self.graph, folded = fold(graph, weights)
         self.threads = threads
+        self._weights: Mapping[str, Array] = folded  # until the compiler has them
+        self._compiler: compilers.Compiler | None = None
+        self._arenas: runners.Arenas | None = None
         self._runners: OrderedDict[tuple[int, ...], runners.Runner] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,9 +74,22 @@ class Engine:
             with self._lock:
                 runner = self._runners.get(shape) or self._compile(shape)
                 self._runners[shape] = runner
-                while len(self._runners) > KEPT_PLANS:
-                    self._runners.popitem(last=False)
+                self._forget()
         return runner
+
+    def _forget(self) -> None:
+        """Drop the oldest plans until the others fit into PLAN_MEMORY."""
+        runners = self._runners
+        taken = sum(runner.plan.nbytes for runner in runners.values())
+        while len(runners) > 1 and taken + self._largest() > PLAN_MEMORY:
+            _, oldest = runners.popitem(last=False)
+            taken -= oldest.plan.nbytes
+        if self._arenas is not None:
+            self._arenas.most = self._largest() // 4
+
+    def _largest(self) -> int:
+        """Bytes of the largest arena that a kept plan needs."""
+        return 4 * max(runner.arena for runner in self._runners.values())
 
     def plan(self, shape: tuple[int, ...] | None = None) -> plans.Plan:
         """The plan for images of `shape` (C, H, W), by default the graph's own; `plan.explain()` shows it."""
@@ -79,19 +97,22 @@ class Engine:
 
     def _compile(self, shape: tuple[int, ...]) -> runners.Runner:
         try:
-            from refnet.kernels import plan as plans
-            from refnet.kernels import threads as runners
+            from refnet.kernels import compiler as compilers
+            from refnet.kernels import runner as runners
         except Exception as error:  # such as a REFNET_LANES that no CPU has
             raise BackendError(f"the compiled backend cannot run here: {error}") from error
         channels, height, width = shape
+        if self._compiler is None:
+            self._compiler = compilers.Compiler(self.graph, self._weights)
+            self._arenas, self._weights = runners.Arenas(), {}
         try:
-            plan = plans.compile_plan(self.graph, self.weights, (channels, height, width))
-        except plans.UnsupportedError as error:
+            plan = self._compiler.plan((channels, height, width))
+        except compilers.UnsupportedError as error:
             raise BackendError(
                 f"the compiled backend cannot run {self.graph.name}: {error}"
             ) from None
         try:
-            return runners.Runner(plan, self.threads)
+            return runners.Runner(plan, self.threads, self._arenas)
         except Exception as error:  # whatever a compiler may raise: the caller can do without it
             raise BackendError(
                 f"the compiled backend cannot run here: {type(error).__name__}: {error}"
@@ -107,7 +128,7 @@ def warmup() -> str:
 
 def peak() -> float:
     """GFLOP/s of nothing but fused multiply-adds on this core, now: what benchmarks are compared with."""
-    from refnet.kernels import threads as runners
+    from refnet.kernels import runner as runners
 
     return runners.peak()
 

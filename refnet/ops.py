@@ -324,6 +324,27 @@ def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
     return (dy.reshape(inputs[0].shape),)
 
 
+def upsample(x: Array, *, factor: Pair) -> Array:
+    """(N, C, H, W) -> (N, C, H · rows, W · columns): every pixel repeated, factor (rows, columns) times."""
+    return x.repeat(factor[0], axis=2).repeat(factor[1], axis=3)
+
+
+def upsample_shape(
+    inputs: Sequence[Shape], parameters: Mapping[str, Shape], *, factor: Pair
+) -> Shape:
+    if len(inputs[0]) != 3 or min(factor) < 1:
+        raise ShapeError(
+            f"upsampling takes a map (C, H, W) and whole factors from 1 on, not {inputs[0]} and {factor}"
+        )
+    c, h, w = inputs[0]
+    return (c, h * factor[0], w * factor[1])
+
+
+def upsample_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, factor: Pair) -> tuple[Array]:
+    n, c, h, w = inputs[0].shape
+    return (dy.reshape(n, c, h, factor[0], w, factor[1]).sum((3, 5)),)
+
+
 # -------------------------------------------------------------------------------------- the table
 
 
@@ -380,4 +401,5 @@ OPS: Mapping[str, Op] = {
     "slice": Op(slice_channels, slice_shape, slice_vjp),
     "flatten": Op(flatten, flatten_shape, reshape_vjp, field=flattened_field),
     "cells": Op(cells, cells_shape, cells_vjp),
+    "upsample": Op(upsample, upsample_shape, upsample_vjp),
 }

@@ -112,6 +112,19 @@ def test_linear(batch: int, features: int, out: int) -> None:
     check("linear", [draw_array(2, batch, features)], functional.linear, parameters)
 
 
+@given(factor=pairs, batch=st.integers(0, 3), channels=st.integers(1, 4), side=st.integers(1, 5))
+def test_upsample(factor: tuple[int, int], batch: int, channels: int, side: int) -> None:
+    def expected(x: Any) -> Any:
+        rows, columns = factor
+        return x.repeat_interleave(rows, 2).repeat_interleave(columns, 3)
+
+    x = draw_array(0, batch, channels, side, side + 1)
+    check("upsample", [x], expected, factor=factor)
+    if batch:
+        nearest = functional.interpolate(torch.tensor(x), scale_factor=factor, mode="nearest")
+        np.testing.assert_array_equal(OPS["upsample"].forward(x, factor=factor), nearest.numpy())
+
+
 @pytest.mark.parametrize("op", ["relu", "relu6", "sigmoid"])
 def test_activation(op: str) -> None:
     x = 5 * draw_array(0, 2, 3, 4, 5)

@@ -151,6 +151,31 @@ def test_one_file_calls_the_kernels() -> None:
     assert len(importers("refnet", "refnet.kernels")) <= 1
 
 
+def test_the_stub_of_the_kernels_lists_the_folder() -> None:
+    stub = ast.parse((ROOT / "refnet" / "kernels.pyi").read_text())
+    (listed,) = (node for node in stub.body if isinstance(node, ast.ImportFrom))
+    names = [alias.asname for alias in listed.names]
+    files = {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"}
+    assert names == sorted(files)
+
+
+def test_kernels_import_each_other_without_a_circle() -> None:
+    """Imports inside of functions and for type checkers count as well."""
+    imported = {
+        path.stem: {
+            name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.level == 1
+            for name in ([node.module] if node.module else [alias.name for alias in node.names])
+        }
+        for path in (ROOT / "kernels").glob("*.py")
+    }
+    while free := {name for name, others in imported.items() if not others & {*imported}}:
+        for name in free:
+            del imported[name]
+    assert imported == {}
+
+
 def test_one_file_compiles() -> None:
     compiling = {
         str(path.relative_to(ROOT))
@@ -282,7 +307,7 @@ def test_a_warm_start_imports_nothing_that_takes_long() -> None:
     }
     if sys.platform == "linux" and platform.machine() == "x86_64":
         slow |= {"llvmlite"}
-    slow |= {"refnet.checkpoints.torch_file", "refnet.kernels.lowering", "refnet.kernels.guard"}
+    slow |= {"refnet.checkpoints.torch_file", "refnet.kernels.simd_llvm", "refnet.kernels.guard"}
     assert backend == "numba"
     assert not slow & set(loaded)
 
