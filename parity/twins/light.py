@@ -4,7 +4,6 @@ The block is that of "YuNet: A Tiny Millisecond-level Face Detector" (Wu et al. 
 that of "Feature Pyramid Networks" (Lin et al. 2017); the table of channels is refnet's own.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,7 +52,9 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        return self.reduce(F.relu(self.norm(x) if hasattr(self, "norm") else x))
+        x = F.relu(self.norm(x) if hasattr(self, "norm") else x)
+        reduced: Tensor = self.reduce(x)
+        return reduced
 
 
 class Branch(nn.Module):
@@ -101,7 +102,7 @@ class LFFDLight(nn.Module):
             branch = self.get_submodule(f"branch{number}")
             x = branch.lateral(maps[number])  # type: ignore[operator]
             if above is not None:
-                x = x + torch.nn.functional.interpolate(above, scale_factor=2.0, mode="nearest")
+                x = x + F.interpolate(above, scale_factor=2.0, mode="nearest")
             above = branch.merge(x)  # type: ignore[operator]
             outputs.append(branch.output(branch.head(above)))  # type: ignore[operator]
         return tuple(reversed(outputs))

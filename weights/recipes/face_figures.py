@@ -16,9 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from refnet.detection.boxes import iou
 from refnet.media.images import read_image
 from refnet.ops import Array
-from refnet.training.metrics import average_precision, iou_matrix, matched
+from refnet.training.metrics import average_precision, matched
 
 #: Longer side of a photo as the detector sees it, and the smallest face that counts on it.
 SIDE, SMALLEST = 640, 20
@@ -114,7 +115,7 @@ def _found(detections: tuple[Array, Array], photo: Truth, least: float) -> Array
     hit, _ = matched(ranked, photo.boxes, ignored=photo.ignored)
     found = np.zeros(len(photo.boxes), bool)
     if hit.any():  # a hit takes the true box of its best IoU
-        found[iou_matrix(ranked[hit], photo.boxes).argmax(axis=1)] = True
+        found[iou(ranked[hit], photo.boxes).argmax(axis=1)] = True
     return found
 
 

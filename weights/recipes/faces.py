@@ -27,7 +27,8 @@ from refnet.checkpoints import save
 from refnet.detection.detector import FaceDetector
 from refnet.graph import Graph
 from refnet.model import Model
-from refnet.networks import defaults, lffd_light
+from refnet.networks import lffd_light
+from refnet.networks.defaults import detection_of
 from refnet.ops import Array
 from weights.recipes.face_crops import Batches
 from weights.recipes.face_figures import on_validation
@@ -67,8 +68,8 @@ def cautious(graph: Graph, weights: Mapping[str, Array], raw: float) -> dict[str
 
     The ranking and so the average precision stay; the default threshold then means what the card says.
     """
-    usual = defaults.DEFAULTS[graph.name].detection.threshold
-    odds = np.log(raw / (1 - raw)) - np.log(usual / (1 - usual))
+    default = detection_of(graph).threshold
+    odds = np.log(raw / (1 - raw)) - np.log(default / (1 - default))
     shifted = dict(weights)
     for name in graph.outputs:
         bias = graph.node[name].parameters["bias"]
@@ -105,6 +106,7 @@ def train(
     run = Run(module, optimizer, schedule, out, settings=settings)
     loader = DataLoader(Batches(photos, settings["seed"], run.step), batch_size=None, num_workers=1)
     batches: Iterator[Any] = iter(loader)
+    ranges = detection_of(graph).object_ranges
 
     def loss(step: int) -> torch.Tensor:
         pixels, faces = next(batches)
@@ -137,10 +139,10 @@ def train(
 
 def measured(model: Model, data: Path) -> dict[str, float]:
     """Figures of a detector on the validation photos."""
-    detector = FaceDetector(model, threshold=0.02, scales=(1.0,))
+    detector = FaceDetector(model, threshold=0.02, resize_scale=1)
 
     def detect(image: Array) -> tuple[Array, Array]:
-        found = detector(image)
+        found = detector.detect(image)
         return found.boxes, found.scores
 
     return on_validation(detect, data)
