@@ -58,6 +58,7 @@ def choose(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> A
         if len(shapes[source]) != 1:
             raise UnsupportedError(f"{node.name} is linear over a map; flatten it first")
         return Algorithm("pointwise")
+    # Depthwise before the general refusal of groups, which it is the one exception to.
     if is_depthwise(node, graph, shapes):
         return Algorithm("depthwise")
     if a["groups"] != 1 or tuple(a["dilation"]) != (1, 1) or a["stride"][0] != a["stride"][1]:
@@ -68,6 +69,7 @@ def choose(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> A
         )
     if is_image(source, graph) and shapes[source][0] <= PLANAR_CHANNELS:
         return Algorithm("planar")
+    # A 3x3 layer of few pixels or channels is faster without the transforms, see `winograd_costs`.
     costs = winograd_costs(node, shapes)
     side, note = _cheapest(costs), _note(costs)
     if side:
@@ -97,6 +99,7 @@ def is_depthwise(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]
         and tuple(a["dilation"]) == (1, 1)
         and tuple(a["stride"]) in ((1, 1), (2, 2))
         and tuple(a["padding"]) in ((0, 0), (1, 1))
+        # The kernel keeps three columns in flight; narrower maps would have windows over both edges.
         and shape[2] >= 3
     )
 
@@ -112,6 +115,7 @@ def winograd_costs(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> dict[in
     taken, (made, rows, columns) = shapes[node.inputs[0]][0], shapes[node.name]
     if taken <= PLANAR_CHANNELS:
         return {}
+    # A core makes two multiply-adds of vectors in a cycle, hence the halves here and below.
     costs = {0: 9 * taken * blocks_of(made) * rows * columns / 2}
     for side, (into, out) in TRANSFORMS.items():
         patches = -(-rows // side) * -(-columns // side)

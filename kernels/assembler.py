@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ from .instructions import OPCODE, WIDTH
 from .layout import Block, Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Distance:
+class Distance(NamedTuple):
     """Floats from `start` to `end`."""
 
     end: Block
@@ -74,6 +73,7 @@ class Assembler:
 
     def program(self, instructions: Iterable[Instruction]) -> NDArray[np.int64]:
         """The program: WIDTH integers for each instruction, then the lists."""
+        # Lists lie after all instructions, so where they begin must be known before the first one is written.
         instructions = tuple(instructions)
         start = len(instructions) * WIDTH
         integers: list[int] = []
@@ -81,6 +81,7 @@ class Assembler:
             line = [0] * WIDTH
             line[OPCODE] = instruction.opcode
             for column, operand in instruction.operands.items():
+                # A tuple's field holds the place of its list, every other operand's field the operand itself.
                 if type(operand) is tuple:
                     line[column] = start + self._list(operand)
                 else:
@@ -92,6 +93,7 @@ class Assembler:
         if type(operand) is int:
             return operand
         if type(operand) is Block:
+            # The common case: a plan has thousands of blocks in its lists.
             buffer = operand.buffer
             return buffer.offset + operand.offset + (self._shift if buffer.per_thread else 0)
         if type(operand) is Buffer:
@@ -102,6 +104,7 @@ class Assembler:
     def _list(self, operands: tuple[Operand, ...]) -> int:
         """The position of a list with these integers, counted from the first list."""
         key = tuple(x if type(x) is int else self._integer(x) for x in operands)
+        # Bands of a stream have equal lists of taps; a program without this would be several times as long.
         position = self._positions.get(key)
         if position is None:
             position = self._positions[key] = len(self._lists)

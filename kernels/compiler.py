@@ -55,6 +55,7 @@ class Compiler:
         """
         graph = self.graph
         channels, height, width = graph.input_shape if shape is None else shape
+        # Also raises ShapeError where the network cannot take this size, before anything is lowered.
         shapes = graph.shapes((channels, height, width))
         emitter, outputs = lower(graph, self._weights, shapes, self._packed)
         shared, per_thread = place_all(emitter.instructions, guard)
@@ -62,6 +63,7 @@ class Compiler:
             name=graph.name,
             input_shape=(int(channels), int(height), int(width)),
             program=Assembler().program(emitter.instructions),
+            # Taken after lowering, which packs what this size needs and no size before it did.
             weights=self._packed.view(),
             arena=shared + per_thread,
             per_thread=per_thread,
@@ -69,6 +71,7 @@ class Compiler:
             output_size=sum(output.size for output in outputs),
             instructions=tuple(emitter.instructions),
         )
+        # The kernels check nothing themselves: a plan that is not proved must not leave this function.
         verify(plan)
         return plan
 

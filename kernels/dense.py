@@ -41,6 +41,8 @@ def _copy_row(
     x: Pointer, scratch: Pointer, columns: int, stride: int, left: int, phase: int
 ) -> None:
     """One blocked row into its phases, zeros left and right of it."""
+    # Phase q holds the columns q, q + stride, ... of the padded row, one after the other. A window that moves by the
+    # stride then moves by one pixel within each phase, as the register tile wants it.
     zero = splat(0.0)
     for q in range(stride):
         target = at(scratch, q * phase * LANES)
@@ -82,6 +84,8 @@ def _copy_planar_row(
         for i in range(first):
             target[i] = 0.0
         source = at(x, first * stride + q - left)
+        # Most first layers have stride 2, and their image is the largest tensor that is copied: both phases are
+        # taken from the same two vectors.
         done = 0
         if stride == 2:
             # The last vector is left to the loop below: it would read one float past the row.
@@ -117,11 +121,13 @@ def dense(
         integers_at(program, instruction[INPUTS]),
     )
     w, y = at(weights, instruction[WEIGHTS]), at(arena, instruction[Y])
+    # Floats from a row to the next one: of the copy, or of the map itself where it is read in place.
     pitch = stride * phase * LANES
     if instruction[COPY] == 0:
         pitch = columns * LANES
     scratch = at(arena, instruction[SCRATCH])
     group_rows = (group - 1) * stride + instruction[KERNEL_ROWS]
+    # A group's rows fit the second-level cache, from which the tiles read each of them for all taps and panels.
     first = instruction[FIRST]
     while first < instruction[LAST]:
         last = min(first + group, instruction[LAST])
@@ -131,12 +137,14 @@ def dense(
                 for i in range((last - first - 1) * stride + instruction[KERNEL_ROWS]):
                     source = first * stride - instruction[TOP] + i
                     target = at(scratch, (block * group_rows + i) * pitch)
+                    # Rows of padding lie above and below the map.
                     if source >= 0 and source < instruction[ROWS]:
                         x = at(arena, inputs[block] + source * columns * LANES)
                         _copy_row(x, target, columns, stride, instruction[LEFT], phase)
                     else:
                         _zero_row(target, pitch)
             base = scratch
+        # One row of outputs at a time: consecutive pixels of a tile must be consecutive in the copy.
         for r in range(first, last):
             start = r
             if instruction[COPY] != 0:

@@ -72,6 +72,8 @@ def _slide(
     w0, w1, w2 = load(w, LANES), load(w, 2 * LANES), load(w, 3 * LANES)
     w3, w4, w5 = load(w, 4 * LANES), load(w, 5 * LANES), load(w, 6 * LANES)
     w6, w7, w8 = load(w, 7 * LANES), load(w, 8 * LANES), load(w, 9 * LANES)
+    # Three columns of inputs at a time, each of a top, middle and bottom vector: 0 left of the output, 1 above it, 2
+    # right of it. Column 0 begins outside of the map where there is padding.
     zero = splat(0.0)
     t0, m0, b0 = zero, zero, zero
     if padding == 0:
@@ -92,6 +94,7 @@ def _slide(
             if added:
                 value = add(value, load(y, q * LANES + residual))
             store(y, q * LANES, minimum(high, maximum(low, value)))
+            # The window moves by one column: two of the three stay in their registers.
             t0, m0, b0, t1, m1, b1 = t1, m1, b1, t2, m2, b2
             column += LANES
     else:
@@ -107,6 +110,7 @@ def _slide(
             if added:
                 value = add(value, load(y, q * LANES + residual))
             store(y, q * LANES, minimum(high, maximum(low, value)))
+            # The window moves by two columns: one stays.
             t0, m0, b0 = t2, m2, b2
             column += LANES
 
@@ -125,6 +129,7 @@ def depthwise(
     out_rows, out_columns = instruction[OUT_ROWS], instruction[OUT_COLUMNS]
     stride, flags = instruction[STRIDE], instruction[FLAGS]
     zeros = at(weights, instruction[ZEROS])
+    # Limits that let everything pass stand for no activation: two instructions a vector, and no branch.
     low, high = splat(-INFINITY), splat(INFINITY)
     if flags & (RELU | RELU6):
         low = splat(0.0)
@@ -136,6 +141,7 @@ def depthwise(
         y = at(arena, instruction[Y] + block * out_rows * out_columns * LANES)
         for r in range(instruction[FIRST], instruction[LAST]):
             source = r * stride - instruction[TOP]
+            # A row outside of the map is one of zeros, so that the walk needs no test.
             top = middle = bottom = zeros
             if source >= 0:
                 top = at(x, source * columns * LANES)

@@ -84,6 +84,7 @@ def add_vectors(
     if instruction[FLAGS] & RELU6:
         high = splat(6.0)
     for i in range(instruction[PIXELS]):
+        # Limits of infinity stand for no activation: the loop waits for memory, not for two instructions more.
         value = load(arena, instruction[X] + i * LANES)
         if instruction[OTHER] >= 0:
             value = add(value, load(arena, instruction[OTHER] + i * LANES))
@@ -118,6 +119,8 @@ def probe(
 ) -> None:
     """PROBE: nothing but independent fused multiply-adds, 24 in a round. What the core reaches here is the peak that
     benchmarks are compared with."""
+    # Twelve sums that do not depend on each other: a multiply-add takes four cycles and two can begin in each, so
+    # eight would do; twelve leave room for whatever else the core does.
     a = load(arena, instruction[Y])
     b = load(arena, instruction[Y] + LANES)
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = s10 = s11 = a

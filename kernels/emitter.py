@@ -117,6 +117,7 @@ class Emitter:
         Raises:
             UnsupportedError: it is a list of cells.
         """
+        # Convolutions that read the image itself never ask for it here.
         if name in self.images:
             if name not in self._loaded:
                 self._loaded[name] = self._load(name)
@@ -126,12 +127,14 @@ class Emitter:
                 f"{name!r} is a list of cells; they can only be joined, or take a softmax"
             )
         tensor = self.tensors[name]
+        # A consumer that cannot apply a deferred ReLU needs it stored after all; later ones find it under its name.
         return self.added(name, [tensor], "relu") if tensor.relu_on_load else tensor
 
     def _load(self, name: str) -> Tensor:
         shape = self.shapes[name]
         if len(shape) != 3:
             raise UnsupportedError(f"an input of shape {shape} is no image")
+        # Not known by its name: convolutions may still read the image as the caller gives it.
         image = layout.allocate(name, shape, layout.dense_lanes(shape[0]))
         operands: dict[int, Operand] = {
             Y: image.blocks[0],
@@ -149,6 +152,7 @@ class Emitter:
 
     def gathered(self, tensor: Tensor, lanes: tuple[int, ...], name: str) -> Tensor:
         """A copy of the tensor in one buffer, its channels in the given lanes."""
+        # One lane at a time, so this is slow; fusion and block starts avoid it in all networks that we ship.
         places = tensor.sources()
         copy = layout.allocate(f"{name} moved", tensor.shape, lanes)
         operands: dict[int, Operand] = {
@@ -181,6 +185,7 @@ class Emitter:
         """Emit an operation from vector to vector, for each stretch in which the blocks of all tensors are
         neighbours."""
         lists = [result.blocks, *(tensor.blocks for tensor in inputs)]
+        # A stretch is one loop over vectors, whatever blocks and pixels they belong to.
         for first, last in layout.runs(result.pixels, *lists):
             y, x, *other = (blocks[first] for blocks in lists)
             places: dict[int, Operand] = {Y: y, X: x, PIXELS: (last - first) * result.pixels}

@@ -59,6 +59,7 @@ def execute(
     refused = 0
     for n in range(images):
         source, target = at(image, n * image_size), at(output, n * output_size)
+        # Just before the image is used, so that it is read from far memory once.
         if check:
             refused += not_finite(source, image_size)
         for i in range(first, last):

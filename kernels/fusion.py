@@ -85,6 +85,7 @@ def fuse(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Fusion:
     producers: dict[str, Node] = {}
     for node in graph.nodes:
         names: tuple[str, ...] = (node.name,)
+        # Layers earlier in the graph choose first: what they absorb is not free for later ones.
         if node.op in ("conv", "linear"):
             epilogues[node.name] = fuser.epilogue(node, dual=not is_depthwise(node, graph, shapes))
             names = epilogues[node.name].names
@@ -104,6 +105,7 @@ def deferred_relus(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> froze
     readers = consumers(graph)
     for node in graph.nodes:
         if node.op == "relu" and node.name not in graph.outputs:
+            # A ReLU that is its input's only consumer would be absorbed by the layer that makes that input.
             shared = len(readers[node.inputs[0]]) > 1 or node.inputs[0] in graph.outputs
             if shared and all(winograd_side(r, shapes) for r in readers[node.name]):
                 deferred.add(node.name)
@@ -124,6 +126,7 @@ class _Fuser:
     def epilogue(self, node: Node, dual: bool) -> Epilogue:
         """The epilogue of `node`; `dual` says whether its kernel can store twice."""
         plan = Epilogue(node.name)
+        # conv, ReLU: only the ReLU's result is stored.
         relu = self._sole(node.name, RELUS)
         if relu:
             plan.first, plan.activation = relu.name, relu.op
@@ -131,6 +134,7 @@ class _Fuser:
         current = plan.first or node.name
         added = self._addition(current, node)
         alone = len(self.consumers[current]) == 1 and current not in self.graph.outputs
+        # conv + residual [, ReLU]: the sum of the convolution is needed by nothing else and never stored.
         if added and alone and not plan.activation:
             plan.residual = self._other(added, current)
             plan.first = current = added.name
@@ -139,6 +143,7 @@ class _Fuser:
                 plan.first, plan.activation = relu.name, relu.op
                 return self._claim(node, plan, added, relu)
             self._claim(node, plan, added)
+        # conv [, ReLU] + residual [, ReLU]: what comes before the addition is stored first if others need it.
         elif added and dual:
             plan.residual, plan.residual_first = self._other(added, current), False
             plan.first = None if alone else current
@@ -147,6 +152,7 @@ class _Fuser:
             if relu:
                 plan.second, plan.second_activation = relu.name, relu.op
             return self._claim(node, plan, added, relu)
+        # conv and its ReLU are both needed: one kernel stores both.
         if not plan.activation and dual:
             rectified = [r for r in self.consumers[current] if r.op in RELUS and self._free(r)]
             if rectified:
@@ -181,6 +187,8 @@ class _Fuser:
 
     def _depends(self, name: str, on: str) -> bool:
         """Whether `name` can only be made after `on`, in the graph or by what has been fused so far."""
+        # A walk upstream, over the graph and over what layers already wait for: without the latter, two layers could
+        # each wait for the other's result.
         seen: set[str] = set()
         stack = [name]
         while stack:

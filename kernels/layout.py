@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,8 +39,7 @@ class Buffer:
     last: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One block of channels: [pixels][LANES] floats, `offset` floats into a buffer."""
 
     buffer: Buffer
@@ -82,6 +82,7 @@ class Tensor:
 
     def sources(self) -> list[Block]:
         """For each logical channel, where its first pixel lies."""
+        # Lanes need not be in the order of channels, and some hold none.
         places: list[Block | None] = [None] * self.shape[0]
         for physical, channel in enumerate(self.lanes):
             if channel >= 0:
@@ -106,6 +107,7 @@ def dense_lanes(channels: int, block_starts: Collection[int] = ()) -> tuple[int,
     """Channels one after the other; at each of `block_starts` a new block begins, so that a slice there finds whole
     blocks."""
     lanes: list[int] = []
+    # Each part between two starts is rounded up to whole blocks with lanes of padding.
     ends = sorted({b for b in block_starts if 0 < b < channels} | {channels})
     for first, end in zip([0, *ends], ends, strict=False):
         lanes += range(first, end)
@@ -139,6 +141,7 @@ def slice_channels(tensor: Tensor, start: int, stop: int) -> Tensor:
             lane - start if start <= lane < stop else -1
             for lane in tensor.lanes[i * LANES : (i + 1) * LANES]
         ]
+        # A block that holds none of the channels is not read at all.
         if max(kept) >= 0:
             blocks.append(block)
             lanes += kept
@@ -149,6 +152,8 @@ def flatten(tensor: Tensor) -> Tensor:
     """(C, H, W) as a vector: every pixel becomes a block of one pixel."""
     pixels = tensor.pixels
     blocks, lanes = [], []
+    # Channels of one pixel lie side by side, so a pixel is a block of a map that has one pixel. A vector's channel
+    # is counted channel by channel, as in NumPy's reshape.
     for i, block in enumerate(tensor.blocks):
         channels = tensor.lanes[i * LANES : (i + 1) * LANES]
         for p in range(pixels):

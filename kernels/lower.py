@@ -69,6 +69,8 @@ def lower(
     algorithms = {node.name: choose(node, graph, shapes) for node in layers}
     fusion, starts = fuse(graph, shapes), block_starts(graph, shapes)
     emitter = Emitter(graph, weights, shapes, packed, fusion, algorithms, starts)
+    # Algorithms and fusions are decided for the whole graph before the first instruction is emitted: a layer must
+    # know its consumers.
     begun: set[str] = set()
     for node in graph.nodes:
         if node.name in fusion.producers:
@@ -96,6 +98,7 @@ def block_starts(graph: Graph, shapes: Shapes) -> dict[str, frozenset[int]]:
         if node.op in (*RELUS, *LANE_BY_LANE) or is_depthwise(node, graph, shapes):
             for name in node.inputs:
                 parent[root(name)] = root(node.name)
+    # Sets of tensors that share a layout are united above; a slice of one of them counts for all.
     cuts: dict[str, set[int]] = {name: set() for name in parent}
     for node in graph.nodes:
         if node.op == "slice":
@@ -108,12 +111,14 @@ def _make(emitter: Emitter, name: str, begun: set[str]) -> None:
     if name == emitter.graph.input or name in emitter.tensors or name in emitter.cells:
         return
     node = emitter.fusion.producers[name]
+    # Fusion rules this out; if it fails, an error is better than an endless recursion.
     if node.name in begun:
         raise UnsupportedError(f"{name!r} is needed before the layer that makes it can run")
     begun.add(node.name)
     epilogue = emitter.fusion.epilogues.get(node.name)
     for needed in node.inputs:
         _make(emitter, needed, begun)
+    # What a layer adds to its sums is made before it, even if it comes later in the graph.
     if epilogue is not None and epilogue.residual is not None:
         _make(emitter, epilogue.residual, begun)
     if node.op not in LOWERINGS:
@@ -143,6 +148,7 @@ def concat(emitter: Emitter, node: Node) -> None:
 def slice_channels(emitter: Emitter, node: Node) -> None:
     """A shorter list of blocks."""
     source, attributes = emitter.stored(node.inputs[0]), node.attributes
+    # As NumPy understands negative and open ends.
     start, stop, _ = slice(attributes["start"], attributes["stop"]).indices(source.shape[0])
     emitter.tensors[node.name] = layout.slice_channels(source, start, stop)
 
@@ -179,6 +185,7 @@ def add(emitter: Emitter, node: Node) -> None:
     """Two addends at a time."""
     total = emitter.stored(node.inputs[0])
     for i, name in enumerate(node.inputs[1:], 1):
+        # The sum is made lane by lane, so the addends' channels must lie in equal lanes.
         other = emitter.in_lanes(emitter.stored(name), total.lanes, name)
         last = i == len(node.inputs) - 1
         total = emitter.added(node.name if last else f"{node.name} after {i}", [total, other], "")
@@ -209,6 +216,7 @@ def softmax(emitter: Emitter, node: Node) -> None:
     """Over the channels: the last axis of cells, the first one after the batch of all other tensors."""
     name, axis = node.inputs[0], node.attributes["axis"]
     shape = emitter.shapes[name]
+    # Axes count the batch, shapes do not.
     if axis % (len(shape) + 1) != (2 if name in emitter.cells else 1):
         raise UnsupportedError(
             f"{node.name} is a softmax along axis {axis} of (N, {', '.join(map(str, shape))}); "
@@ -223,6 +231,7 @@ def softmax(emitter: Emitter, node: Node) -> None:
 
 def _softmax(emitter: Emitter, name: str, source: Tensor) -> Tensor:
     result = layout.allocate(name, source.shape, source.lanes)
+    # A softmax must leave out padding lanes, whose content is arbitrary.
     limits = emitter.packed.get(
         ("channel limits", source.lanes), lambda: channel_limits(source.lanes)
     )
@@ -257,6 +266,7 @@ def pool(emitter: Emitter, node: Node) -> None:
         INPUTS: source.blocks,
         CONSTANTS: emitter.constants(1.0 / (kernel[0] * kernel[1])),
     }
+    # The mean of a whole map has a kernel of its own, with four sums in flight.
     if not maximum and tuple(kernel) == source.shape[1:]:
         opcode = GLOBAL_AVERAGE
         operands[PIXELS] = source.pixels

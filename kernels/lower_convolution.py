@@ -120,6 +120,7 @@ class Destination:
             BLOCK_PITCH: self.pixels * LANES,
             FLAGS: self.flags,
         }
+        # Kernels add these distances to the place of a result, block by block: all three tensors have one layout.
         if self.first is not None and self.second is not None:
             operands[SECOND] = Distance(self.second.blocks[first], y)
         if self.residual is not None:
@@ -141,6 +142,7 @@ class Destination:
         Not where the layer reads the residual as its input as well, and only where both are whole buffers."""
         if self.residual is None or (self.second is not None and self.first is not None):
             return None
+        # Block for block at equal offsets, or a result would be stored over a residual that is still needed.
         (old, *more), (new, *_) = buffers_of(self.residual.blocks), buffers_of(self.main.blocks)
         whole = tuple(Block(old, block.offset) for block in self.main.blocks)
         if more or whole != self.residual.blocks or old.floats != new.floats:
@@ -160,6 +162,7 @@ class Prepared(Protocol):
 def destination(emitter: Emitter, node: Node, epilogue: Epilogue) -> Destination:
     """Allocate what the layer makes, in the layout that its consumers want, and find its residual."""
     shape = emitter.shapes[node.name]
+    # A second result shares the lanes of the first one, so both sides' wishes count.
     starts = frozenset().union(*(emitter.block_starts.get(name, ()) for name in epilogue.names))
     lanes = layout.dense_lanes(shape[0], starts)
     residual = None
@@ -213,10 +216,13 @@ class Pointwise:
         self.single = int(source.pixels == 1)
         self.depth = sum(self.counts)
         self.note = emitter.fusion.epilogues[node.name].note
+        #: {(first, last output block): offset of their weights}, which all bands share.
+        self._offsets: dict[tuple[int, int], int] = {}
 
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
         """One instruction for each stretch of output blocks whose residual lies together."""
         segments = [x for place in zip(source.blocks, self.counts, strict=True) for x in place]
+        # An input of padding lanes only has a depth of 0.
         depth = max(self.depth, 1)
         operands: dict[int, Operand] = {
             SEGMENTS: tuple(segments),
@@ -246,10 +252,16 @@ class Pointwise:
 
     def _packed(self, first: int, last: int) -> int:
         """The offset of the weights of output blocks first to last."""
+        if (first, last) not in self._offsets:
+            self._offsets[first, last] = self._pack(first, last)
+        return self._offsets[first, last]
+
+    def _pack(self, first: int, last: int) -> int:
         part = self.lanes[first * LANES : last * LANES]
 
         def make() -> NDArray[np.float32]:
             weight, bias = self.emitter.parameters(self.node)
+            # (O, C, 1, 1) or (O, C) to one row for each lane that the segments visit.
             rows = input_rows(self.in_lanes, weight.reshape(len(weight), -1).T)
             return pack(rows, bias, part, self.single)
 
@@ -278,8 +290,11 @@ class ConvGeometry:
         _, self.out_rows, self.out_columns = made
         image = channels <= PLANAR_CHANNELS
         self.copies = image or self.stride > 1 or self.padding != (0, 0)
+        # A stride of 2 reads every other column: even and odd ones are kept apart, so that neighbours stay neighbours.
         self.phase = -(-(self.columns + 2 * self.padding[1]) // self.stride)
         self.pitch = self.stride * self.phase if self.copies else self.columns
+        #: {(lanes of each block, floats of a block): segments}, which all bands of a size share.
+        self._copied: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
 
     def __str__(self) -> str:
         return f"{self.taps[0]}x{self.taps[1]}/{self.stride}"
@@ -290,17 +305,28 @@ class ConvGeometry:
 
     def group(self, floats: int) -> int:
         """Output rows whose inputs, `floats` a pixel, fit the cache."""
+        # How many input rows fit, and how many output rows these make.
         most = CACHE // (floats * self.pitch)
         return int(min(max((most - self.taps[0]) // self.stride + 1, 1), self.out_rows))
 
     def offsets(self, scale: int) -> list[int]:
         """Distance of each tap from the first one, `scale` floats being one pixel."""
+        # Column j of a window lies in phase j % stride, at j // stride from the window's own column.
         phases = self.stride if self.copies else 1
         return [
             (i * self.pitch + (j % phases) * self.phase + j // phases) * scale
             for i in range(self.taps[0])
             for j in range(self.taps[1])
         ]
+
+    def copied(self, counts: tuple[int, ...], floats: int, scale: int) -> tuple[int, ...]:
+        """Segments within a copy whose blocks are `floats` apart and hold `counts` lanes; `scale` floats are one
+        pixel."""
+        if (counts, floats) not in self._copied:
+            taps, places = self.offsets(scale), enumerate(counts)
+            segments = [x for i, n in places for tap in taps for x in (i * floats + tap, n)]
+            self._copied[counts, floats] = tuple(segments)
+        return self._copied[counts, floats]
 
     def operands(self) -> dict[int, Operand]:
         """The fields that describe the window."""
@@ -330,8 +356,6 @@ class Dense:
         self.most = self.extent
         if self.geometry.copies:
             self.most = self.geometry.group(len(self.counts) * LANES)
-        #: {floats of a block of the copy: segments}, which all bands of a size share.
-        self._segments: dict[int, tuple[int, ...]] = {}
 
         def make() -> NDArray[np.float32]:
             weight, bias = emitter.parameters(node)
@@ -368,10 +392,12 @@ class Dense:
         scratch: tuple[Buffer, ...] = ()
         if geometry.copies:
             floats = geometry.input_rows(group) * geometry.pitch * LANES
+            # Segments point into the copy: the kernel adds the place of scratch.
             scratch = (Buffer(f"{node.name} rows", inputs * floats, per_thread=True),)
-            operands |= {SCRATCH: scratch[0], SEGMENTS: self._copied(floats)}
+            operands |= {SCRATCH: scratch[0], SEGMENTS: geometry.copied(self.counts, floats, LANES)}
             how = f"groups of {group} rows"
         else:
+            # Segments point into the map: without padding, every tap of every pixel lies in it.
             taps = geometry.offsets(LANES)
             places = zip(source.blocks, self.counts, strict=True)
             operands[SEGMENTS] = tuple(
@@ -389,16 +415,6 @@ class Dense:
             destination.writes(),
             scratch,
         )
-
-    def _copied(self, floats: int) -> tuple[int, ...]:
-        """Segments within the copy, whose blocks are `floats` apart."""
-        if floats not in self._segments:
-            taps = self.geometry.offsets(LANES)
-            places = enumerate(self.counts)
-            self._segments[floats] = tuple(
-                x for i, n in places for tap in taps for x in (i * floats + tap, n)
-            )
-        return self._segments[floats]
 
 
 class Planar:
@@ -424,14 +440,14 @@ class Planar:
         geometry, emitter, node = self.geometry, self.emitter, self.node
         group = min(self.most, stop - start)
         channels, blocks = source.shape[0], len(destination.lanes) // LANES
+        # The image has no channel blocks: each of its channels is a plane, each tap of it a segment of one lane.
         floats = geometry.input_rows(group) * geometry.pitch
         scratch = Buffer(f"{node.name} rows", channels * floats, per_thread=True)
-        places = itertools.product(range(channels), geometry.offsets(1))
         count = channels * math.prod(geometry.taps)
         operands: dict[int, Operand] = {
             WEIGHTS: self.weights,
             CONSTANTS: self.constants,
-            SEGMENTS: tuple(x for channel, tap in places for x in (channel * floats + tap, 1)),
+            SEGMENTS: geometry.copied((1,) * channels, floats, 1),
             SEGMENT_COUNT: count,
             DEPTH: count,
             FIRST: start,
@@ -484,6 +500,7 @@ class Winograd:
         _, rows, columns = source.shape
         inputs, blocks = len(self.counts), len(destination.lanes) // LANES
         group, depth = min(WINOGRAD_GROUP[side], self.extent), sum(self.counts)
+        # Transformed inputs and products of a group, and two patches in passing.
         floats = ((side + 2) ** 2 * (inputs + blocks) * group + 2 * (side + 2) ** 2) * LANES
         scratch = Buffer(f"{node.name} patches", floats, per_thread=True)
         operands: dict[int, Operand] = {
@@ -554,6 +571,7 @@ def depthwise(emitter: Emitter, node: Node) -> None:
         ZEROS: _zeros(emitter, source.shape[2]),
     }
     note = f"{source.shape} -> {shape}, stride {node.attributes['stride'][0]}{epilogue.note}"
+    # The kernel steps from block to block by a constant, so an instruction ends where either list has a gap.
     cuts = {i for run in layout.runs(source.pixels, source.blocks) for i in run}
     if residual is not None:
         cuts |= {i for run in layout.runs(result.pixels, residual.blocks) for i in run}

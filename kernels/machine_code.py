@@ -2,12 +2,13 @@
 
 `entry()` returns the one compiled function, `executor.enter`, as a C function: from this process, else from the
 cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file that
-machine code is made from, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a file made
-for something else is never found. The file carries a hash of its own content and is not run unless that agrees; it
-is written under a temporary name and then renamed, so that several processes may start at once. A process that finds
-its file imports neither Numba nor, on Linux with x86-64, LLVM (`elf.py`).
+machine code is made from, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a
+file made for something else is never found. The file carries a hash of its own content and is not run unless that agrees,
+which is against damage; nor is it run where another user can have written it (`trust.py`). It is written under a
+temporary name and then renamed, so that several processes may start at once. A process that finds its file imports
+neither Numba nor, on Linux with x86-64, LLVM (`elf.py`).
 
-Where the cache cannot be written (read-only home, full disk) the code stays in memory and one warning says so.
+Where the cache cannot be written (read-only home, full disk) or trusted, the code stays in memory and one warning says so.
 `REFNET_CACHE` names another folder; `REFNET_CACHE=off` keeps nothing. Nothing else in refnet calls Numba.
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 
 from refnet.files import write_file
 
-from . import elf, host
+from . import elf, host, trust
 from .simd import KERNELS, LANES
 
 Entry = Callable[..., int]
@@ -100,6 +101,7 @@ def compile_kernels() -> MachineCode:
     _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
     integer, pointer, integers = types.int64, simd_llvm.pointer, simd_llvm.integers
     signature = integer(integers, pointer, integer, pointer)
+    # Numba translates to LLVM; from there on, LLVM is called directly.
     with _deferred_optimization():
         compiled: Any = cfunc(signature, error_model="numpy")(executor.enter)
     module = llvm.parse_assembly(compiled._library.get_llvm_str())
@@ -188,6 +190,7 @@ def load(code: MachineCode) -> Entry:
     """Link an object file into this process and return its entry; Numba is not needed."""
     address = elf.load(code.content, code.name)
     function: Entry = _PROTOTYPE(_load_by_llvm(code) if address is None else address)
+    # Never unloaded: any thread may be running it.
     _loaded.append(function)
     return function
 
@@ -210,16 +213,21 @@ def _load_by_llvm(code: MachineCode) -> int:
 
 
 def cache_folder() -> Path | None:
-    """Where machine code is kept: REFNET_CACHE, else the user's cache folder; None where it says "off"."""
+    """Where machine code is kept: REFNET_CACHE, else the user's cache folder; None where it says "off", and where the user
+    has no home folder."""
     chosen = os.environ.get("REFNET_CACHE", "")
     if chosen.lower() == "off":
         return None
     if chosen:
         return Path(chosen)
     if sys.platform == "linux":  # what platformdirs says too, but that takes 8 ms to import
-        return (
-            Path(os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache").expanduser() / "refnet"
-        )
+        base = os.environ.get("XDG_CACHE_HOME", "").strip()
+        if os.path.isabs(base):  # by the standard, a relative path is to be ignored
+            return Path(base) / "refnet"
+        try:
+            return Path("~/.cache").expanduser() / "refnet"
+        except RuntimeError:  # neither HOME nor an entry in the list of users, as in containers
+            return None
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("refnet", appauthor=False))
@@ -250,36 +258,53 @@ def _version(package: str) -> bytes:
 def cache_key() -> str:
     """A hash of everything that the machine code depends on."""
     parts = [part for path in source_files() for part in (path.name.encode(), path.read_bytes())]
+    # Another compiler, another CPU or another lane count makes other code from the same sources.
     parts += [_version("llvmlite"), _version("numba"), host.identity().encode(), b"%d" % LANES]
     return _hash(b"\0".join(parts))
 
 
 def cache_file() -> Path | None:
-    """The file that this host's machine code is kept in, whether it exists or not; None without a cache."""
+    """The file that this host's machine code is kept in, whether it exists or not; None without a cache, or without one
+    that can be trusted."""
     folder = cache_folder()
-    return None if folder is None else folder / f"kernels-{cache_key()}.bin"
+    if folder is None or trust.objection(folder):
+        return None
+    return folder / f"kernels-{cache_key()}.bin"
 
 
 def read(path: Path) -> MachineCode | None:
-    """The machine code in a cache file, or None where there is none that may be run."""
+    """The machine code in a cache file, or None where there is none that may be run; a warning names a file that others
+    can have written."""
     try:
-        return MachineCode.from_bytes(path.read_bytes())
+        return MachineCode.from_bytes(trust.read(path))
+    except trust.UntrustedError as error:
+        warnings.warn(
+            f"refnet does not run the compiled kernels in its cache, since {error}; they are compiled anew.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     except OSError:
-        return None
+        pass
+    return None
+
+
+def _not_kept(where: str, reason: object) -> None:
+    warnings.warn(
+        f"refnet cannot keep its compiled kernels{where} ({reason}); they stay in memory and are compiled again in "
+        'the next process. Set REFNET_CACHE to a folder of your own that can be written, or to "off" to accept this.',
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def write(path: Path, code: MachineCode) -> bool:
     """Store machine code, whole or not at all; False, with a warning, where that is impossible."""
     try:
-        write_file(path, [code.to_bytes()])
+        trust.make_folder(path.parent)
+        # A file that others may write to would not be run.
+        write_file(path, [code.to_bytes()], mode=0o600)
     except OSError as error:
-        warnings.warn(
-            f"refnet cannot keep its compiled kernels in {path.parent} ({error}); they stay in memory and are "
-            "compiled again in the next process. Set REFNET_CACHE to a folder that can be written, or to "
-            '"off" to accept this.',
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _not_kept(f" in {path.parent}", error)
         return False
     return True
 
@@ -295,13 +320,23 @@ def entry() -> Entry:
     return _loaded[0]
 
 
+def _place() -> tuple[Path | None, str]:
+    """The cache file, and where it is in words; None, and why there is none."""
+    folder = cache_folder()
+    if folder is None:
+        off = os.environ.get("REFNET_CACHE", "").lower() == "off"
+        return None, "REFNET_CACHE is off" if off else "this user has no home folder"
+    path = cache_file()
+    return path, trust.objection(folder) if path is None else str(path)
+
+
 def warmup() -> str:
     """Load the kernels, compiling them if there is no machine code for them yet; says what it did."""
     with _lock:
-        path = cache_file()
-        place = "in memory only, REFNET_CACHE is off" if path is None else str(path)
+        path, place = _place()
         if _loaded:
-            return f"the kernels are loaded already ({place})"
+            where = f"in memory only, {place}" if path is None else place
+            return f"the kernels are loaded already ({where})"
         code = None if path is None else read(path)
         if code is not None:
             load(code)
@@ -311,6 +346,8 @@ def warmup() -> str:
             print("refnet: compiling kernels once ...", file=sys.stderr, flush=True)
         code = compile_kernels()
         kept = path is not None and write(path, code)
+        if path is None and os.environ.get("REFNET_CACHE", "").lower() != "off":
+            _not_kept("", place)
         load(code)
         seconds = time.perf_counter() - started
         done = f"compiled the kernels for {LANES} lanes in {seconds:.1f} s"

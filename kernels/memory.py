@@ -30,6 +30,7 @@ def place(buffers: Iterable[Buffer], guard: int = 0) -> int:
         busy = dict.fromkeys(other for number in life for other in alive[number])
         offset = 0
         for other in sorted(busy, key=lambda b: b.offset):
+            # The gap before the next busy buffer is large enough.
             if offset + buffer.floats + guard <= other.offset:
                 break
             end = other.offset + other.floats + guard
@@ -62,6 +63,7 @@ def place_all(instructions: Sequence[Instruction], guard: int) -> tuple[int, int
                 host[new] = host.get(old, old)
                 host[new].last = max(host[new].last, new.last)
     shared = place((b for b in buffers if b not in host and not b.per_thread), guard)
+    # Apart from the shared ones, so that more threads need more of this part only.
     own = [b for b in buffers if b.per_thread]
     per_thread = place(own, guard)
     for buffer in own:

@@ -50,6 +50,7 @@ class PackedWeights:
         offset, end = self._used, self._used + len(array)
         self._used = -(-end // ALIGNMENT) * ALIGNMENT
         if self._used > len(self._memory):
+            # `view` gave plans the old memory, which they keep alive and which stays as it is.
             larger = aligned(2 * self._used)
             larger[:offset] = self._memory[:offset]
             self._memory = larger
@@ -66,6 +67,7 @@ class PackedWeights:
 
 def input_rows(lanes: tuple[int, ...], channels: NDArray[Any]) -> NDArray[Any]:
     """Rows of `channels` (C, O) in the order in which segments visit the lanes of an input; zeros for padding."""
+    # Kernels visit a block's first lanes up to the last one that holds a channel; -1 among them are gaps.
     order = [
         lane for i, n in enumerate(used_lanes(lanes)) for lane in lanes[i * LANES : i * LANES + n]
     ]

@@ -116,6 +116,7 @@ def _phases(plan: Plan) -> tuple[tuple[int, int, bool], ...]:
     names: list[str] = []
     for number, instruction in enumerate(plan.instructions):
         band = instruction.band
+        # A stream is one phase, though its instructions are many: its bands do not depend on each other.
         shared = band is not None or work(instruction) >= LEAST_WORK
         name = band[0] if band is not None else (f"{number}" if shared else "")
         if names and names[-1] == name and (band is not None or not shared):
@@ -137,6 +138,7 @@ def _shares(
             if not shared:
                 mine = instruction if thread == 0 else None
             elif instruction.band is not None:
+                # Contiguous bands: neighbours read overlapping rows, which one core then has in its cache.
                 start, stop = bands * thread // threads, bands * (thread + 1) // threads
                 mine = instruction if start <= instruction.band[1] < stop else None
             else:
@@ -152,6 +154,7 @@ def _share(instruction: Instruction, thread: int, threads: int) -> Instruction |
     start, stop = (
         first + (last - first) * t // threads // grain * grain for t in (thread, thread + 1)
     )
+    # The last share takes what is left after the last whole grain.
     if thread == threads - 1:
         stop = last
     if start >= stop:

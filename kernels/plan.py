@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .assembler import Instruction
-from .instructions import OPCODES
+from .instructions import NAMES, OPCODES, WIDTH
 
 #: Bytes that an instruction takes besides its integers, with its operands and buffers: 1.5 to 2 KB were measured.
 INSTRUCTION_BYTES = 2048
@@ -59,8 +59,9 @@ class Plan:
         """About the bytes that the plan itself takes, without weights and arena."""
         return self.program.nbytes + INSTRUCTION_BYTES * len(self.instructions)
 
-    def explain(self) -> str:
-        """A line per instruction: what runs, how and why."""
+    def explain(self, *, fields: bool = False) -> str:
+        """A line per instruction: what runs, how and why; with `fields`, another one with the integers of its fields by
+        name."""
         arena, weights = self.arena * 4 / 2**20, self.weights.nbytes / 2**20
         lines = [
             f"{self.name} on {self.input_shape}: {len(self.instructions)} instructions, "
@@ -69,4 +70,8 @@ class Plan:
         width = max((len(i.name) for i in self.instructions), default=0)
         for number, i in enumerate(self.instructions):
             lines.append(f"{number:4} {OPCODES[i.opcode]:15} {i.name:{width}}  {i.note}")
+            if fields:
+                integers = self.program[number * WIDTH : (number + 1) * WIDTH]
+                named = (f"{NAMES[column]} {integers[column]}" for column in sorted(i.operands))
+                lines.append(f"     {', '.join(named)}")
         return "\n".join(lines)

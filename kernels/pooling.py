@@ -85,6 +85,7 @@ def window_pool(
             for c in range(out_columns):
                 across = c * instruction[STRIDE_COLUMNS]
                 corner = at(x, (r * instruction[STRIDE] * columns + across) * LANES)
+                # Both are computed and one is stored: a branch would be in the innermost loop.
                 total, largest = splat(0.0), splat(-INFINITY)
                 for i in range(instruction[KERNEL_ROWS]):
                     for j in range(instruction[KERNEL_COLUMNS]):

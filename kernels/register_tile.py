@@ -53,11 +53,13 @@ def _tile(pixels: int, blocks: int, pixel_pitch: int) -> Callable[..., None]:
         instruction: Integers, x: Pointer, segments: Integers, w: Pointer, y: Pointer, ahead: int
     ) -> None:
         sums = tile_bias(pixels, blocks, w, 0)
+        # The bias comes first, then the channels in the order of the segments: weights are read from front to back.
         position = blocks * LANES
         for s in range(instruction[SEGMENT_COUNT]):
             offset = segments[2 * s]
             for lane in range(segments[2 * s + 1]):
                 sums = tile_fma(sums, x, offset + lane, pixel_pitch, w, position)
+                # One cache line for each channel, so that requests are spread over the whole tile.
                 prefetch(w, position + ahead)
                 position += blocks * LANES
         finish_tile(
@@ -137,6 +139,7 @@ def _planar_panel(blocks: int) -> Callable[..., None]:
         if pixels < 4:
             n = 1
         first = 0
+        # Only three sizes of tiles are compiled for images, which one layer of a network reads.
         while first < pixels:
             p = min(first, pixels - n)
             source, target = at(x, p), at(y, p * LANES)
@@ -164,6 +167,7 @@ def multiply(
     done = 0
     while done < instruction[BLOCKS]:
         width = panel_width(instruction[BLOCKS] - done, instruction[SINGLE])
+        # What this panel's weights take, which is also how far the next panel's are away.
         floats = (instruction[DEPTH] + 1) * width * LANES
         if width == 2:
             _two(instruction, x, segments, w, y, pixels, floats)
@@ -212,6 +216,7 @@ def pack(
             LANES long.
         single: 1 for a layer of a single pixel, as for `panel_width`.
     """
+    # Padding lanes get weights and biases of zero: they cost nothing, since their block is computed anyway.
     lanes = np.asarray(outputs)
     rows = np.concatenate([bias[None], channels]).astype(np.float64)
     wide = np.where(lanes >= 0, rows[:, np.maximum(lanes, 0)], 0.0)

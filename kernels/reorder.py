@@ -29,6 +29,7 @@ def load_image(
     pixels, channels = instruction[PIXELS], instruction[DEPTH]
     constants = at(weights, instruction[CONSTANTS])
     scale, shift = constants[0], constants[1]
+    # Padding lanes are written as well: a kernel may read them, and times a weight of zero, NaN would be NaN.
     lanes = (channels + LANES - 1) // LANES * LANES
     for lane in range(lanes):
         block = lane // LANES

@@ -51,11 +51,13 @@ def fold_normalization(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tup
     for node in graph.nodes:
         users = consuming[node.name]
         foldable = node.op == "normalize" and node.name not in graph.outputs
+        # All consumers or none: otherwise the normalisation would be computed as well.
         if not foldable or any(u.op != "conv" or u.attributes["padding"] != (0, 0) for u in users):
             continue
         mean, std = node.attributes["mean"], node.attributes["std"]
         for user in users:
             weight = weights[user.parameters["weight"]].astype(np.float64) / std
+            # w (x - mean) / std + b = (w / std) x + (b - sum(w / std) mean).
             bias = -weight.sum(axis=(1, 2, 3)) * mean
             if "bias" in user.parameters:
                 bias = bias + weights[user.parameters["bias"]]
@@ -89,6 +91,7 @@ def collapse_softmax(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple
             or taken[0].attributes["stop"] - taken[0].attributes["start"] != 1
         ):
             continue
+        # exp(a) / (exp(a) + exp(b)) = 1 / (1 + exp(b - a)).
         chosen = taken[0].attributes["start"]
         names = {}
         for role, name in conv.parameters.items():
@@ -123,6 +126,7 @@ def distribute_additions(graph: Graph) -> Graph:
             nodes.append(node)
             continue
         (other,) = (x for x in node.inputs if x != joined[0].name)
+        # Slices of the other addend are lists of blocks and cost nothing, if blocks begin where parts do.
         parts, first = [], 0
         for part in joined[0].inputs:
             stop = first + shapes[part][0]

@@ -102,9 +102,11 @@ class Runner:
         if x.shape[1:] != self._shape:
             raise ValueError(f"this plan is for images {self._shape}, not {x.shape[1:]}")
         images = len(x)
+        # Fresh memory for every call: what a caller got before stays as it is.
         results = np.empty((images, *self._result), FLOAT32)
         if self.threads == 1:
             refused = self._images(x, results)
+        # Images one by one keep all threads busy only if there are enough of them.
         elif self.threads > images and self._large:
             refused = sum(self._shared(x, results, n) for n in range(images))
         elif images > 1:
@@ -116,6 +118,7 @@ class Runner:
             )
         else:
             refused = self._images(x, results)
+        # The compiled code writes the outputs of an image side by side; a single output needs no copy.
         if self._single:
             return (results,), not refused
         outputs = (
@@ -176,6 +179,7 @@ class Runner:
         source, target = address(x[n]), address(results[n])
 
         def task(thread: int, first: int, last: int) -> int:
+            # One thread looks at the image, in the first phase.
             check = first == thread == 0
             call = self._call(split.programs[thread], first, last, arena, check=check)
             return self._entry(ctypes.byref(call), source, 1, target)

@@ -48,6 +48,7 @@ def _host_lanes() -> int:
         return int(chosen)
     if host.features() >= {"avx512f", "avx512vl"}:
         return 16
+    # A wider vector than the registers would run too, as two or four registers, but registers would not suffice.
     return 8 if "avx" in host.features() else 4
 
 
@@ -181,6 +182,7 @@ def tile_fma(
     tile: Tile, x: Pointer, offset: int, pixel_pitch: int, w: Pointer, w_offset: int
 ) -> Tile:
     """tile[p, b] + x[offset + p * pixel_pitch] * w[w_offset + b * LANES :]: one input channel's share of every output."""
+    # In float64, products of float32 are exact, so that there is one rounding as in the hardware's instruction.
     pixels, blocks, _ = tile.shape
     scalars = x[offset : offset + (pixels - 1) * pixel_pitch + 1 : pixel_pitch].astype(np.float64)
     rows = w[w_offset : w_offset + blocks * LANES].reshape(1, blocks, LANES)

@@ -63,6 +63,7 @@ def _element(builder: Any, base: Any, offset: Any) -> Any:
 
 
 def _load(builder: Any, base: Any, offset: Any, kind: Any = VECTOR) -> Any:
+    # Aligned to a float only: pixels of an image, and bands, begin anywhere.
     address = builder.bitcast(_element(builder, base, offset), kind.as_pointer())
     return builder.load(address, align=4, typ=kind)
 
@@ -121,6 +122,7 @@ def define(
                     return None
             return returns(*given) if callable(returns) else returns
 
+        # Numba calls a typer with the argument types, and takes what it returns for the type of the result.
         # Numba matches a call by parameter names, so the typer must show the function's own.
         namespace: dict[str, Any] = {"accept": accept}
         exec(f"def typed({', '.join(names)}): return accept({', '.join(names)})", namespace)

@@ -44,12 +44,14 @@ def softmax(
     limits = at(weights, instruction[CONSTANTS])
     inputs = integers_at(program, instruction[INPUTS])
     for p in range(instruction[FIRST], instruction[LAST]):
+        # The maximum of each lane first, over all blocks; then of all lanes.
         most = splat(-INFINITY)
         for block in range(blocks):
             x = load(arena, inputs[block] + p * LANES)
             most = maximum(minimum(x, load(limits, block * LANES)), most)
         most = largest(most)
         y = at(arena, instruction[Y] + p * LANES)
+        # Exponentials are stored, summed and then divided, block by block: a pixel's stay in the first-level cache.
         sums = splat(0.0)
         for block in range(blocks):
             x = load(arena, inputs[block] + p * LANES)

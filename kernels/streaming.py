@@ -8,7 +8,6 @@ pixels each, and hand over tensors that fit the cache; 8K images then need littl
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from refnet.graph import Node
 
@@ -27,8 +26,9 @@ from .simd import LANES
 
 #: Floats from which on a tensor is streamed.
 STREAMED = 1 << 18
-#: Pixels and rows of a band, and how many bands there are at most: each is an instruction of every layer.
-BAND_PIXELS, BAND_ROWS, MOST_BANDS = 252, 4, 128
+#: Pixels and rows of a band, and how many bands there are at most: each is an instruction of every layer. Bands half as
+#: large run no faster (LFFD, widths 0.5 and 1, 640x480), and planning takes longer the more there are.
+BAND_PIXELS, BAND_ROWS, MOST_BANDS = 504, 4, 128
 
 
 def lower_convolution(emitter: Emitter, node: Node) -> None:
@@ -49,8 +49,10 @@ def _streamed_into(emitter: Emitter, node: Node) -> list[Node]:
     name, algorithm = epilogue.first, algorithms[node.name].name
     if algorithm not in ("planar", "pointwise") or name is None or len(shape) != 3:
         return []
+    # A tensor that is stored anyway, or that fits the cache, gains nothing.
     if epilogue.second or epilogue.residual or math.prod(shape) < STREAMED:
         return []
+    # The first layer makes rows for a strided window; 1x1 convolutions hand over pixels.
     readers = emitter.fusion.consumers[name]
     wanted = "dense" if algorithm == "planar" else "pointwise"
     fits = all(
@@ -69,7 +71,8 @@ def _band(name: str, like: Tensor, first: int, pixels: int) -> Tensor:
     whole: they begin where pixel 0 would lie, before the buffer."""
     buffer = Buffer(f"{name} from {first}", len(like.lanes) * pixels, per_thread=True)
     offsets = range(-first * LANES, buffer.floats - first * LANES, pixels * LANES)
-    return replace(like, blocks=tuple(Block(buffer, offset) for offset in offsets))
+    blocks = tuple([Block(buffer, offset) for offset in offsets])
+    return Tensor(like.shape, blocks, like.lanes)
 
 
 def _unstored(emitter: Emitter, node: Node) -> Tensor:
@@ -92,6 +95,7 @@ def _stream_rows(emitter: Emitter, node: Node, reader: Node) -> None:
     """The first layer and the strided one after it; rows at the seams of bands are computed twice."""
     image, between = image_of(emitter, node), _unstored(emitter, node)
     producer = ALGORITHMS["planar"](emitter, node, image, between.lanes)
+    # The consumer's result is a whole tensor, of which each band writes its rows.
     target = destination(emitter, reader, emitter.fusion.epilogues[reader.name])
     consumer = ALGORITHMS["dense"](emitter, reader, between, target.lanes)
     a = reader.attributes
@@ -121,6 +125,7 @@ def _stream_pixels(emitter: Emitter, root: Node) -> None:
         readers = _streamed_into(emitter, node)
         if readers:
             inner[node.name] = _unstored(emitter, node)
+            # Known before the first band, since weights are packed for the lanes of both sides.
             lanes = inner[node.name].lanes
         else:
             leaves[node.name] = destination(emitter, node, emitter.fusion.epilogues[node.name])
@@ -141,6 +146,7 @@ def _stream_pixels(emitter: Emitter, root: Node) -> None:
                 bands[str(emitter.fusion.epilogues[node.name].first)] = band
                 target = _into(emitter, node, band, stop - start)
             layer.emit(bands[node.inputs[0]], target, start, stop)
+        # All layers of one band, before the next band: what they hand over is still in cache.
         _mark(emitter, before, root.name, start // size)
 
 

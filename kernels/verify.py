@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -123,20 +124,32 @@ class Segments:
     """The segments of a product, and what the verifier needs of them.
 
     Attributes:
-        pairs: (offset, lanes).
+        offsets, counts: of each segment.
         depth: lanes of all of them.
-        least, most: the offsets go from the one to the other.
-        end: the last offset plus lanes.
     """
 
     def __init__(self, integers: Sequence[int], fewest: int, lanes: int) -> None:
-        offsets, counts = integers[::2], integers[1::2]
-        self.pairs = list(zip(offsets, counts, strict=True))
-        self.depth = sum(counts)
-        self.least, self.most = min(offsets, default=0), max(offsets, default=0)
-        self.end = max(map(int.__add__, offsets, counts), default=0)
-        fits = not counts or (fewest <= min(counts) and max(counts) <= lanes)
+        self.offsets, self.counts = integers[::2], integers[1::2]
+        self.depth = sum(self.counts)
+        fits = (
+            fewest <= min(self.counts, default=fewest) <= max(self.counts, default=lanes) <= lanes
+        )
         _require(fits, "a segment has not %d to %d lanes", fewest, lanes)
+
+    @cached_property
+    def least(self) -> int:
+        """The smallest offset."""
+        return min(self.offsets, default=0)
+
+    @cached_property
+    def most(self) -> int:
+        """The largest offset."""
+        return max(self.offsets, default=0)
+
+    @cached_property
+    def end(self) -> int:
+        """The largest offset plus lanes."""
+        return max(map(int.__add__, self.offsets, self.counts), default=0)
 
 
 class Program:
@@ -155,6 +168,7 @@ class Program:
         opcodes = heads[:, OPCODE]
         known = not len(opcodes) or (opcodes.min() >= NOTHING and opcodes.max() < len(_UNUSED))
         _require(bool(known), "a program has an unknown opcode")
+        # A field that its kernel never reads would hide a mistake of the lowering.
         spoilt = np.argwhere((heads != 0) & _UNUSED[opcodes])
         if len(spoilt):
             number, column = (int(x) for x in spoilt[0])
@@ -166,12 +180,14 @@ class Program:
 
     def list(self, start: int, size: int) -> list[int]:
         """The integers of a list that an instruction points to."""
+        # Lists lie after all instructions: one that began among them would be read as something else.
         inside = self.count * WIDTH <= start <= start + size <= len(self._integers)
         _require(inside, "a list at %d of %d integers leaves the program", start, size)
         return self._integers[start : start + size]
 
     def segments(self, i: Fields, count: int) -> Segments:
         """The segments of a product, whose lanes are as many as it counts."""
+        # Bands of a stream share their lists, which are looked at once.
         planar = i[OPCODE] == PLANAR
         key = (i[SEGMENTS], count, planar)
         segments = self._segments.get(key)
@@ -207,6 +223,7 @@ def verify(plan: Plan) -> None:
     """
     program = Program(plan.program, len(plan.instructions))
     image = int(np.prod(plan.input_shape))
+    # In program order: what an instruction may read is what those before it wrote.
     owners = _Owners()
     for number, instruction in enumerate(plan.instructions):
         if program[number][OPCODE] != instruction.opcode:
@@ -224,6 +241,7 @@ def verify(plan: Plan) -> None:
             for start, stop in ranges:
                 if not 0 <= start <= stop <= size:
                     _fail(number, instruction, "touches %d:%d of %d floats", start, stop, size)
+        # The buffers that the planner meant. That others' floats lie at the same place is no excuse.
         known = (*instruction.reads, *instruction.writes)
         # A range that crosses from one buffer into a neighbour may consist of two that are right.
         if not all(owners.hold(start, stop, known) for start, stop in reads):
@@ -235,6 +253,7 @@ def verify(plan: Plan) -> None:
             (access.scratch, scratch, instruction.scratch),
             (access.writes, writes, instruction.writes),
         ):
+            # Blocks of one buffer are neighbours: merged, they are one range to look up.
             whole = all(_buffer_around(start, stop, own) for start, stop in merged)
             for start, stop in merged if whole else raw:
                 buffer = _buffer_around(start, stop, own)
@@ -261,6 +280,7 @@ def verify_partition(
         PlanError: with the instruction and the rule that it breaks.
     """
     count = len(plan.instructions)
+    # Nothing is taken from the shares that were meant: each program is read as any other.
     whole, parts = Program(plan.program, count), [Program(p, count) for p in programs]
     for first, last, together in phases:
         reads: list[list[Range]] = [[] for _ in parts]
@@ -281,9 +301,11 @@ def verify_partition(
                 reads[thread] += access.reads
                 writes[thread] += access.writes
                 output[thread] += access.output
+            # A thread that writes too little would leave floats of an earlier run.
             complete = _merged(written) == _merged(proved.writes)
             complete &= _merged(returned) == _merged(proved.output)
             _require(complete, "the threads leave gaps in instruction %d", number)
+        # Memory that the threads have in common comes before their own.
         shared = plan.arena - plan.per_thread
         for thread in range(len(parts)):
             mine = [r for r in writes[thread] if r[0] < shared]
@@ -302,6 +324,7 @@ def contained(part: Access, whole: Access, number: int = 0) -> None:
         PlanError: one does not.
     """
     for name in Access.__slots__:
+        # Neighbouring ranges are joined first: a share may cross the border between two blocks that were proved.
         around = _merged(getattr(whole, name))
         starts = [start for start, _ in around]
         for start, stop in _merged(getattr(part, name)):
@@ -348,6 +371,7 @@ class _Owners:
 
     def hold(self, start: int, stop: int, buffers: Sequence[Buffer]) -> bool:
         """Whether one of the buffers has written all of a range and no other one has since."""
+        # The first interval that ends after `start`; it must cover all of the range, since neighbours are joined.
         at = bisect_right(self._stops, start)
         return start == stop or (
             at < len(self._starts)
@@ -393,6 +417,8 @@ def _buffer_around(start: int, stop: int, buffers: Sequence[Buffer]) -> Buffer |
 
 def _merged(ranges: Sequence[Range]) -> list[Range]:
     """The same floats in sorted ranges that neither overlap nor touch. A range that ends before it starts is kept."""
+    if len(ranges) < 2:
+        return [*ranges]
     ordered = sorted(ranges)
     merged = ordered[:1]
     for start, stop in ordered[1:]:
@@ -407,6 +433,8 @@ def _merged(ranges: Sequence[Range]) -> list[Range]:
 
 def _overlap(a: Sequence[Range], b: Sequence[Range]) -> bool:
     """Whether two lists of merged ranges have a float in common."""
+    if not a or not b or a[-1][1] <= b[0][0] or b[-1][1] <= a[0][0]:
+        return False
     starts = [start for start, _ in b]
     for start, stop in a:
         # The last range of b that begins before this one ends is the one that reaches furthest.
@@ -433,6 +461,7 @@ def _separate(
 
 def _wrong_overlaps(access: Access, in_place: bool) -> bool:
     """Whether reads and writes overlap other than block upon block of a residual, which nothing else reads."""
+    # Every pair of ranges. Only instructions that write over their residual get here.
     read, written = (np.array(r, np.int64).reshape(-1, 2) for r in (access.reads, access.writes))
     overlaps = (read[:, None, 0] < written[None, :, 1]) & (written[None, :, 0] < read[:, None, 1])
     same = (read[:, None] == written[None]).all(axis=2)
@@ -475,7 +504,7 @@ def _pointwise(i: Fields, program: Program, access: Access) -> None:
     _require(i[GROUP] >= 1, "a group has no pixels")
     _require(i[SINGLE] == 0 or last - first <= 1, "a layer of a single pixel has several")
     # A pixel's last lanes are not read; whole vectors are counted all the same.
-    access.reads += [(o + first * LANES, o + last * LANES) for o, _ in segments.pairs]
+    access.reads += [(o + first * LANES, o + last * LANES) for o in segments.offsets]
     _packed(i, access)
     _results(i, access, [(first, last)])
 
@@ -488,6 +517,7 @@ def _window(i: Fields, segments: Segments, access: Access, width: int) -> None:
     size = i[INPUT_BLOCKS] * ((group - 1) * stride + i[KERNEL_ROWS]) * pitch
     access.scratch.append((i[SCRATCH], i[SCRATCH] + size))
     # From a tap's first pixel to its last one, which is the last column of the last row.
+    # The copy is [blocks][rows][phases][columns]; a tap is a constant distance in it.
     extent = (group - 1) * stride * pitch + (i[OUT_COLUMNS] - 1) * width
     inside = segments.least >= 0 and segments.end + extent <= size
     _require(inside, "taps read %d to %d of %d floats", segments.least, segments.end + extent, size)
@@ -510,6 +540,7 @@ def _dense(i: Fields, program: Program, access: Access) -> None:
     line = i[COLUMNS] * LANES
     if i[COPY]:
         _window(i, segments, access, LANES)
+        # Rows of the map that the windows of rows first to last - 1 cover; rows of padding are not read.
         start = max(first * i[STRIDE] - i[TOP], 0)
         stop = (last - 1) * i[STRIDE] - i[TOP] + i[KERNEL_ROWS]
         stop = max(min(stop, i[ROWS]), start)
@@ -518,8 +549,10 @@ def _dense(i: Fields, program: Program, access: Access) -> None:
             access.reads += [(x + start * line, x + stop * line) for x in inputs]
     else:
         begin, end = first * line, (last - 1) * line + (i[OUT_COLUMNS] - 1) * LANES
-        taps = ((o + begin, o + end + n) for o, n in segments.pairs)
+        pairs = zip(segments.offsets, segments.counts, strict=True)
+        taps = ((o + begin, o + end + n) for o, n in pairs)
         whole = ((a // LANES * LANES, -(-b // LANES) * LANES) for a, b in taps)
+        # Windows overlap: a 7x7 one has 49 ranges a block, which are a few when joined.
         access.reads += _merged([*whole])
     _rows(i, access)
 
@@ -536,6 +569,7 @@ def _depthwise(i: Fields, program: Program, access: Access) -> None:
     out_rows, out_columns = i[OUT_ROWS], i[OUT_COLUMNS]
     for size, made, padding in ((rows, out_rows, i[TOP]), (columns, out_columns, i[LEFT])):
         _require(stride in (1, 2) and padding in (0, 1), "stride %d, padding %d", stride, padding)
+        # The last window may hang over the far edge by as much as is padded.
         reach = (made - 1) * stride + 3 - padding
         fits = made >= 1 and reach <= size + padding
         _require(fits, "%d windows leave %d pixels", made, size)
@@ -577,6 +611,7 @@ def _patches(first: int, last: int, side: int, rows: int, columns: int) -> list[
     """The pixels that patches first to last make, as ranges. Patches are numbered row by row."""
     across = -(-columns // side)
     pixels = []
+    # A strip is a row of patches. All of it is one range of pixels; part of it one range in each row.
     for strip in range(first // across, -(-last // across)):
         left = max(first - strip * across, 0) * side
         right = min(min(last - strip * across, across) * side, columns)
@@ -615,6 +650,7 @@ def _vectors(i: Fields, program: Program, access: Access) -> None:
     floats = i[PIXELS] * LANES
     access.writes.append((i[Y], i[Y] + floats))
     access.reads.append((i[X], i[X] + floats))
+    # -1 stands for no second operand.
     if i[OPCODE] == ADD and i[OTHER] >= 0:
         access.reads.append((i[OTHER], i[OTHER] + floats))
     if i[OPCODE] == AFFINE:
@@ -669,6 +705,7 @@ def _store_output(i: Fields, program: Program, access: Access) -> None:
     _require(min(sources, default=-1) >= 0, "an output has channels of no place")
     _require(min(i[CHANNEL_PITCH], i[PIXEL_PITCH]) >= 1, "an output's pitches are not positive")
     _strided(sources, i[PIXELS], access)
+    # The place of the last pixel of the last channel.
     last = (i[DEPTH] - 1) * i[CHANNEL_PITCH] + (i[PIXELS] - 1) * i[PIXEL_PITCH]
     access.output.append((i[Y], i[Y] + last + 1))
 

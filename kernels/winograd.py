@@ -259,6 +259,7 @@ def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
         transformed = at(arena, instruction[SCRATCH])
         patch = at(transformed, size * size * (input_blocks + instruction[BLOCKS]) * group * LANES)
         half = at(patch, size * size * LANES)
+        # A deferred ReLU is one instruction for each vector that is loaded; minus infinity lets everything pass.
         low = splat(-INFINITY)
         if instruction[RELU_ON_LOAD]:
             low = splat(0.0)
@@ -266,6 +267,7 @@ def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
         for t in range(count):
             i = (first + t) // across
             top, left = i * side - 1, (first + t - i * across) * side - 1
+            # Most patches lie inside of the map and are read where they lie; only those at the edges are copied.
             inside = top >= 0 and left >= 0 and top + size <= rows and left + size <= columns
             for block in range(input_blocks):
                 x = at(arena, inputs[block])
@@ -304,6 +306,7 @@ def _outputs(
         for t in range(count):
             i = (first + t) // across
             top, left = i * side, (first + t - i * across) * side
+            # The last patches hang over the edges, where what they make is dropped.
             height, width = min(side, rows - top), min(side, columns - left)
             for block in range(blocks):
                 source = at(products, (block * group + t) * LANES)
@@ -366,6 +369,7 @@ def winograd(
             _inputs_6(instruction, program, arena, first, count)
         else:
             _inputs_4(instruction, program, arena, first, count)
+        # One matrix product for each point. All of them run on the register tile, with the group's patches as pixels.
         for e in range(points):
             x = at(transformed, e * input_blocks * group * LANES)
             y = at(products, e * blocks * group * LANES)

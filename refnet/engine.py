@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from refnet.kernels import plan as plans
     from refnet.kernels import runner as runners
 
-#: Bytes that the plans of one model and an arena for the largest of them may take; the oldest plan goes first. The
-#: newest is kept whatever it takes.
-PLAN_MEMORY = 256 << 20
+#: Bytes that the plans of a model may take. The oldest goes first; the newest is kept whatever it takes.
+PLAN_MEMORY = 32 << 20
+#: Bytes that an arena may have beyond what the newest plan needs, because an older one that is kept needs them.
+ARENA_MEMORY = 256 << 20
 
 
 def unavailable() -> str | None:
@@ -78,18 +79,19 @@ class Engine:
         return runner
 
     def _forget(self) -> None:
-        """Drop the oldest plans until the others fit into PLAN_MEMORY."""
+        """Drop the oldest plans until the others fit into PLAN_MEMORY and ARENA_MEMORY."""
         runners = self._runners
-        taken = sum(runner.plan.nbytes for runner in runners.values())
-        while len(runners) > 1 and taken + self._largest() > PLAN_MEMORY:
-            _, oldest = runners.popitem(last=False)
-            taken -= oldest.plan.nbytes
-        if self._arenas is not None:
-            self._arenas.most = self._largest() // 4
+        *_, newest = runners.values()
 
-    def _largest(self) -> int:
-        """Bytes of the largest arena that a kept plan needs."""
-        return 4 * max(runner.arena for runner in self._runners.values())
+        def fit() -> bool:
+            plans = sum(runner.plan.nbytes for runner in runners.values())
+            arena = max(runner.arena for runner in runners.values())
+            return plans <= PLAN_MEMORY and 4 * (arena - newest.arena) <= ARENA_MEMORY
+
+        while len(runners) > 1 and not fit():
+            runners.popitem(last=False)
+        assert self._arenas is not None  # since there is a plan
+        self._arenas.most = max(runner.arena for runner in runners.values())
 
     def plan(self, shape: tuple[int, ...] | None = None) -> plans.Plan:
         """The plan for images of `shape` (C, H, W), by default the graph's own; `plan.explain()` shows it."""
@@ -102,6 +104,8 @@ class Engine:
         except Exception as error:  # such as a REFNET_LANES that no CPU has
             raise BackendError(f"the compiled backend cannot run here: {error}") from error
         channels, height, width = shape
+        if reason := _beyond(self.graph):
+            raise BackendError(f"the compiled backend cannot run {self.graph.name}: {reason}")
         if self._compiler is None:
             self._compiler = compilers.Compiler(self.graph, self._weights)
             self._arenas, self._weights = runners.Arenas(), {}
@@ -117,6 +121,24 @@ class Engine:
             raise BackendError(
                 f"the compiled backend cannot run here: {type(error).__name__}: {error}"
             ) from error
+
+
+#: What attributes the kernels know of operations that have others too.
+_KNOWN = {
+    "average_pool": {"kernel", "stride", "padding"},
+    "max_pool": {"kernel", "stride", "padding"},
+}
+
+
+def _beyond(graph: Graph) -> str | None:
+    """Which layer asks for more of its operation than the kernels know; None where none does."""
+    for node in graph.nodes:
+        more = sorted(set(node.attributes) - _KNOWN.get(node.op, set(node.attributes)))
+        if node.op == "softmax" and not isinstance(node.attributes["axis"], int):
+            more = ["several axes"]
+        if more:
+            return f"the engine has no kernel for {node.op!r} with {', '.join(more)} ({node.name})"
+    return None
 
 
 def warmup() -> str:

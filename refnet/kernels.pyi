@@ -32,6 +32,7 @@ from kernels import (
     simd_llvm as simd_llvm,
     softmax as softmax,
     streaming as streaming,
+    trust as trust,
     upsample as upsample,
     verify as verify,
     winograd as winograd,

@@ -122,8 +122,7 @@ def test_plans_are_kept_by_their_memory(monkeypatch: pytest.MonkeyPatch) -> None
     first, second, third = (model.engine.runner(size) for size in sizes(3))
     assert list(model.engine._runners.values()) == [first, second, third]
     kept = (first, second, third)
-    three = sum(r.plan.nbytes for r in kept) + 4 * max(r.arena for r in kept)
-    monkeypatch.setattr(engines, "PLAN_MEMORY", three)
+    monkeypatch.setattr(engines, "PLAN_MEMORY", sum(r.plan.nbytes for r in kept))
     fourth = model.engine.runner((3, 149, 149))
     assert list(model.engine._runners.values())[-1] is fourth
     assert first not in model.engine._runners.values()
@@ -136,8 +135,18 @@ def test_plans_are_kept_by_their_memory(monkeypatch: pytest.MonkeyPatch) -> None
     assert model.engine._arenas.most == small.arena < large.arena
 
 
+def test_a_plan_of_a_far_larger_arena_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two large sizes in turn are both kept: the newest needs that arena itself."""
+    monkeypatch.setattr(engines, "ARENA_MEMORY", 0)
+    engine = model_of().engine
+    large = [engine.runner((3, 400, 400)), engine.runner((3, 400, 402))]
+    assert list(engine._runners.values()) == large
+    small = engine.runner((3, 150, 150))
+    assert list(engine._runners.values()) == [small]
+
+
 def test_many_image_sizes_take_no_more_memory_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "PLAN_MEMORY", 4 << 20)
+    monkeypatch.setattr(engines, "PLAN_MEMORY", 2 << 20)
     model = model_of()
 
     def run(count: int) -> int:

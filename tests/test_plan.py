@@ -85,6 +85,13 @@ def test_explain_names_every_layer_and_its_kernel() -> None:
     assert "F(4x4,3x3)" in text and "ReLU on load" in text and "MiB of scratch" in text
 
 
+def test_explain_names_the_fields_too() -> None:
+    """The first layer of pfld, 3 x 3 with stride 2 and padding 1 on 112 x 112 pixels."""
+    _, first, named, *_ = compiled("pfld", width=0.25).explain(fields=True).splitlines()
+    assert first.split()[:2] == ["0", "planar"]
+    assert {"ROWS 112", "KERNEL_ROWS 3", "STRIDE 2", "TOP 1"} <= {*named.strip().split(", ")}
+
+
 @pytest.mark.parametrize("change", ["groups", "dilation", "stride", "softmax"])
 def test_what_the_engine_cannot_run_is_said(change: str) -> None:
     net = checks.Net((6, 8, 8))
