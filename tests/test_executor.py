@@ -17,6 +17,7 @@ from refnet.kernels import executor, machine_code
 from refnet.kernels import runner as runners
 from refnet.passes import fold
 from refnet.random_weights import random_weights
+from refnet.networks.lffd import LAYERS
 from tests import kernel_checks as checks
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -26,7 +27,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("pfld-ultralight-slim", {"width": 0.125, "input_size": 64}),
     ("pfld-ghostone", {"input_size": 80}),
     ("pfld-polaris", {"activation": "relu6", "conv2": "depthwise", "bn8": "applied"}),
-    *((name, {"input_size": (141, 133)}) for name in refnet.networks() if "lffd" in name),
+    *((name, {"input_size": (141, 133)}) for name in LAYERS),
+    ("lffd-light", {"input_size": (192, 128)}),
     ("lffd-face-v1", {"input_size": (127, 160), "residual": "post-activation"}),
     ("basketnet", {"input_size": (150, 131)}),
     ("tinynet", {"input_size": (61, 47)}),

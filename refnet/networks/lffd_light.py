@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from refnet.arrays import Array
 from refnet.builder import POINTWISE, Builder, Window
 from refnet.graph import Graph
-from refnet.networks.options import check_choice, check_size, check_width, size_of
+from refnet.networks.options import check_choice, check_multiple, check_width, size_of
 from refnet.networks.pfld import FORMS
 
 STEM = Window(3, stride=2, padding=1)
@@ -72,11 +72,11 @@ class _Blocks(Builder):
         return self.add("max_pool", name, x, kernel=(2, 2), stride=(2, 2), padding=(0, 0))
 
 
-def lffd_light(width: float = 1.0, input_size: Any = (480, 640), form: str = "training") -> Graph:
+def lffd_light(width: float = 1.0, input_size: Any = (512, 640), form: str = "training") -> Graph:
     """The light face detector: 4 branches at strides 8 to 64, faces from 8 pixels up, five points each."""
     name = "lffd-light"
     width = check_width(name, width, lambda w: int(STEM_CHANNELS * w) >= 1)
-    size = check_size(name, input_size)
+    size = check_multiple(name, input_size, STRIDES[-1])
     form = check_choice(name, "form", form, FORMS)
 
     def scaled(channels: int) -> int:
