@@ -63,9 +63,10 @@ class Arenas:
         held = getattr(local, "floats", 0)
         if held < floats or held > max(floats, self.most):
             local.version = getattr(local, "version", 0) + 1
-            local.memory = None  # before its successor is there, so that memory never holds both
-            local.floats = max(floats, LANES)
-            local.memory = aligned(local.floats)
+            # Given back before its successor is there, so that memory never holds both.
+            local.memory, local.floats = None, 0
+            local.memory = aligned(max(floats, LANES))
+            local.floats = len(local.memory)
         return address(local.memory)
 
 

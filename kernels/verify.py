@@ -10,6 +10,7 @@ buffer meanwhile counts as never written.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -222,7 +223,8 @@ def verify(plan: Plan) -> None:
         PlanError: with the instruction and the range that break the rule.
     """
     program = Program(plan.program, len(plan.instructions))
-    image = int(np.prod(plan.input_shape))
+    arena, image = plan.arena, math.prod(plan.input_shape)
+    sizes = (arena, arena, arena, len(plan.weights), image, plan.output_size)
     # In program order: what an instruction may read is what those before it wrote.
     owners = _Owners()
     for number, instruction in enumerate(plan.instructions):
@@ -230,33 +232,28 @@ def verify(plan: Plan) -> None:
             _fail(number, instruction, "is not a %s", OPCODES[instruction.opcode])
         access = accessed(program, number)
         reads, writes, scratch = map(_merged, (access.reads, access.writes, access.scratch))
-        for ranges, size in (
-            (reads, plan.arena),
-            (writes, plan.arena),
-            (scratch, plan.arena),
-            (access.weights, len(plan.weights)),
-            (access.image, image),
-            (access.output, plan.output_size),
-        ):
+        touched = (reads, writes, scratch, access.weights, access.image, access.output)
+        for ranges, size in zip(touched, sizes, strict=True):
             for start, stop in ranges:
                 if not 0 <= start <= stop <= size:
                     _fail(number, instruction, "touches %d:%d of %d floats", start, stop, size)
         # The buffers that the planner meant. That others' floats lie at the same place is no excuse.
         known = (*instruction.reads, *instruction.writes)
-        # A range that crosses from one buffer into a neighbour may consist of two that are right.
-        if not all(owners.hold(start, stop, known) for start, stop in reads):
-            for start, stop in access.reads:
-                if not owners.hold(start, stop, known):
-                    _fail(number, instruction, "reads %d:%d, which nothing wrote", start, stop)
+        # A merged range that crosses from one buffer into a neighbour may consist of two that are right.
+        missing = owners.missing(reads, known) and owners.missing(access.reads, known)
+        if missing:
+            _fail(number, instruction, "reads %d:%d, which nothing wrote", *missing)
         _separate(number, instruction, access, reads, writes, scratch)
         for raw, merged, own in (
             (access.scratch, scratch, instruction.scratch),
             (access.writes, writes, instruction.writes),
         ):
             # Blocks of one buffer are neighbours: merged, they are one range to look up.
-            whole = all(_buffer_around(start, stop, own) for start, stop in merged)
-            for start, stop in merged if whole else raw:
-                buffer = _buffer_around(start, stop, own)
+            placed = [_buffer_around(start, stop, own) for start, stop in merged]
+            ranges = merged
+            if None in placed:
+                ranges, placed = raw, [_buffer_around(start, stop, own) for start, stop in raw]
+            for (start, stop), buffer in zip(ranges, placed, strict=True):
                 if buffer is None:
                     _fail(number, instruction, "writes %d:%d, not its own", start, stop)
                 else:
@@ -379,6 +376,13 @@ class _Owners:
             and stop <= self._stops[at]
             and self._buffers[at] in buffers
         )
+
+    def missing(self, ranges: Iterable[Range], buffers: Sequence[Buffer]) -> Range | None:
+        """The first of the ranges that none of the buffers holds."""
+        for start, stop in ranges:
+            if not self.hold(start, stop, buffers):
+                return start, stop
+        return None
 
     def write(self, start: int, stop: int, buffer: Buffer) -> None:
         """Note that a buffer has written to a range."""

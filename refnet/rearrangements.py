@@ -372,7 +372,9 @@ def upsample_shape(
 ) -> Shape:
     (shape,) = inputs
     if len(shape) != 3 or min(factor) < 1:
-        raise ShapeError(f"{shape} cannot be upsampled by {factor}")
+        raise ShapeError(
+            f"upsampling takes a map (C, H, W) and whole factors from 1 on, not {shape} and {factor}"
+        )
     return shape[0], shape[1] * factor[0], shape[2] * factor[1]
 
 

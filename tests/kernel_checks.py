@@ -37,7 +37,7 @@ DIRECT, WINOGRAD = 2e-5, 2e-4
 
 @functools.cache
 def at_lanes(lanes: int) -> ModuleType:
-    """The package `refnet.kernels`, its compiler, guard and runner imported, with vectors of so many lanes. Loaded, and
+    """The package `refnet.kernels`, its compiler, executor, guard and runner imported, with vectors of so many lanes. Loaded, and
     compiled if need be, once a process."""
     package, name = refnet.kernels, "refnet.kernels"
     if lanes != simd.LANES:
@@ -50,7 +50,7 @@ def at_lanes(lanes: int) -> ModuleType:
         spec.loader.exec_module(package)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REFNET_LANES", str(lanes))
-        for module in ("compiler", "guard", "runner", "partition"):
+        for module in ("compiler", "executor", "guard", "partition", "runner"):
             importlib.import_module(f"{name}.{module}")
     assert lanes == package.simd.LANES
     return package

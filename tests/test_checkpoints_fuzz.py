@@ -18,6 +18,9 @@ from refnet.checkpoints import identify, read
 from refnet.checkpoints.safetensors_file import write_safetensors
 from tests import checkpoint_files as files
 
+# What is made of a polaris file without its activation is tested in test_checkpoints_identify.py.
+pytestmark = pytest.mark.filterwarnings("ignore:.*the file does not say whether:RuntimeWarning")
+
 SECONDS_AT_MOST = (
     5.0  # of the processor; a damaged file of a few kilobytes takes about a millisecond
 )

@@ -205,3 +205,20 @@ def test_an_arena_is_replaced_only_where_it_is_too_small_or_far_too_large() -> N
     arenas.most = 1500
     arenas.reserve(10)
     assert (arenas.local.version, arenas.local.floats) == (3, max(10, simd.LANES))
+
+
+def test_a_model_goes_on_after_a_size_for_which_there_is_no_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x = model_of(), checks.image((3, 150, 160))
+    expected = model(x)
+
+    def refuse(floats: int) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "aligned", refuse)
+        with pytest.raises(MemoryError):
+            model(checks.image((3, 400, 400)))
+    for y, e in zip(model(x), expected, strict=True):
+        assert_array_equal(y, e)
