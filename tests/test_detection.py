@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from refnet.detection.detector import HEADS, FaceDetector
 from refnet.detection.geometry import BranchGeometry, geometry
 from refnet.detection.head import HeadSettings
 from refnet.detection.lffd import LFFDHead, decode_branch
+from refnet.detection.light import decode_cells
 from refnet.detection.tiling import tiles
 from refnet.errors import ImageError, OptionError
 from refnet.graph import Graph
@@ -621,7 +623,9 @@ def test_the_light_detector_takes_images_of_any_size() -> None:
         found = detector.detect(image)
         padded = np.zeros((-(-height // 64) * 64, -(-width // 64) * 64, 3), np.uint8)
         padded[:height, :width] = image
-        whole = FaceDetector(model, threshold=0.3, resize_scale=1, nms=None, clip=False).detect(padded)
+        whole = FaceDetector(model, threshold=0.3, resize_scale=1, nms=None, clip=False).detect(
+            padded
+        )
         assert len(found) and len(found) <= len(whole)
         assert (found.boxes[:, 2] <= width).all() and (found.boxes[:, 3] <= height).all()
         assert found.keypoints is not None and found.keypoints.shape == (len(found), 5, 2)

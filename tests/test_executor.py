@@ -15,9 +15,9 @@ import refnet
 from refnet import reference
 from refnet.kernels import executor, machine_code
 from refnet.kernels import runner as runners
+from refnet.networks.lffd import LAYERS
 from refnet.passes import fold
 from refnet.random_weights import random_weights
-from refnet.networks.lffd import LAYERS
 from tests import kernel_checks as checks
 
 CASES: list[tuple[str, dict[str, Any]]] = [
