@@ -15,15 +15,32 @@
     │   └── UnsupportedError    a format or another engine lacks an operation of a network
     └── DependencyError         an optional package is needed and absent
 
-A message says what was given, what was expected and what to do.
+A message says what was given, what was expected and what to do. It may quote names out of files; what a terminal would
+obey rather than show is escaped.
 """
 
 import os
 from typing import Any
 
 
+def printable(text: str) -> str:
+    """`text` in one line that does nothing to a terminal: what is no visible character is escaped, as "\\x1b".
+
+    Names in a file, and names of files, may hold anything. Text that is escaped already stays as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 class RefnetError(Exception):
     """The root of the tree: `except refnet.RefnetError` catches all that refnet raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ShapeError(RefnetError, ValueError):

@@ -11,19 +11,21 @@ of size and centre. Pixels before 0 or after the last one are padding. Paths tha
 The size is an extent: windows whose stride or dilation outgrows the kernel before them leave pixels in
 it unseen.
 
-An operation of `refnet.ops` has two rules made of this, each a function of the node's attributes:
+An operation of `refnet.ops` has three rules made of this, each a function of the node's attributes:
 
     field(inputs, shapes, **attributes)  -> field of the output, from the fields and shapes of the inputs
     reads(region, shape, **attributes)   -> region of an input that a region of the output depends on
+    makes(region, shape, inputs, parameters, **attributes)
+                                         -> region of the output that is made where `region` is asked for
 
-`layer_field` and `layer_reads` are the rules of all operations that either slide a window or keep every
-unit in its place.
+`layer_field`, `layer_reads` and `same_makes` are the rules of all operations that either slide a window or
+keep every unit in its place.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
@@ -238,6 +240,92 @@ def layer_reads(
         region.left * stride[1] - padding[1],
         (region.right - 1) * stride[1] - padding[1] + dilation[1] * (kernel[1] - 1) + 1,
     )
+
+
+def all_reads(region: Region | None, shape: Shape, /, **attributes: Any) -> Region | None:
+    """All of the input, whatever part of the output is asked for."""
+    return whole(shape) if len(shape) == 3 else None
+
+
+def same_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    /,
+    **attributes: Any,
+) -> Region:
+    """Any region of the output can be made alone."""
+    return region
+
+
+def all_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    /,
+    **attributes: Any,
+) -> Region:
+    """All of an output of `shape` is made at once."""
+    return whole(shape)
+
+
+def scaled_field(
+    seen: ReceptiveField, factor: Pair, reach: tuple[Pair, Pair]
+) -> ReceptiveField | None:
+    """The field of a map with `factor` times the units of the one that `seen` belongs to.
+
+    Args:
+        reach: for rows and columns (least, most): unit u depends on the input's units from at least
+            (u + least) / factor to at most (u + most) / factor.
+
+    Returns:
+        The least extent that is the same for all units; None where their distance is no whole number of
+        pixels.
+    """
+    if any(jump % f for jump, f in zip(seen.jump, factor, strict=True)):
+        return None
+    rows, columns = (
+        Axis(axis.first + axis.jump // f * least, axis.last + axis.jump // f * most, axis.jump // f)
+        for axis, f, (least, most) in zip((seen.rows, seen.columns), factor, reach, strict=True)
+    )
+    return replace(seen, rows=rows, columns=columns)
+
+
+def moved_field(seen: ReceptiveField, start: Pair, step: Pair) -> ReceptiveField:
+    """The field of the units start, start + step, ... of a map; a negative start is a border."""
+    rows, columns = (
+        Axis(axis.first + a * axis.jump, axis.last + a * axis.jump, axis.jump * b)
+        for axis, a, b in zip((seen.rows, seen.columns), start, step, strict=True)
+    )
+    return replace(seen, rows=rows, columns=columns)
+
+
+def broadcast_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape], **attributes: Any
+) -> ReceptiveField | None:
+    """The union of the fields of the larger maps.
+
+    One value for a whole map is a gate: it changes how much a unit sees, not where.
+    """
+    maps = [
+        s
+        for s, shape in zip(inputs, shapes, strict=True)
+        if len(shape) == 3 and shape[1:] != (1, 1)
+    ]
+    return _union(maps or inputs)
+
+
+def broadcast_reads(region: Region | None, shape: Shape, **attributes: Any) -> Region | None:
+    """The same region, and all of a side of 1, which is repeated."""
+    if len(shape) != 3:
+        return None
+    if region is None:
+        return whole(shape)
+    top, bottom = (0, 1) if shape[1] == 1 else (region.top, region.bottom)
+    left, right = (0, 1) if shape[2] == 1 else (region.left, region.right)
+    return Region(top, bottom, left, right)
 
 
 def _union(inputs: Sequence[ReceptiveField]) -> ReceptiveField | None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from refnet.cli.arguments import add_options, parse_options
 from refnet.engine import Engine
+from refnet.exchange.graphs import read_graph
 from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
-from refnet.networks import build
 from refnet.random_weights import random_weights
 
 
@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         description="Show a network layer by layer: output shape, parameters, multiply-accumulates, "
         "receptive field and jump (pixels between neighbouring units).",
     )
-    parser.add_argument("network", help="a name that `refnet models` lists")
+    parser.add_argument("network", help="a name that `refnet models` lists, or an ONNX file")
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    graph = build(arguments.network, **parse_options(arguments.option))
+    graph = read_graph(arguments.network, parse_options(arguments.option))
     if arguments.plan:
         print(Engine(graph, random_weights(graph)).plan().explain())
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ def add_parser(subparsers: Any) -> None:
         "file.",
     )
     parser.add_argument(
-        "network", help="a name that `refnet models` lists, or a file made by `refnet convert`"
+        "network",
+        help="a name that `refnet models` lists, a file made by `refnet convert`, or an ONNX file",
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="a checkpoint; needed where NETWORK is a name"
@@ -46,7 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         zip(model.graph.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
     )
     buffer = io.BytesIO()
-    np.savez(buffer, **named)  # type: ignore[arg-type]  # names are ours, none is a keyword
+    with zipfile.ZipFile(buffer, "w") as archive:  # as np.savez, which takes no array called "file"
+        for name, array in named.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
     write_file(arguments.output, [buffer.getvalue()])
     for name, array in named.items():
         shape = " × ".join(map(str, array.shape))

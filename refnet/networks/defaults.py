@@ -76,14 +76,14 @@ class Detection:
         nms_threshold, overlap: as `threshold` and `overlap` of `refnet.detection.nms.suppress`.
         head: what turns the outputs into boxes, a key of `refnet.detection.detector.HEADS`.
         object_ranges: of each branch, the smallest and the largest longer side in pixels of the
-            objects that it is trained for.
+            objects that it is trained for; empty where its head has no use for them.
         minimum_side: images whose shorter side is less are enlarged to it.
     """
 
     classes: tuple[str, ...]
     threshold: float
     nms_threshold: float
-    object_ranges: tuple[Pair, ...]
+    object_ranges: tuple[Pair, ...] = ()
     overlap: str = "lower-area"
     head: str = "lffd"
     minimum_side: int = 128  # of the official code: below it the branch of stride 64 has no unit
