@@ -280,7 +280,7 @@ def load(
 
             if unknown := [key for key in options if key != "input_size"]:
                 raise OptionError(
-                    f"{name} is no network that refnet builds; of such an ONNX file only input_size can be "
+                    f"{name_or_file} is no network that refnet builds; of such an ONNX file only input_size can be "
                     f"chosen, not {', '.join(unknown)}"
                 ) from None
             graph, tensors = read_network(weights, **options)
