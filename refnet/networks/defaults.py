@@ -86,6 +86,7 @@ class Detection:
         head: what turns the outputs into boxes, a key of `refnet.detection.detector.HEADS`.
         object_ranges: of each branch, the smallest and the largest longer side in pixels of the
             objects that it is trained for; empty where its head has no use for them.
+        minimum_side: images whose shorter side is less are enlarged to it.
     """
 
     classes: tuple[str, ...]
@@ -94,6 +95,7 @@ class Detection:
     object_ranges: tuple[Pair, ...] = ()
     overlap: str = "lower-area"
     head: str = "lffd"
+    minimum_side: int = 128  # of the official code: below it the branch of stride 64 has no unit
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ DEFAULTS: Mapping[str, Defaults] = {
     "lffd-plate-small": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
     "lffd-light": Defaults(
         Preprocessing(multiple=64),
-        Detection(("face",), 0.5, 0.45, _LIGHT_RANGES, overlap="iou", head="light"),
+        Detection(
+            *(("face",), 0.5, 0.45, _LIGHT_RANGES), overlap="iou", head="light", minimum_side=1
+        ),
     ),
     "basketnet": Defaults(
         Preprocessing("rgb", divide=255.0),
@@ -154,6 +158,9 @@ DEFAULTS: Mapping[str, Defaults] = {
 
 #: Of networks that are not listed: any size, R, G, B in [0, 1] in the order B, G, R, nothing to detect.
 NEUTRAL = Defaults()
+
+#: The networks that find landmarks.
+LANDMARKERS = tuple(name for name in DEFAULTS if name.startswith("pfld"))
 
 
 def defaults_of(network: Graph | str) -> Defaults:

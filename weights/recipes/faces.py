@@ -139,10 +139,10 @@ def train(
 
 def measured(model: Model, data: Path) -> dict[str, float]:
     """Figures of a detector on the validation photos."""
-    detector = FaceDetector(model, threshold=0.02, resize_scale=1)
+    detector = FaceDetector(model, threshold=0.02, scales=(1.0,))
 
     def detect(image: Array) -> tuple[Array, Array]:
-        found = detector.detect(image)
+        found = detector(image)
         return found.boxes, found.scores
 
     return on_validation(detect, data)
