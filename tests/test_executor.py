@@ -28,7 +28,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("pfld-ghostone", {"input_size": 80}),
     ("pfld-polaris", {"activation": "relu6", "conv2": "depthwise", "bn8": "applied"}),
     *((name, {"input_size": (141, 133)}) for name in LAYERS),
-    ("lffd-light", {"input_size": (192, 128)}),
+    ("lffd-light", {"input_size": (192, 256)}),
     ("lffd-face-v1", {"input_size": (127, 160), "residual": "post-activation"}),
     ("basketnet", {"input_size": (150, 131)}),
     ("tinynet", {"input_size": (61, 47)}),

@@ -36,13 +36,15 @@ def test_cells_are_decoded_by_the_formula() -> None:
 
 
 def test_images_of_any_size_are_continued_to_multiples_of_64() -> None:
-    """With zeros, to the right and below; what lies beyond the edges is no box."""
+    """With zeros, to the right and below, and to at least 192; what lies beyond the edges is no box."""
     model = seeded("lffd-light", width=0.25, input_size=(64, 64))
     detector = FaceDetector(model, threshold=0.3, scales=(1.0,), nms=None)
     for height, width in ((100, 130), (64, 64), (250, 70)):
         image = image_of(height, width)
         found = detector(image)
-        padded = np.zeros((-(-height // 64) * 64, -(-width // 64) * 64, 3), np.uint8)
+        padded = np.zeros(
+            (max(192, -(-height // 64) * 64), max(192, -(-width // 64) * 64), 3), np.uint8
+        )
         padded[:height, :width] = image
         whole = detector(padded)
         assert 0 < len(found) <= len(whole)
@@ -55,9 +57,11 @@ def test_images_of_any_size_are_continued_to_multiples_of_64() -> None:
 
 def test_tiles_give_the_result_of_the_whole() -> None:
     model = seeded("lffd-light", width=0.25, input_size=(64, 64))
-    detector = FaceDetector(model, threshold=0.45, scales=(1.0,))
+    detector = FaceDetector(model, threshold=0.45, scales=(1.0,), nms=None)
     image = image_of(150, 1400)
     whole, tiled = detector(image), detector(image, tile=1024)
     assert len(whole) > 10
-    np.testing.assert_allclose(tiled.boxes, whole.boxes, atol=1e-3)
-    np.testing.assert_allclose(tiled.scores, whole.scores, atol=1e-5)
+    # Sums in another order change the last bit of a score, and so the order of equal ones.
+    by_place = [np.lexsort(np.round(found.uncut, 2).T) for found in (whole, tiled)]
+    np.testing.assert_allclose(tiled.uncut[by_place[1]], whole.uncut[by_place[0]], atol=1e-3)
+    np.testing.assert_allclose(tiled.scores[by_place[1]], whole.scores[by_place[0]], atol=1e-5)

@@ -153,7 +153,8 @@ class PyramidHead(ABC):
             tile = TILE if height * width > TILED_ABOVE else max(height, width)
         if max(height, width) <= tile:
             return [Tile.whole(shape, len(self.branches))]
-        maps = self.graph.shapes((self.graph.input_shape[0], height, width))
+        size = self.preprocessing.input_size((height, width))
+        maps = self.graph.shapes((self.graph.input_shape[0], *size))
         units = [(maps[branch.tensor][1], maps[branch.tensor][2]) for branch in self.branches]
         return tiles(shape, tile, self.branches, units)
 

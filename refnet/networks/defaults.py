@@ -37,8 +37,8 @@ class Preprocessing:
     Attributes:
         channel_order: "bgr" or "rgb", the order that the network was trained on.
         divide, scale, shift: see above.
-        multiple: height and width of the input are multiples of it; images are continued with zeros
-            to the right and below.
+        multiple, least: height and width of the input are multiples of the one and at least the other;
+            images are continued with zeros to the right and below.
     """
 
     channel_order: str = "bgr"
@@ -46,10 +46,17 @@ class Preprocessing:
     scale: float = 1.0
     shift: float = 0.0
     multiple: int = 1
+    least: int = 1
 
     def __post_init__(self) -> None:
         if self.channel_order not in CHANNEL_ORDERS:
             raise OptionError(f"channel_order is 'bgr' or 'rgb', not {self.channel_order!r}")
+
+    def input_size(self, image_size: Sequence[int]) -> Pair:
+        """(height, width) of the input for images of this (height, width)."""
+        multiple = self.multiple
+        height, width = (-(-max(side, self.least) // multiple) * multiple for side in image_size)
+        return height, width
 
     def apply(self, images: Array | Sequence[Array]) -> Array:
         """The network's input, float32 (N, 3, H, W), for `images`: uint8 (H, W, 3) in BGR order, of one size."""
@@ -60,7 +67,7 @@ class Preprocessing:
         if self.channel_order == "rgb":
             channels_first = channels_first[:, ::-1]
         count, channels, *sides = channels_first.shape
-        height, width = (-(-side // self.multiple) * self.multiple for side in sides)
+        height, width = self.input_size(sides)
         if [height, width] == sides:
             x: Array = channels_first.astype(np.float32, order="C")
         else:
@@ -140,7 +147,7 @@ DEFAULTS: Mapping[str, Defaults] = {
     "lffd-plate": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
     "lffd-plate-small": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
     "lffd-light": Defaults(
-        Preprocessing(multiple=64),
+        Preprocessing(multiple=64, least=192),
         Detection(
             *(("face",), 0.5, 0.45, _LIGHT_RANGES), overlap="iou", head="light", minimum_side=1
         ),
