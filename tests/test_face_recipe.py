@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import refnet
+
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
+from weights.recipes import faces  # noqa: E402
 from weights.recipes.face_crops import BATCHES, SMALLEST, Batches, Crops, damaged  # noqa: E402
 from weights.recipes.face_loss import (  # noqa: E402
     EDGE,
@@ -21,6 +24,8 @@ from weights.recipes.face_loss import (  # noqa: E402
     iou,
 )
 from weights.recipes.face_photos import Photo, photos, store  # noqa: E402
+from weights.recipes.release import SECTIONS  # noqa: E402
+from weights.recipes.training import read_log  # noqa: E402
 
 STRIDES, RANGES = (8, 16), ((6.0, 44.0), (26.0, 112.0))
 
@@ -239,3 +244,26 @@ def test_overlaps_and_distance_are_the_papers() -> None:
     assert float(iou(a, b)) == pytest.approx(50 / 150, abs=1e-6)
     hull = 15**2 + 10**2
     assert float(diou(a, b)) == pytest.approx(1 - 50 / 150 + 25 / hull, abs=1e-6)
+
+
+def test_a_tiny_run_is_cut_off_goes_on_and_is_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weights.recipes.face_crops.BATCHES", (((128, 2), 1.0),))
+    data, out = write_data(tmp_path / "data"), tmp_path / "out"
+    call = ["--data", str(data), "--out", str(out), "--width", "0.25", "--steps", "3"]
+    assert faces.main([*call, "--minutes", "0"]) == 0
+    assert not (out / "result.json").exists()
+    assert faces.main([*call, "--raw", "0.4", "--report", "2"]) == 0
+    assert [line["step"] for line in read_log(out)] == [2, 3]
+    model = refnet.load(out / "lffd-light.safetensors")
+    assert model.graph.options["form"] == "inference"
+    card = (out / "lffd-light.md").read_text()
+    assert all(f"## {name}" in card for name in SECTIONS)
+    trained = refnet.load(out / "trained.safetensors", backend="numpy")
+    x = np.random.default_rng(0).integers(0, 256, (1, 3, 192, 192)).astype(np.float32)
+    lowered = np.log(0.4 / 0.6) - np.log(0.5 / 0.5)
+    for ours, theirs in zip(model(x), trained(x), strict=True):
+        half = 5e-3 * max(1.0, float(np.abs(theirs).max()))  # released weights are float16
+        np.testing.assert_allclose(ours[:, 0], theirs[:, 0] - lowered, atol=half)
+        np.testing.assert_allclose(ours[:, 1:], theirs[:, 1:], atol=half)

@@ -91,9 +91,22 @@ def prepared(module: GraphModule) -> None:
 
 
 def train(
-    photos: Path, out: Path, data: Path, settings: Mapping[str, Any], minutes: float | None
+    photos: Path,
+    out: Path,
+    data: Path,
+    settings: Mapping[str, Any],
+    *,
+    report: int,
+    minutes: float | None,
 ) -> tuple[Run, GraphModule]:
-    """Go on with the run in `out`, for `minutes` or to its end; the run and its averaged network."""
+    """Go on with the run in `out`, for `minutes` or to its end; the run and its averaged network.
+
+    Args:
+        photos: folder of `face_photos.store`.
+        data: where the validation photos are.
+        settings: width, steps, rate, seed, mixed; see the command's arguments.
+        report: steps between two measurements.
+    """
     graph = refnet.build("lffd-light", width=settings["width"])
     torch.manual_seed(settings["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -121,15 +134,15 @@ def train(
 
     student = GraphModule(graph)
 
-    def report() -> dict[str, float]:
+    def figures() -> dict[str, float]:
         student.load_state_dict(run.averaged)
         return measured(Model(graph, student.arrays()), data)
 
     run.train(
         loss,
-        report=report,
-        report_every=settings["report"],
-        save_every=min(200, settings["report"]),
+        report=figures,
+        report_every=report,
+        save_every=min(200, report),
         clip=5.0,
         minutes=minutes,
     )
@@ -168,9 +181,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photos = given.photos or given.out / "photos"
     if not (photos / "photos.npz").exists():
         print(f"{store(given.data, photos, sorted(given.data.glob('pfld/onnx/*.onnx')))} photos")
-    settings = {n: getattr(given, n) for n in ("width", "steps", "rate", "seed", "report", "mixed")}
+    settings = {n: getattr(given, n) for n in ("width", "steps", "rate", "seed", "mixed")}
     started = time.monotonic()
-    run, student = train(photos, given.out, given.data, settings, given.minutes)
+    run, student = train(
+        photos, given.out, given.data, settings, report=given.report, minutes=given.minutes
+    )
     print(f"{run.step} steps, {(time.monotonic() - started) / 60:.0f} minutes in this run")
     if run.step < settings["steps"]:
         return 0
