@@ -14,6 +14,7 @@ from refnet import OptionError, UnknownNetworkError, WeightsError
 from refnet.checkpoints import Checkpoint, identify, read, save
 from refnet.checkpoints.layers import Layer
 from refnet.checkpoints.names import from_lffd_pytorch, without_wrapper
+from refnet.networks.lffd import LAYERS
 from refnet.ops import OPS
 from refnet.random_weights import random_weights
 from tests import checkpoint_files as files
@@ -116,7 +117,7 @@ def test_files_of_torch_for_every_network(tmp_path: Path, name: str, zipped: boo
 # --- names of other programs
 
 
-@pytest.mark.parametrize("name", [n for n in refnet.networks() if n.startswith("lffd")])
+@pytest.mark.parametrize("name", LAYERS)
 def test_mxnet_names(tmp_path: Path, name: str) -> None:
     state = random_state(name, {"width": 0.25})
     path = tmp_path / "file.params"

@@ -15,6 +15,7 @@ import refnet
 from refnet import reference
 from refnet.kernels import executor, machine_code
 from refnet.kernels import runner as runners
+from refnet.networks.lffd import LAYERS
 from refnet.passes import fold
 from refnet.random_weights import random_weights
 from tests import kernel_checks as checks
@@ -26,7 +27,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("pfld-ultralight-slim", {"width": 0.125, "input_size": 64}),
     ("pfld-ghostone", {"input_size": 80}),
     ("pfld-polaris", {"activation": "relu6", "conv2": "depthwise", "bn8": "applied"}),
-    *((name, {"input_size": (141, 133)}) for name in refnet.networks() if "lffd" in name),
+    *((name, {"input_size": (141, 133)}) for name in LAYERS),
+    ("lffd-light", {"input_size": (192, 256)}),
     ("lffd-face-v1", {"input_size": (127, 160), "residual": "post-activation"}),
     ("basketnet", {"input_size": (150, 131)}),
     ("tinynet", {"input_size": (61, 47)}),
@@ -247,7 +249,7 @@ def test_values_come_before_any_other_error(model: refnet.Model) -> None:
     x = checks.image((3, 112, 112)).astype(np.float64)
     x[0, 0, 0, :2] = np.nan
     for given, options in (
-        (x, {"backend": "numba"}),
+        (x, {"backend": "compiled"}),
         (x, {"backend": "cuda"}),
         (x[:, :1].astype(np.float32), {}),
         (x, {"dtype": "float32"}),
@@ -268,7 +270,7 @@ def test_float64_takes_the_reference_and_says_so_when_asked_otherwise(model: ref
     x = checks.image((3, 112, 112)).astype(np.float64)
     assert model(x).dtype == np.float64  # type: ignore[union-attr]
     with pytest.raises(refnet.BackendError, match="computes in float32"):
-        model.run(x, backend="numba")
+        model.run(x, backend="compiled")
 
 
 def test_runs_do_not_grow_memory(model: refnet.Model) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from refnet.errors import ImageError
+from refnet.errors import FileError, ImageError
+from refnet.files import reading
 from refnet.media.images import IMAGE_SUFFIXES, opencv, read_image
 from refnet.ops import Array
 
@@ -143,8 +144,8 @@ def read_frames(sources: Iterable[Source]) -> Iterator[Frame]:
             if source.kind == "image":
                 yield Frame(source, read_image(source.path))
             else:
-                yield from _video_frames(source)
-        except ImageError as error:
+                yield from video_frames(source)
+        except (ImageError, FileError) as error:
             yield Frame(source, None, str(error))
         except (MemoryError, OSError) as error:
             yield Frame(source, None, f"cannot read {source.path}: {error or 'out of memory'}")
@@ -162,11 +163,11 @@ def frame_count(source: Source) -> int | None:
     return count if count > 0 else None
 
 
-def _video_frames(source: Source) -> Iterator[Frame]:
+def video_frames(source: Source) -> Iterator[Frame]:
     """The frames of a video or a camera, each held back until it is known whether it is the last."""
     cv2 = opencv()
     if source.kind == "video":
-        with open(source.path, "rb"):  # the system's own words where it cannot be opened
+        with reading(source.path), open(source.path, "rb"):
             pass
     camera = source.kind == "camera"
     capture: Any = cv2.VideoCapture(int(source.path) if camera else source.path)
@@ -185,8 +186,11 @@ def _video_frames(source: Source) -> Iterator[Frame]:
             held = Frame(source, np.asarray(image), None, index, time, rate, last=False)
             index += 1
         if held is None:
-            what = f"camera {source.path}" if camera else source.path
-            raise ImageError(f"cannot read {what}: it gives no frame that OpenCV can decode")
+            raise ImageError(
+                f"there is no camera {source.path} here, or another program holds it"
+                if camera
+                else f"cannot read {source.path}: it gives no frame that OpenCV can decode"
+            )
         yield Frame(source, held.image, None, held.index, held.time, rate, last=True)
     finally:
         capture.release()

@@ -37,16 +37,26 @@ class Preprocessing:
     Attributes:
         channel_order: "bgr" or "rgb", the order that the network was trained on.
         divide, scale, shift: see above.
+        multiple, least: height and width of the input are multiples of the one and at least the other;
+            images are continued with zeros to the right and below.
     """
 
     channel_order: str = "bgr"
     divide: float = 1.0
     scale: float = 1.0
     shift: float = 0.0
+    multiple: int = 1
+    least: int = 1
 
     def __post_init__(self) -> None:
         if self.channel_order not in CHANNEL_ORDERS:
             raise OptionError(f"channel_order is 'bgr' or 'rgb', not {self.channel_order!r}")
+
+    def input_size(self, image_size: Sequence[int]) -> Pair:
+        """(height, width) of the input for images of this (height, width)."""
+        multiple = self.multiple
+        height, width = (-(-max(side, self.least) // multiple) * multiple for side in image_size)
+        return height, width
 
     def apply(self, images: Array | Sequence[Array]) -> Array:
         """The network's input, float32 (N, 3, H, W), for `images`: uint8 (H, W, 3) in BGR order, of one size."""
@@ -56,7 +66,13 @@ class Preprocessing:
             channels_first = np.stack([image.transpose(2, 0, 1) for image in images])
         if self.channel_order == "rgb":
             channels_first = channels_first[:, ::-1]
-        x: Array = channels_first.astype(np.float32, order="C")
+        count, channels, *sides = channels_first.shape
+        height, width = self.input_size(sides)
+        if [height, width] == sides:
+            x: Array = channels_first.astype(np.float32, order="C")
+        else:
+            x = np.zeros((count, channels, height, width), np.float32)
+            x[:, :, : sides[0], : sides[1]] = channels_first
         if self.divide != 1:
             x /= np.float32(self.divide)
         if self.scale != 1:
@@ -77,6 +93,7 @@ class Detection:
         head: what turns the outputs into boxes, a key of `refnet.detection.detector.HEADS`.
         object_ranges: of each branch, the smallest and the largest longer side in pixels of the
             objects that it is trained for; empty where its head has no use for them.
+        minimum_side: images whose shorter side is less are enlarged to it.
     """
 
     classes: tuple[str, ...]
@@ -85,6 +102,7 @@ class Detection:
     object_ranges: tuple[Pair, ...] = ()
     overlap: str = "lower-area"
     head: str = "lffd"
+    minimum_side: int = 128  # of the official code: below it the branch of stride 64 has no unit
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,7 @@ class Defaults:
 _RAW = Preprocessing()
 _SYMMETRIC = Preprocessing(scale=2 / 255, shift=-1.0)  # to [-1, 1]
 
+_LIGHT_RANGES = ((6, 44), (26, 112), (72, 256), (160, 640))
 _FACE_V1_RANGES = ((10, 15), (15, 20), (20, 40), (40, 70), (70, 110), (110, 250), (250, 400), (400, 560))  # fmt: skip
 _FACE_V2_RANGES = ((10, 20), (20, 40), (40, 80), (80, 160), (160, 320))
 _HEAD_RANGES = _FACE_V2_RANGES[:4]
@@ -127,6 +146,12 @@ DEFAULTS: Mapping[str, Defaults] = {
     "lffd-pedestrian": Defaults(_RAW, Detection(("pedestrian",), 0.5, 0.5, _PEDESTRIAN_RANGES)),
     "lffd-plate": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
     "lffd-plate-small": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
+    "lffd-light": Defaults(
+        Preprocessing(multiple=64, least=192),
+        Detection(
+            *(("face",), 0.5, 0.45, _LIGHT_RANGES), overlap="iou", head="light", minimum_side=1
+        ),
+    ),
     "basketnet": Defaults(
         Preprocessing("rgb", divide=255.0),
         Detection(
@@ -140,6 +165,9 @@ DEFAULTS: Mapping[str, Defaults] = {
 
 #: Of networks that are not listed: any size, R, G, B in [0, 1] in the order B, G, R, nothing to detect.
 NEUTRAL = Defaults()
+
+#: The networks that find landmarks.
+LANDMARKERS = tuple(name for name in DEFAULTS if name.startswith("pfld"))
 
 
 def defaults_of(network: Graph | str) -> Defaults:

@@ -77,7 +77,7 @@ class Job:
         self.analyzer, self.results, self.copies = analyzer, results, copies
         self.smoothing, self.overwrite = smoothing, overwrite
         self.progress = progress if progress is not None else Progress(bar=False, failures=False)
-        self.tracker = FaceTracker(smoothing)
+        self.tracker = FaceTracker(smoothing=smoothing)
         self.outcome = Outcome()
         self._lock = threading.Lock()  # drawing fails in a thread of its own
 
@@ -159,7 +159,7 @@ class Job:
         if frame.index is None or frame.time is None:
             return faces
         if frame.index == 0:
-            self.tracker = FaceTracker(self.smoothing)
+            self.tracker = FaceTracker(smoothing=self.smoothing)
         return self.tracker.update(faces, frame.time)
 
     def _draw(self, copies: AnnotatedCopies, frame: Frame, faces: Faces) -> None:
