@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,26 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "skip_branches": ("branches",),
     "timestamp": ("time",),
     "timestamp_ms": ("time",),
+}
+
+#: What other libraries call the call of an object with an image, and the rest that is here.
+METHODS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("get", "predict", "infer", "process", "analyze"), "a call, as in analyzer(image)"
+    ),
+    **dict.fromkeys(
+        ("detect_faces", "detectMultiScale", "detect_for_video"), "a call with the image"
+    ),
+    **dict.fromkeys(("detect_batch", "predict_batch", "detect_many"), "batch"),
+    "get_landmarks": "a call, as in landmarker(image, boxes)",
+    "track": "refnet.FaceTracker",
+    "stream": "refnet.FaceTracker().video(path)",
+    "prepare": "the arguments of the class: threshold, min_size, threads",
+    "setInputSize": "a call: an image of any size will do",
+    "names": "classes",
+    "to": "nothing: networks run on the CPU",
+    "cuda": "nothing: networks run on the CPU",
+    "eval": "nothing: networks only run",
 }
 
 
@@ -96,6 +116,15 @@ def unknown_keyword(caller: str, word: str, known: Iterable[str]) -> str:
     near = same[0] if same else nearest(word, known)
     hint = f"did you mean {near}?" if near else f"it takes {', '.join(known)}"
     return f"{caller} has no argument {word}; {hint}"
+
+
+class CalledWithImages:
+    """A class whose objects are called with one image, and say so to those who look for a method."""
+
+    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(self, name, METHODS)
 
 
 def unknown_attribute(owner: Any, name: str, elsewhere: Mapping[str, str]) -> AttributeError:

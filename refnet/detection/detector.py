@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from refnet.arguments import checked_number, explicit, shown
+from refnet.arguments import CalledWithImages, checked_number, explicit, shown
 from refnet.arrays import Array, Pair
 from refnet.detection.basketnet import BasketNetHead
 from refnet.detection.detections import Candidates, Detections
@@ -40,7 +40,7 @@ HEADS: Mapping[str, type[Head]] = {
 FACE = "face"
 
 
-class Detector:
+class Detector(CalledWithImages):
     """Finds objects: faces, heads, pedestrians, licence plates, balls, by the network that it is given.
 
     Args:

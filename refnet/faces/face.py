@@ -19,6 +19,7 @@ from refnet.faces.hiding import grown, hidden
 from refnet.faces.measures import MEASURES, FaceMeasures, measure
 from refnet.faces.schemes import parts_of
 from refnet.media.images import Image, as_image
+from refnet.media.markup import overview
 from refnet.media.picture import Picture
 
 #: Columns of the tables, in order: name and Arrow type. Landmarks are x, y, x, y, ...
@@ -28,6 +29,8 @@ FACE_COLUMNS: tuple[tuple[str, str], ...] = (
     *((name, "float32") for name in MEASURES),
 )
 
+#: A repr lists so many faces.
+SHOWN = 5
 #: What other libraries call what is here.
 ELSEWHERE: Mapping[str, str] = {
     "bbox": "box",
@@ -298,10 +301,40 @@ class Faces(list[Face]):
             return detections, None
         return detections, supervision_points(np.stack(points))
 
+    def __repr__(self) -> str:
+        lines = [f"<Faces: {len(self)}>", *(f"  {face!r}" for face in list(self)[:SHOWN])]
+        if len(self) > SHOWN:
+            lines.append(f"  and {len(self) - SHOWN} more")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """A table and a drawing, for notebooks."""
+        height, width = self[0].image_size if self else (1, 1)
+        return overview(
+            f"{len(self)} faces in {width}×{height}" if self else "no faces",
+            ("track", "score", "box", "yaw", "pitch", "roll"),
+            [_cells(face) for face in self],
+            size=(height, width),
+            boxes=self.boxes,
+            points=[f.keypoints if f.landmarks is None else f.landmarks for f in self],
+        )
+
     if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(self, name, LIST_ELSEWHERE)
+
+
+def _cells(face: Face) -> list[str]:
+    """A row of the table that notebooks show."""
+    pose = face.pose
+    angles = ("", "", "") if pose is None else (pose.yaw, pose.pitch, pose.roll)
+    return [
+        "" if face.track_id is None else str(face.track_id),
+        f"{face.score:.3f}",
+        " ".join(str(round(float(v))) for v in face.box),
+        *(angle if isinstance(angle, str) else f"{angle:.0f}°" for angle in angles),
+    ]
 
 
 def _of_size(pixels: Array, size: Pair) -> Array:

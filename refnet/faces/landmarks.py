@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refnet.arguments import explicit, shown, unknown_attribute
+from refnet.arguments import CalledWithImages, explicit, shown, unknown_attribute
 from refnet.arrays import Array
 from refnet.detection.detections import Detections
 from refnet.errors import OptionError, ShapeError
@@ -97,7 +97,7 @@ class Landmarks:
             raise unknown_attribute(self, name, ELSEWHERE)
 
 
-class FaceLandmarker:
+class FaceLandmarker(CalledWithImages):
     """Finds the landmarks of faces whose boxes are known.
 
     Args:
