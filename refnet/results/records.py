@@ -11,7 +11,8 @@ from refnet.ops import Pair
 #: Columns of a table before those of a face.
 RECORD_COLUMNS: tuple[tuple[str, str], ...] = (
     *(("source", "string"), ("frame", "int64"), ("time", "float64"), ("width", "int64")),
-    *(("height", "int64"), ("last", "bool"), ("error", "string"), ("face", "int64")),
+    *(("height", "int64"), ("last", "bool"), ("error", "string"), ("faces", "int64")),
+    ("face", "int64"),
 )
 
 
@@ -51,7 +52,11 @@ class Record:
         return found | {"last": self.last}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The record as rows of a table: one a face, or one without."""
+        """The record as rows of a table: one a face, or one without.
+
+        `faces` is the number of faces in the image, which every row repeats, and `face` the row's
+        number among them, from 0.
+        """
         height, width = self.size if self.size is not None else (None, None)
         row = {
             "source": self.source,
@@ -61,6 +66,7 @@ class Record:
             "height": height,
             "last": self.last,
             "error": self.error,
+            "faces": None if self.faces is None else len(self.faces),
             "face": None,
         }
         if not self.faces:
