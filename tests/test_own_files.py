@@ -87,7 +87,10 @@ def test_no_input_is_replaced(holiday: Path, through: str, overwrite: bool) -> N
 
 def test_a_file_that_refnet_did_not_draw_is_not_replaced(holiday: Path, tmp_path: Path) -> None:
     before = contents(holiday)
-    for overwrite in (False, True):  # d.avi becomes c.mp4's neighbour d.mp4, which is the user's own
+    for overwrite in (
+        False,
+        True,
+    ):  # d.avi becomes c.mp4's neighbour d.mp4, which is the user's own
         (holiday / "d.mp4").write_bytes(b"my own")
         with pytest.raises(OptionError, match="refnet did not draw it"):
             run([holiday / "d.avi"], holiday, tmp_path / "r.jsonl", overwrite=overwrite)
@@ -124,7 +127,10 @@ def test_two_inputs_of_one_stem_have_a_copy_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("labels.jsonl", '{"image": "a.jpg", "label": "cat"}\n{"image": "b.jpg", "label": "dog"}\n'),
+        (
+            "labels.jsonl",
+            '{"image": "a.jpg", "label": "cat"}\n{"image": "b.jpg", "label": "dog"}\n',
+        ),
         ("list.jsonl", '[1, 2]\n"text"\n'),
         ("notes.jsonl", "these are my notes\n"),
         ("half.jsonl", "these are my notes"),
@@ -374,10 +380,7 @@ def test_lines_about_photos_and_videos(holiday: Path, tmp_path: Path, capsys: An
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"{holiday}/a.jpg: 1 face, 1 2 30 40 score 0.50 → {tmp_path}/out/a.jpg"
     assert f"{holiday}/a\\x1b[2J\\nb.png: 1 face" in out[1]
-    assert (
-        out[2]
-        == f"{holiday}/d.avi: 3 frames, 1 face at once at most → {tmp_path}/out/d.mp4"
-    )
+    assert out[2] == f"{holiday}/d.avi: 3 frames, 1 face at once at most → {tmp_path}/out/d.mp4"
 
 
 def test_times_are_those_of_the_file() -> None:

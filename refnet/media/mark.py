@@ -13,7 +13,9 @@ from pathlib import Path
 from refnet.files import writing
 
 NAME = ".refnet"
-_COMMENT = "# Files in this folder that refnet made. Searches leave them out, and it may replace them."
+_COMMENT = (
+    "# Files in this folder that refnet made. Searches leave them out, and it may replace them."
+)
 
 
 def marked(folder: Path) -> set[str]:

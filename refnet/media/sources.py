@@ -154,7 +154,9 @@ def find_sources(
     for word in words:
         for path, name in search.listed(word, lines):
             kind = _kind(path)
-            key = os.path.realpath(path) if kind in ("image", "video") and "\0" not in path else path
+            key = (
+                os.path.realpath(path) if kind in ("image", "video") and "\0" not in path else path
+            )
             if key not in found:
                 found[key] = Source(kind, path, _unused(kind, name, names))
     return Sources(found.values(), search.notes())

@@ -29,7 +29,6 @@ from refnet.results.records import Record
 from refnet.results.settings import settings_of
 from refnet.results.sinks import Sink, open_sink
 
-
 #: How many faces of a photo a printed line shows.
 SHOWN = 4
 
@@ -122,7 +121,9 @@ class Job:
         """Open the results, when no input and no drawing stands in the way."""
         target = os.path.realpath(self.results)
         if any(is_path(s.label) and os.path.realpath(s.path) == target for s in sources):
-            raise OptionError(f"the results would replace {self.results}, which is one of the inputs")
+            raise OptionError(
+                f"the results would replace {self.results}, which is one of the inputs"
+            )
         lost = []
         if self.copies is not None:
             self.copies.check(sources, overwrite=self.overwrite)
@@ -255,7 +256,9 @@ class Progress:
             return
         what = counted(len(faces), "face")
         if record.time is not None:
-            what = f"{counted(self._frames, 'frame')}, {counted(self._most, 'face')} at once at most"
+            what = (
+                f"{counted(self._frames, 'frame')}, {counted(self._most, 'face')} at once at most"
+            )
         elif faces:
             what += f", {'; '.join(_place(face) for face in faces[:SHOWN])}"
             what += f"; and {len(faces) - SHOWN} more" if len(faces) > SHOWN else ""
