@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--network", default="*", metavar="GLOB", help="only networks of this name")
     p.add_argument("--dtype", choices=DTYPES, help="only this number format")
-    p.add_argument("--backend", choices=("numpy", "numba"), default="numpy")
+    p.add_argument("--backend", choices=("numpy", "compiled"), default="numpy")
     p.add_argument("--quick", action="store_true", help="small sizes and widths, one image")
     p.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
     p.add_argument("--threads", type=int, default=1, help="threads that torch may use (1)")

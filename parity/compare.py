@@ -20,7 +20,11 @@ from parity.twins import load, shapes, twin
 Array = npt.NDArray[Any]
 
 #: Largest error allowed, by backend and number format.
-TOLERANCES = {("numpy", "float64"): 1e-10, ("numpy", "float32"): 1e-5, ("numba", "float32"): 2e-5}
+TOLERANCES = {
+    ("numpy", "float64"): 1e-10,
+    ("numpy", "float32"): 1e-5,
+    ("compiled", "float32"): 2e-5,
+}
 #: The compiled engine's where its plan may choose Winograd: dense 3x3 convolutions of stride 1.
 WINOGRAD_TOLERANCE = 2e-4
 
@@ -109,7 +113,7 @@ def _weights(module: nn.Module) -> dict[str, Array]:
 
 
 def compare(case: Case, dtypes: Sequence[str], backend: str = "numpy") -> Iterator[Result]:
-    """The results of one case: forward and gradient per dtype; forward alone for "numba"."""
+    """The results of one case: forward and gradient per dtype; forward alone for "compiled"."""
     given = subject(case)
     model = refnet.load(case.network, given.weights, backend=backend, **case.options)
     for dtype in dtypes:
@@ -118,7 +122,7 @@ def compare(case: Case, dtypes: Sequence[str], backend: str = "numpy") -> Iterat
         x = given.x.astype(dtype)
         cotangents = [c.astype(dtype) for c in given.cotangents]
         # The compiled engine is held to the exact outputs; NumPy to torch's at equal precision.
-        precision = torch.float64 if backend == "numba" else getattr(torch, dtype)
+        precision = torch.float64 if backend == "compiled" else getattr(torch, dtype)
         outputs, gradient = torch_results(given.module.to(precision), x, cotangents)
         given.module.double()
         expected = {"forward": outputs}
@@ -145,7 +149,7 @@ def compare(case: Case, dtypes: Sequence[str], backend: str = "numpy") -> Iterat
 
 def tolerance(backend: str, dtype: str, graph: Any) -> float:
     """The largest error allowed."""
-    if backend == "numba" and any(
+    if backend == "compiled" and any(
         node.op == "conv"
         and node.attributes["kernel"] == (3, 3)
         and node.attributes["stride"] == (1, 1)

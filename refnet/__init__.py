@@ -1,14 +1,18 @@
-"""Small face networks of the edge world on any CPU, without PyTorch.
+"""Finds faces, 98 landmarks and head pose in photos and video, on any CPU: no PyTorch, no GPU, no download.
 
+    refnet.FaceAnalyzer()(image)           the faces of an image: boxes, landmarks, pose
+    refnet.FaceDetector()(image)           boxes of faces; refnet.Detector(network) of anything else
+    refnet.FaceLandmarker()(image, boxes)  landmarks of faces whose boxes are known
+    refnet.FaceTracker().video(path)       the same faces through a video, without jitter
+    refnet.analyze_table(...)              the faces of a table of images
     refnet.networks()                      the networks
     refnet.build(name, **options)          a network as a graph
     refnet.load(name_or_file, weights)     a network with weights: model(x), model.run, model.vjp
-    refnet.FaceDetector(...).detect        boxes of faces, heads, plates, balls in an image
-    refnet.FaceLandmarker(...).predict     landmarks of faces in an image
-    refnet.FaceAnalyzer(...)(image)        both: the faces of an image
-    refnet.FaceTracker(...).update         the same faces through a video, without jitter
-    refnet.receptive_field(graph)          what its units can see
+    refnet.receptive_field(network)        what its units can see
     refnet.effective_receptive_field(...)  what they look at
+
+An image is a path, the bytes of a file, a PIL image, or a uint8 array: (H, W, 3) in BGR order as
+cv2.imread gives it, or gray (H, W). Every object takes one image in a call, and several in `.batch`.
 
 Importing refnet loads NumPy and nothing else.
 """
@@ -17,9 +21,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from refnet.errors import (
+    ArgumentError,
     BackendError,
     CheckpointError,
     DependencyError,
+    FileError,
     ImageError,
     OptionError,
     OutputError,
@@ -36,8 +42,9 @@ from refnet.networks import build, network_options, networks
 from refnet.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from refnet.batch import analyze_table
     from refnet.detection.detections import Detections
-    from refnet.detection.detector import FaceDetector
+    from refnet.detection.detector import Detector, FaceDetector
     from refnet.faces.analyzer import FaceAnalyzer
     from refnet.faces.face import Face, Faces
     from refnet.faces.landmarks import FaceLandmarker, Landmarks
@@ -51,10 +58,12 @@ if TYPE_CHECKING:
     from refnet.receptive import ReceptiveField
 
 __all__ = [
+    "ArgumentError",
     "BackendError",
     "CheckpointError",
     "DependencyError",
     "Detections",
+    "Detector",
     "EffectiveReceptiveField",
     "Face",
     "FaceAnalyzer",
@@ -62,6 +71,7 @@ __all__ = [
     "FaceLandmarker",
     "FaceTracker",
     "Faces",
+    "FileError",
     "Graph",
     "ImageError",
     "Landmarks",
@@ -77,6 +87,7 @@ __all__ = [
     "UnsafeCheckpointError",
     "UnsupportedError",
     "WeightsError",
+    "analyze_table",
     "build",
     "effective_receptive_field",
     "load",
@@ -90,6 +101,7 @@ __all__ = [
 #: Public names whose modules load when the name is first used, so that importing refnet stays quick.
 _LATER = {
     "Detections": "detection.detections",
+    "Detector": "detection.detector",
     "EffectiveReceptiveField": "fields.effective_receptive_field",
     "Face": "faces.face",
     "FaceAnalyzer": "faces.analyzer",
@@ -100,18 +112,38 @@ _LATER = {
     "Landmarks": "faces.landmarks",
     "ReceptiveField": "receptive",
     "Smoothing": "faces.tracking",
+    "analyze_table": "batch",
     "effective_receptive_field": "fields.effective_receptive_field",
     "read_image": "media.images",
     "receptive_field": "fields.receptive_field",
     "write_image": "media.images",
 }
 
+#: What other libraries call what is here.
+_ELSEWHERE = {
+    "FaceAlignment": "FaceLandmarker",
+    "FaceAnalysis": "FaceAnalyzer",
+    "FaceDetectorYN": "FaceDetector",
+    "FaceLandmarker98": "FaceLandmarker",
+    "FaceMesh": "FaceLandmarker",
+    "RetinaFace": "FaceDetector",
+    "SCRFD": "FaceDetector",
+    "YOLO": "Detector",
+    "get_model": "load",
+    "imread": "read_image",
+    "imwrite": "write_image",
+    "list_models": "networks",
+}
 
 if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
 
     def __getattr__(name: str) -> Any:
         if name not in _LATER:
-            raise AttributeError(f"module 'refnet' has no attribute {name!r}")
+            from refnet.arguments import nearest
+
+            meant = _ELSEWHERE.get(name) or (None if name[0] == "_" else nearest(name, __all__))
+            hint = f"; did you mean {meant}?" if meant else ""
+            raise AttributeError(f"module 'refnet' has no attribute {name!r}{hint}")
         value = getattr(importlib.import_module(f"refnet.{_LATER[name]}"), name)
         globals()[name] = value
         return value

@@ -1,21 +1,21 @@
 """The analyzer over a table of images: on this machine, or with Ray Data on many.
 
-    import refnet.batch
+    import refnet
 
     def make_analyzer():                        # runs once in every worker
         return refnet.FaceAnalyzer()
 
-    refnet.batch.analyze_table(paths, make_analyzer, "faces.parquet")
+    refnet.analyze_table(paths, make_analyzer, "faces.parquet")
 
 Object storage: a bucket of photos, their keys in a Parquet file with a column `source`, results beside
 them. Each worker reads its own images, so that none of them passes through the driver:
 
     ray.init("auto")                                       # a cluster that is there
-    refnet.batch.analyze_table(
+    refnet.analyze_table(
         "s3://bucket/keys.parquet",                        # source: s3://bucket/photos/0001.jpg, ...
         make_analyzer,                                     # runs once in every worker
         "s3://bucket/faces",
-        engine="ray",
+        on="ray",
         workers=64,
     )
     pyarrow.dataset.dataset("s3://bucket/faces").to_table(filter=pc.field("error").is_valid())
@@ -32,9 +32,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from refnet.arguments import explicit
+from refnet.cores import sharing
 from refnet.errors import ImageError, OptionError, RefnetError
 from refnet.exchange.arrow import arrow_schema
 from refnet.faces.face import FACE_COLUMNS, Faces
@@ -43,7 +46,7 @@ from refnet.ops import Array
 from refnet.optional import require
 from refnet.results.records import RECORD_COLUMNS, Record
 
-ENGINES = ("embedded", "ray")
+PLACES = ("threads", "ray")
 #: What Ray sets aside for an actor. Reading and writing are tasks of one processor each: were all
 #: set aside for actors, as on a machine with as many processors as workers, they would wait for ever.
 PROCESSORS_OF_AN_ACTOR = 0.5
@@ -66,12 +69,13 @@ class BatchSummary:
     failed: int
 
 
+@explicit
 def analyze_table(
     inputs: Any,
     make_analyzer: Callable[[], Analyzer],
     output: str | os.PathLike[str],
     *,
-    engine: str = "embedded",
+    on: str = "threads",
     workers: int = 1,
     batch_size: int = 32,
 ) -> BatchSummary:
@@ -85,10 +89,11 @@ def analyze_table(
         inputs: paths of images; or rows {"source": path or name, "bytes": the file's content or None};
             or a `pyarrow.Table` or the path of a Parquet file with these columns. A path may be
             anything that pyarrow knows, such as s3://bucket/key.
-        make_analyzer: makes the analyzer, such as a `FaceAnalyzer`; called once in each worker. With
-            Ray it travels to the workers, so name files that they can read.
+        make_analyzer: makes the analyzer, such as a `FaceAnalyzer`; called once in each worker, whose
+            networks take one thread by default. With Ray it travels to the workers, so name files that
+            they can read.
         output: the folder for the results, new or empty.
-        engine: "embedded", threads in this process; or "ray", actors of one model each, by Ray Data,
+        on: "threads" of this process; or "ray", actors of one model each, by Ray Data,
             on the cluster that `ray.init` has connected to, or on this machine.
         workers: number of threads or actors.
         batch_size: images that a worker takes at a time.
@@ -98,17 +103,17 @@ def analyze_table(
         RefnetError: the input or the output cannot be reached.
         DependencyError: pyarrow is not installed, or Ray where it is asked for.
     """
-    if engine not in ENGINES:
-        raise OptionError(f"engine is one of {', '.join(ENGINES)}, not {engine!r}")
+    if on not in PLACES:
+        raise OptionError(f"on is one of {', '.join(PLACES)}, not {on!r}")
     if workers < 1 or batch_size < 1:
         raise OptionError(
             f"workers and batch_size are at least 1, not {workers!r} and {batch_size!r}"
         )
-    require("pyarrow", "refnet.batch", "pyarrow")
+    require("pyarrow", "analyze_table", "pyarrow")
     folder = os.fspath(output)
     try:
         filesystem, place = _new_folder(folder)
-        run = _run_on_ray if engine == "ray" else _run_embedded
+        run = _run_on_ray if on == "ray" else _run_embedded
         run(inputs, make_analyzer, filesystem, place, workers, batch_size)
         return _summary(filesystem, place)
     except OSError as error:
@@ -146,7 +151,7 @@ def _image(source: str, content: bytes | None) -> Array:
 
 def _located(path: str) -> tuple[Any, str]:
     """(pyarrow file system, path in it) of a path or URI."""
-    files = require("pyarrow.fs", "refnet.batch", "pyarrow")
+    files = require("pyarrow.fs", "analyze_table", "pyarrow")
     if "://" not in path:
         path = os.path.abspath(path)
     filesystem, inside = files.FileSystem.from_uri(path)
@@ -155,7 +160,7 @@ def _located(path: str) -> tuple[Any, str]:
 
 def _new_folder(folder: str) -> tuple[Any, str]:
     """The file system and path of a folder, made where it is not there."""
-    files = require("pyarrow.fs", "refnet.batch", "pyarrow")
+    files = require("pyarrow.fs", "analyze_table", "pyarrow")
     filesystem, place = _located(folder)
     there = filesystem.get_file_info(place)
     if there.type == files.FileType.File or (
@@ -178,7 +183,7 @@ def _called(inputs: Any) -> str:
 def _rows(inputs: Any) -> Iterator[Mapping[str, Any]]:
     """The rows of any kind of input, a group at a time where it is a file."""
     if isinstance(inputs, str | os.PathLike):
-        parquet = require("pyarrow.parquet", "refnet.batch", "pyarrow")
+        parquet = require("pyarrow.parquet", "analyze_table", "pyarrow")
         filesystem, path = _located(os.fspath(inputs))
         with parquet.ParquetFile(filesystem.open_input_file(path)) as file:
             columns = _columns(file.schema_arrow.names)
@@ -214,13 +219,14 @@ def _run_embedded(
     batch_size: int,
 ) -> None:
     """Threads of one analyzer each; the compiled kernels and OpenCV run beside each other."""
-    arrow = require("pyarrow", "refnet.batch", "pyarrow")
-    parquet = require("pyarrow.parquet", "refnet.batch", "pyarrow")
+    arrow = require("pyarrow", "analyze_table", "pyarrow")
+    parquet = require("pyarrow.parquet", "analyze_table", "pyarrow")
     own = threading.local()
 
     def work(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if not hasattr(own, "analyzer"):
-            own.analyzer = make_analyzer()
+            with sharing() if workers > 1 else nullcontext():
+                own.analyzer = make_analyzer()
         return analyze_rows(own.analyzer, rows)
 
     schema, rows = _schema(), _rows(inputs)
@@ -239,10 +245,11 @@ class _Actor:
     """One analyzer in a process of Ray's; takes and gives tables."""
 
     def __init__(self, make_analyzer: Callable[[], Analyzer]) -> None:
-        self.analyzer = make_analyzer()
+        with sharing():
+            self.analyzer = make_analyzer()
 
     def __call__(self, table: Any) -> Any:
-        arrow = require("pyarrow", "refnet.batch", "pyarrow")
+        arrow = require("pyarrow", "analyze_table", "pyarrow")
         return arrow.Table.from_pylist(analyze_rows(self.analyzer, table.to_pylist()), _schema())
 
 
@@ -255,8 +262,8 @@ def _run_on_ray(
     batch_size: int,
 ) -> None:
     """Actors of one analyzer each, by Ray Data, which restarts those that die."""
-    data = require("ray.data", 'engine="ray"', "ray[data]")
-    arrow = require("pyarrow", "refnet.batch", "pyarrow")
+    data = require("ray.data", 'on="ray"', "ray[data]")
+    arrow = require("pyarrow", "analyze_table", "pyarrow")
     if isinstance(inputs, str | os.PathLike):
         source_filesystem, path = _located(os.fspath(inputs))
         dataset = data.read_parquet(path, filesystem=source_filesystem)
@@ -280,7 +287,7 @@ def _run_on_ray(
 
 def _summary(filesystem: Any, place: str) -> BatchSummary:
     """The counts of what lies in the folder."""
-    datasets = require("pyarrow.dataset", "refnet.batch", "pyarrow")
+    datasets = require("pyarrow.dataset", "analyze_table", "pyarrow")
     images = faces = failed = 0
     found = datasets.dataset(place, filesystem=filesystem, format="parquet")
     for batch in found.to_batches(columns=["face", "error"]):

@@ -3,18 +3,23 @@
     RefnetError
     ├── ShapeError              an array has the wrong shape, dtype or values
     ├── OptionError             a network cannot be built with these options
-    │   └── UnknownNetworkError no network has this name
+    │   ├── UnknownNetworkError no network has this name
+    │   └── ArgumentError       a call has an argument that there is not
     ├── WeightsError            tensors are missing, extra or misshapen
     │   └── CheckpointError     a file of weights cannot be read
     │       └── UnsafeCheckpointError   a pickle asks for more than tensors; nothing was executed
-    ├── ImageError              an image cannot be read or is not an image
-    ├── OutputError             a file cannot be written
+    ├── ImageError              an image cannot be decoded or is not an image
+    ├── FileError               a file is absent or cannot be read
+    │   └── OutputError         a file cannot be written
     ├── BackendError            a backend cannot run here
     │   └── UnsupportedError    a format or another engine lacks an operation of a network
     └── DependencyError         an optional package is needed and absent
 
 A message says what was given, what was expected and what to do.
 """
+
+import os
+from typing import Any
 
 
 class RefnetError(Exception):
@@ -33,6 +38,10 @@ class UnknownNetworkError(OptionError):
     """No network has this name."""
 
 
+class ArgumentError(OptionError, TypeError):
+    """A call has an argument that there is not; the message names the nearest one."""
+
+
 class WeightsError(RefnetError, ValueError):
     """Tensors are missing, extra or misshapen for the network they were meant for."""
 
@@ -46,10 +55,35 @@ class UnsafeCheckpointError(CheckpointError):
 
 
 class ImageError(RefnetError, ValueError):
-    """An image cannot be read, or an array is not an image."""
+    """An image cannot be decoded, or an array is not an image."""
 
 
-class OutputError(RefnetError, OSError):
+class FileError(RefnetError, OSError):
+    """A file is absent, or the system does not let it be read.
+
+    Attributes:
+        filename: its path.
+        errno: the system's number of the reason, such as errno.ENOENT; None where there is none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        filename: str | os.PathLike[str] | None = None,
+        errno: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.filename = None if filename is None else os.fspath(filename)
+        self.errno = errno
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # an OSError's own would be made of number and name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.filename, self.errno)
+
+
+class OutputError(FileError):
     """A file cannot be written. An older file of that name is still there, unchanged."""
 
 

@@ -7,10 +7,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from refnet.errors import OutputError
+from refnet.errors import FileError, OutputError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise an OSError of the block as a FileError that names `path`."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        name = os.fspath(path)
+        raise FileError(
+            f"cannot read {name}: {error.strerror or error}", name, error.errno
+        ) from error
 
 
 @contextmanager
@@ -24,7 +38,10 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     except (OutputError, BrokenPipeError):
         raise
     except OSError as error:
-        raise OutputError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
+        name = os.fspath(path)
+        raise OutputError(
+            f"cannot write {name}: {error.strerror or error}", name, error.errno
+        ) from error
 
 
 @contextmanager

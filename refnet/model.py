@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refnet import reference
+from refnet.cores import thread_count
 from refnet.engine import Engine, unavailable
-from refnet.errors import BackendError, OptionError, RefnetError, ShapeError, WeightsError
+from refnet.errors import (
+    BackendError,
+    FileError,
+    OptionError,
+    RefnetError,
+    ShapeError,
+    WeightsError,
+)
 from refnet.graph import Graph
-from refnet.networks import NETWORKS, build, check_options
+from refnet.networks import NETWORKS, build, check_options, network_options, split_name
 from refnet.ops import Array
 
-BACKENDS = ("auto", "numba", "numpy")
+BACKENDS = ("auto", "compiled", "numpy")
 FLOAT32, FLOAT64 = FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
@@ -33,7 +41,7 @@ class Model:
     Attributes:
         graph: the network.
         weights: {state-dict name: read-only float array}.
-        backend: "numba", the compiled engine for float32, or "numpy", the reference.
+        backend: "compiled", the engine for float32, or "numpy", the reference.
     """
 
     def __init__(
@@ -42,28 +50,48 @@ class Model:
         weights: Mapping[str, Any],
         *,
         backend: str = "auto",
-        threads: int = 1,
+        threads: int | None = None,
     ) -> None:
         self.graph = graph
         self.weights = checked_weights(graph, weights)
         if backend not in BACKENDS:
             raise OptionError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
-        self._required = backend == "numba"
+        self._required = backend == "compiled"
         if self._required and (reason := unavailable()):
             raise BackendError(f"the compiled backend cannot run here: {reason}")
-        self.backend = "numpy" if backend == "numpy" else "numba"
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise OptionError(f"threads is a whole number of at least 1, not {threads!r}")
-        self.threads = threads
+        self.backend = "numpy" if backend == "numpy" else "compiled"
+        self.threads = thread_count(threads)
+        self._threads_asked = threads
         self._cast: dict[np.dtype[Any], dict[str, Array]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What process pools send to their workers: all but the machine's own, which is made anew."""
         return {k: v for k, v in self.__dict__.items() if k != "engine"} | {"_cast": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The number of threads, where none was asked for, is that of the process that runs it."""
+        self.__dict__.update(state, threads=thread_count(state["_threads_asked"]))
+
     def __repr__(self) -> str:
         c, h, w = self.graph.input_shape
         return f"<refnet.Model {self.graph.name}, input (N, {c}, {h}, {w}), backend {self.backend}>"
+
+    @property
+    def inputs(self) -> dict[str, tuple[int | None, ...]]:
+        """{name: shape} of the input; None where any number will do, such as the batch's."""
+        return {self.graph.input: self._free(self.graph.input_shape)}
+
+    @property
+    def outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """{name: shape} of the outputs, in the order that a run returns; None where it follows the input."""
+        shapes = self.graph.shapes()
+        return {name: self._free(shapes[name]) for name in self.graph.outputs}
+
+    def _free(self, shape: Sequence[int]) -> tuple[int | None, ...]:
+        """`shape` with the batch, and with None for sides that an input of another size changes."""
+        if self.graph.fixed_size or len(shape) == 1:
+            return (None, *shape)
+        return (None, shape[0], None, None) if len(shape) == 3 else (None, None, *shape[1:])
 
     def run(
         self, x: Array, *, backend: str | None = None, dtype: Any = None
@@ -71,7 +99,7 @@ class Model:
         """The network's outputs for `x` (N, C, H, W).
 
         Args:
-            backend: "numba" for the compiled engine, "numpy" for the reference; the model's own by default.
+            backend: "compiled" for the engine, "numpy" for the reference; the model's own by default.
             dtype: float32 or float64, to compute in; that of `x` by default.
 
         Raises:
@@ -83,11 +111,11 @@ class Model:
         try:
             x = x if dtype is None else x.astype(dtype, copy=False)
             chosen = self.backend if backend is None else self._chosen(backend, x.dtype)
-            if compiled := chosen == "numba" and x.dtype == FLOAT32:
+            if compiled := chosen == "compiled" and x.dtype == FLOAT32:
                 outputs, finite = self.engine.run(x)
         except RefnetError as error:
             self._check_values(given)
-            outputs = self._without_engine(error, x, required=backend == "numba")
+            outputs = self._without_engine(error, x, required=backend == "compiled")
         else:
             if not finite:
                 self._check_values(given)
@@ -102,7 +130,7 @@ class Model:
         """The backend to run, of one that a caller asked for."""
         if backend not in BACKENDS:
             raise OptionError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}")
-        if backend == "numba" and dtype != FLOAT32:
+        if backend == "compiled" and dtype != FLOAT32:
             raise BackendError(
                 f"the compiled backend computes in float32, and this input is {dtype}; pass "
                 "dtype='float32', or backend='numpy' for float64"
@@ -169,6 +197,12 @@ class Model:
         name = self.graph.name
         if not isinstance(x, np.ndarray):
             raise ShapeError(f"{name} takes a NumPy array (N, C, H, W), not {type(x).__name__}")
+        if x.ndim == 3 and x.shape[2] == 3 != x.shape[0]:
+            raise ShapeError(
+                f"{name} takes (N, C, H, W) and got {x.dtype} {x.shape}, which looks like an image: "
+                "FaceDetector and FaceLandmarker take images; or pass "
+                "x.transpose(2, 0, 1)[None].astype('float32'), scaled as the network expects"
+            )
         if x.dtype not in FLOATS:
             raise ShapeError(
                 f"{name} takes float32 or float64 and got {x.dtype}; convert it with "
@@ -188,44 +222,44 @@ class Model:
             ) from None
 
 
+#: What a function that wants a network takes: a name, with options or without; a file; a model.
+Net = str | os.PathLike[str] | Model
+
+
 def load(
     name_or_file: str | os.PathLike[str],
     weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     *,
+    threads: int | None = None,
     backend: str = "auto",
-    threads: int = 1,
     **options: Any,
 ) -> Model:
     """A network with weights, ready to run.
 
     Args:
-        name_or_file: a name from `refnet.networks()`, or a checkpoint whose network can be told from
-            it, such as a file made by `refnet convert`.
+        name_or_file: a name from `refnet.networks()`, with options or without, such as
+            "lffd-face-v2:width=0.5"; or a checkpoint whose network can be told from it, such as a file
+            made by `refnet convert`.
         weights: a checkpoint's path, or {state-dict name: array}. A checkpoint may be a PyTorch file
             (never executed), safetensors, npz, ONNX, MXNet or ncnn. With a network's name, None takes
             the weights that refnet comes with, where there are any with these options.
-        backend: "numba" for the compiled engine (float32), "numpy" for the reference, "auto" for the engine
+        threads: number of threads that one run may use; None for the cores that this process may use,
+            and for 1 in the workers of process pools. Results are the same bits for any number.
+        backend: "compiled" for the engine (float32), "numpy" for the reference, "auto" for the engine
             where it runs, else NumPy with one warning that says why. float64 always takes the reference.
-        threads: number of threads that one run may use.
         options: the network's options, such as width, input_size, landmarks, form. Those that the
             checkpoint tells need not be given.
 
     Raises:
+        FileError: there is no such file.
         UnknownNetworkError, OptionError: no such network, or not with these options.
         WeightsError: tensors are missing, extra or misshapen; CheckpointError: a file cannot be read.
     """
-    name = os.fspath(name_or_file)
-    network = name if name in NETWORKS else None
-    if network is None and not Path(name).exists():
-        if Path(name).suffix:
-            raise WeightsError(f"there is no file {name}, and no network of that name")
-        build(name)  # raises the error that names the networks
-    check_options(network, options)
+    network, own = network_of(name_or_file)
+    options = {**own, **options}
+    check_options(network, options, ("weights", "threads", "backend"))
     if weights is None:
-        if network is not None:
-            weights = _released(network, options)
-        else:
-            weights = name
+        weights = os.fspath(name_or_file) if network is None else _released(network, options)
     if isinstance(weights, Mapping):
         if network is None:
             raise OptionError("with weights as a mapping, the first argument is a network's name")
@@ -233,27 +267,77 @@ def load(
     else:
         from refnet.checkpoints import identify, read
 
+        if not Path(weights).exists():
+            raise _absent(os.fspath(weights))
         network, options, tensors = identify(read(weights), network, **options)
     return Model(build(network, **options), tensors, backend=backend, threads=threads)
 
 
-def model_for(
-    caller: type,
-    model: Model | str | os.PathLike[str],
-    weights: str | os.PathLike[str] | Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-) -> Model:
-    """`model` itself, or what `load` makes of it with the `**options` that `caller` was given.
+def network_of(name_or_file: str | os.PathLike[str]) -> tuple[str | None, dict[str, Any]]:
+    """(network, options) that a name stands for, which may be "name:option=value"; (None, {}) for a file.
 
     Raises:
-        OptionError: an option is unknown; the message names the nearest argument of `caller`.
+        FileError: it looks like a file's path, and there is none.
+        UnknownNetworkError: it looks like a name, and no network has it.
+        OptionError: its options are not written option=value.
+    """
+    text = os.fspath(name_or_file)
+    if text in NETWORKS:
+        return text, {}
+    if Path(text).exists():
+        return None, {}
+    name, colon, _ = text.partition(":")
+    if name not in NETWORKS and not colon and (Path(text).suffix or os.sep in text):
+        raise _absent(text)
+    network, options = split_name(text)
+    network_options(network)  # raises the error that names the networks
+    check_options(network, options)
+    return network, options
+
+
+def model_for(
+    model: Net,
+    weights: str | os.PathLike[str] | Mapping[str, Any] | None,
+    *,
+    threads: int | None,
+    backend: str,
+) -> Model:
+    """`model` itself, or what `load` makes of it.
+
+    Raises:
+        OptionError: a model comes with its weights and settings, and others are given.
         Others as `load`.
     """
-    own = [p.name for p in signature(caller).parameters.values() if p.kind != p.VAR_KEYWORD]
-    loading = [p.name for p in signature(load).parameters.values() if p.kind == p.KEYWORD_ONLY]
-    name = "" if isinstance(model, Model) else os.fspath(model)
-    check_options(name if name in NETWORKS else None, options, [*own, *loading], caller.__name__)
-    return model if isinstance(model, Model) else load(model, weights, **options)
+    if not isinstance(model, Model):
+        return load(model, weights, threads=threads, backend=backend)
+    if weights is not None or threads is not None or backend != "auto":
+        raise OptionError("a Model has its weights, threads and backend; give them to refnet.load")
+    return model
+
+
+def graph_of(net: Net | Graph) -> Graph:
+    """The graph of a network: of a name that of the weights that refnet comes with, where there are any
+    with its options, else as `build` makes it.
+
+    Raises:
+        As `load`.
+    """
+    if isinstance(net, Graph):
+        return net
+    if isinstance(net, Model):
+        return net.graph
+    network, options = network_of(net)
+    if network is None:
+        return load(net, backend="numpy").graph
+    from refnet.weights import catalogue, released
+
+    found = released(network, options)
+    recorded = {} if found is None else catalogue()[found][1]
+    return build(network, **{**recorded, **options})
+
+
+def _absent(path: str) -> FileError:
+    return FileError(f"there is no file {path}, and no network of that name", path, errno.ENOENT)
 
 
 def _released(network: str, options: Mapping[str, Any]) -> Path:

@@ -1,5 +1,6 @@
 """Detection networks with seeded weights, and images to run them on."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,7 +9,14 @@ import numpy as np
 import refnet
 from refnet.graph import Graph
 from refnet.model import Model
+from refnet.networks.defaults import DEFAULTS, detection_of
 from refnet.random_weights import random_weights
+
+#: A detector of heads, as one of faces: boxes of either have a face in them.
+HEADS_AS_FACES = replace(
+    DEFAULTS["lffd-head"],
+    detection=replace(detection_of("lffd-head"), classes=("face",)),
+)
 
 
 def f32(values: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from refnet.faces.face import FACE_COLUMNS, Face, Faces
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.random_weights import random_weights
 from refnet.results.drawing import draw_faces
-from tests.detection_networks import f32, image_of, median_threshold, seeded
+from tests.detection_networks import HEADS_AS_FACES, f32, image_of, median_threshold, seeded
 
 ONNX = {
     "GhostNet": "PFLD_GhostNet_112_1_opt_sim",
@@ -30,22 +30,26 @@ FACES = [("duo", 0), ("duo", 1), ("duo2", 0), ("duo2", 1), *(("persons", i) for 
 @cache
 def landmarker() -> FaceLandmarker:
     graph = refnet.build("pfld-ultralight-slim", width=0.25)
-    return FaceLandmarker("pfld-ultralight-slim", random_weights(graph), width=0.25)
+    return FaceLandmarker(refnet.Model(graph, random_weights(graph)), refine=False)
 
 
 @cache
 def analyzer() -> FaceAnalyzer:
     model = seeded("lffd-head")
     threshold = median_threshold(model, image_of(150, 200))
-    return FaceAnalyzer(FaceDetector(model, threshold=threshold, clip=False), landmarker())
+    return FaceAnalyzer(
+        FaceDetector(model, threshold=threshold, defaults=HEADS_AS_FACES), landmarker()
+    )
 
 
 def real_analyzer(assets: Path) -> FaceAnalyzer:
     """Heads by the real detector, landmarks by the real network: the whole way on a real photo."""
     weights = assets / "lffd/weights/head_10_160_17L_4scales_v1_iter_800000.params"
     file = assets / f"pfld/onnx/{ONNX['GhostOne']}.onnx"
-    detector = FaceDetector("lffd-head", weights, clip=False, resize_scale=0.4, threshold=0.95)
-    return FaceAnalyzer(detector, FaceLandmarker(file, margin=1.2))
+    detector = FaceDetector(
+        "lffd-head", weights, scales=(0.4,), threshold=0.95, defaults=HEADS_AS_FACES
+    )
+    return FaceAnalyzer(detector, FaceLandmarker(file, margin=1.2, refine=False))
 
 
 def points_of(face: Face) -> np.ndarray:
@@ -102,10 +106,14 @@ def test_crops_of_a_batch_are_those_of_single_images() -> None:
 
 def test_landmarks_are_those_of_the_boxes() -> None:
     image = image_of(150, 200)
-    faces = analyzer()(image)
-    alone = landmarker().predict(image, [face.box for face in faces])
-    points = [points_of(face) for face in faces]
+    points = [points_of(face) for face in analyzer()(image)]
+    found = analyzer().detector(image)
+    alone = landmarker()(image, found)
     np.testing.assert_allclose(points, alone.points, atol=1e-3)
+    # Faces at the border are cropped by their boxes as predicted, which leave the image.
+    uncut = landmarker()(image, found.uncut)
+    np.testing.assert_array_equal(alone.points, uncut.points)
+    assert (found.uncut != found.boxes).any()
 
 
 def test_files_and_red_first_arrays_are_images_too(tmp_path: Path) -> None:
@@ -118,7 +126,9 @@ def test_files_and_red_first_arrays_are_images_too(tmp_path: Path) -> None:
 
 
 def test_no_faces_and_tiny_images() -> None:
-    quiet = FaceAnalyzer(FaceDetector(seeded("lffd-head"), threshold=0.9999), landmarker())
+    quiet = FaceAnalyzer(
+        FaceDetector(seeded("lffd-head"), threshold=0.9999, defaults=HEADS_AS_FACES), landmarker()
+    )
     assert quiet(image_of(130, 130)) == [] and quiet.batch([]) == []
     for shape in ((1, 1), (1, 20), (40, 3)):
         for face in analyzer()(np.full((*shape, 3), 90, np.uint8)):
@@ -129,7 +139,7 @@ def test_boxes_alone() -> None:
     found = FaceAnalyzer(analyzer().detector, None)(image_of(150, 200))
     assert len(found) > 0
     assert all(f.landmarks is None and f.parts == {} and f.measures is None for f in found)
-    assert set(found.to_dict()[0]) == {"box", "score"}
+    assert set(found.to_dicts()[0]) == {"box", "score"}
     assert set(found.to_json()) >= set('[{"')
 
 
@@ -141,22 +151,17 @@ def test_names_without_weights_say_what_is_missing() -> None:
 def two_faces() -> Faces:
     points = np.random.default_rng(0).uniform(0, 50, (2, 98, 2)).astype(np.float32)
     return Faces(
-        Face(f32([i, 2, 30 + i, 44]), 0.9 - i / 10, points[i], (60, 80), track=i) for i in (0, 1)
+        Face(f32([i, 2, 30 + i, 44]), 0.9 - i / 10, points[i], (60, 80), track_id=i) for i in (0, 1)
     )
 
 
 def test_dictionaries_and_json() -> None:
     faces = two_faces()
     plain = json.loads(faces.to_json())
-    assert plain == faces.to_dict()
-    assert set(plain[0]) == {"box", "score", "track", "landmarks", "measures"}
+    assert plain == faces.to_dicts()
+    assert set(plain[0]) == {"box", "score", "track_id", "landmarks", "measures"}
     np.testing.assert_allclose(plain[1]["landmarks"], points_of(faces[1]), atol=1e-3)
     assert "track 1" in repr(faces[1]) and "98 landmarks" in repr(faces[1])
-
-
-def test_boxes_are_clipped_on_request() -> None:
-    face = Face(f32([-5, 10, 90, 70]), 0.5, None, (60, 80))
-    assert face.clipped_box.tolist() == [0, 10, 80, 60]
 
 
 def test_rows_hold_every_column() -> None:
@@ -166,7 +171,7 @@ def test_rows_hold_every_column() -> None:
     assert len(row["landmarks"]) == 196 and None not in row.values()
     assert face.measures is not None and set(face.measures.to_dict()) < set(row)
     bare = Face(f32([0, 0, 1, 1]), 0.5, None, (60, 80)).to_row()
-    assert bare["landmarks"] is None and bare["track"] is None
+    assert bare["landmarks"] is None and bare["track_id"] is None
 
 
 def test_arrow() -> None:
@@ -192,7 +197,7 @@ def test_supervision() -> None:
     assert detections.tracker_id.tolist() == [0, 1]
     assert len(Faces().to_supervision()[0]) == 0
     heads = analyzer().detector.detect(image_of(150, 200)).to_supervision()
-    assert set(heads.data["class_name"]) == {"head"}
+    assert set(heads.data["class_name"]) == {"face"}
 
 
 def test_an_absent_package_is_named(monkeypatch: Any) -> None:
@@ -204,7 +209,7 @@ def test_an_absent_package_is_named(monkeypatch: Any) -> None:
 @pytest.mark.parametrize("scale", [1, 12])
 def test_drawing_marks_boxes_points_and_tracks_at_any_size(scale: int) -> None:
     faces = Faces(
-        Face(f.box * scale, f.score, points_of(f) * scale, (60 * scale, 80 * scale), f.track)
+        Face(f.box * scale, f.score, points_of(f) * scale, (60 * scale, 80 * scale), f.track_id)
         for f in two_faces()
     )
     image = np.zeros((60 * scale, 80 * scale, 3), np.uint8)

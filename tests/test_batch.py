@@ -99,16 +99,18 @@ def test_every_form_of_input(tmp_path: Path, photos: list[str]) -> None:
 
 
 def test_an_analyzer_of_networks(tmp_path: Path, photos: list[str]) -> None:
-    from tests.detection_networks import seeded
+    from tests.detection_networks import HEADS_AS_FACES, seeded
 
-    analyzer = refnet.FaceAnalyzer(refnet.FaceDetector(seeded("lffd-head"), threshold=0.4), None)
+    analyzer = refnet.FaceAnalyzer(
+        refnet.FaceDetector(seeded("lffd-head"), threshold=0.4, defaults=HEADS_AS_FACES), None
+    )
     (row, *_) = analyze_rows(analyzer, [{"source": photos[0], "bytes": None}])
     assert row["error"] is None and row["width"] == 30
 
 
 def test_wrong_calls(tmp_path: Path, photos: list[str]) -> None:
-    with pytest.raises(OptionError, match="embedded, ray"):
-        analyze_table(photos, make, tmp_path / "out", engine="spark")
+    with pytest.raises(OptionError, match="threads, ray"):
+        analyze_table(photos, make, tmp_path / "out", on="spark")
     with pytest.raises(OptionError, match="at least 1"):
         analyze_table(photos, make, tmp_path / "out", workers=0)
     with pytest.raises(OptionError, match="new or empty folder"):
@@ -152,7 +154,7 @@ def test_ray_with_a_killed_worker_loses_and_doubles_nothing(
         return DiesOnce(str(mark))
 
     out = tmp_path / "out"
-    summary = analyze_table(many, make_dying, out, engine="ray", workers=2, batch_size=4)
+    summary = analyze_table(many, make_dying, out, on="ray", workers=2, batch_size=4)
     assert mark.exists()
     assert summary == BatchSummary(images=60, faces=90, failed=0)
     count = Counter(row["source"] for row in table_in(out))
@@ -162,6 +164,6 @@ def test_ray_with_a_killed_worker_loses_and_doubles_nothing(
 @pytest.mark.filterwarnings("default")
 def test_ray_gives_what_embedded_gives(tmp_path: Path, photos: list[str], cluster: Any) -> None:
     out = tmp_path / "out"
-    summary = analyze_table(photos, lambda: faces_by_colour, out, engine="ray", workers=1)
+    summary = analyze_table(photos, lambda: faces_by_colour, out, on="ray", workers=1)
     assert summary == BatchSummary(images=7, faces=6, failed=3)
     check(out, photos)

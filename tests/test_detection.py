@@ -18,7 +18,7 @@ from refnet.builder import Builder, Window
 from refnet.detection import pyramid
 from refnet.detection.basketnet import BasketNetHead, basketnet_priors
 from refnet.detection.detections import Candidates, Detections
-from refnet.detection.detector import HEADS, FaceDetector
+from refnet.detection.detector import HEADS, Detector, FaceDetector
 from refnet.detection.geometry import BranchGeometry, geometry
 from refnet.detection.head import HeadSettings
 from refnet.detection.lffd import LFFDHead, decode_branch
@@ -55,17 +55,17 @@ def real(assets: Path, name: str) -> Model:
     return refnet.load(network, assets / f"lffd/weights/{file}.params", backend="numpy")
 
 
-def detector(assets: Path, run: Any) -> FaceDetector:
-    return FaceDetector(
+def detector(assets: Path, run: Any) -> Detector:
+    return Detector(
         real(assets, run["model"]),
         threshold=run["score_threshold"],
         nms_threshold=run["nms_threshold"],
         top_k=run["top_k"],
-        resize_scale=run["resize_scale"],
+        scales=(run["resize_scale"],),
     )
 
 
-def lffd(finder: FaceDetector) -> LFFDHead:
+def lffd(finder: Detector) -> LFFDHead:
     assert isinstance(finder.head, LFFDHead)
     return finder.head
 
@@ -187,7 +187,7 @@ def test_tiles_give_what_the_whole_image_gives(
 ) -> None:
     """Everywhere, seams included: no unit is missing, doubled or touched by a seam's padding."""
     image, model = image_of(*shape), seeded(name)
-    finder = FaceDetector(model, threshold=median_threshold(model, image), nms=None)
+    finder = Detector(model, threshold=median_threshold(model, image), nms=None)
     branches = lffd(finder).branches
     assert len(tiles(shape, tile, branches, units_on(shape, branches))) > 1
     whole, tiled = finder.detect(image), finder.detect(image, tile=tile)
@@ -200,38 +200,61 @@ def test_tiles_give_what_the_whole_image_gives(
     [
         ((480, 640), (1, 1 / 4)),  # a face may fill 480 pixels, where the network knows 320
         ((400, 900), (1,)),
-        ((1536, 2048), (1, 1 / 4)),
-        ((3000, 4000), (2048 / 4000, 512 / 4000)),
-        ((8000, 8000), (2048 / 8000, 512 / 8000, 128 / 8000)),
+        ((960, 1280), (1, 1 / 4)),
+        ((1536, 2048), (1280 / 2048, 320 / 2048)),
+        ((3000, 4000), (1280 / 4000, 320 / 4000)),
+        ((8000, 8000), (1280 / 8000, 320 / 8000)),
         ((10, 10), (1,)),
     ],
 )
 def test_automatic_scales_leave_no_object_too_large(
     shape: tuple[int, int], scales: tuple[float, ...]
 ) -> None:
-    assert pyramid.automatic_scales(shape, 320) == pytest.approx(scales)
+    assert pyramid.automatic_scales(shape, (10, 320)) == pytest.approx(scales)
+
+
+@pytest.mark.parametrize(
+    ("min_size", "sizes", "scales"),
+    [
+        (20, (10, 320), (1, 1 / 4)),  # a network of small objects finds 20 pixels as they are
+        (20, (20, 320), (1, 1 / 4)),
+        (10, (10, 320), (2, 1 / 2)),
+        (80, (10, 320), (1 / 4,)),
+        (32, (64, 512), (2, 1 / 2)),  # one of larger objects enlarges them to its smallest
+        (64, (64, 512), (1,)),
+    ],
+)
+def test_the_smallest_object_decides_the_first_scale(
+    min_size: int, sizes: tuple[int, int], scales: tuple[float, ...]
+) -> None:
+    assert pyramid.automatic_scales((600, 1200), sizes, min_size) == pytest.approx(scales)
+
+
+def test_by_default_an_object_is_at_least_a_64th_of_the_longer_side() -> None:
+    for longer in (1920, 4000):
+        asked = pyramid.automatic_scales((700, longer), (10, 320), round(longer / 64))
+        assert pyramid.automatic_scales((700, longer), (10, 320)) == pytest.approx(asked, rel=0.02)
 
 
 def test_an_automatic_pyramid_is_the_union_of_its_scales() -> None:
     cv2 = pytest.importorskip("cv2")
     image, model = image_of(360, 430), seeded("lffd-head")  # heads of up to 160 pixels
     threshold = median_threshold(model, image)
-    finder = FaceDetector(model, threshold=threshold, nms=None)
+    finder = Detector(model, threshold=threshold, nms=None)
     small = cv2.resize(image, (0, 0), fx=128 / 360, fy=128 / 360, interpolation=cv2.INTER_AREA)
-    at_one = FaceDetector(model, threshold=threshold, nms=None, resize_scale=1, clip=False)
-    want = np.concatenate([at_one.detect(image).boxes, at_one.detect(small).boxes * 360 / 128])
-    finder.clip = False
-    got = finder.detect(image).boxes
+    at_one = Detector(model, threshold=threshold, nms=None, scales=(1,))
+    want = np.concatenate([at_one.detect(image).uncut, at_one.detect(small).uncut * 360 / 128])
+    got = finder.detect(image).uncut
     assert got.shape == want.shape
     by_place = [np.lexsort(np.round(boxes, 1).T) for boxes in (got, want)]
     np.testing.assert_allclose(got[by_place[0]], want[by_place[1]], atol=0.02)
-    (batched, _) = finder.detect_batch([image, image])
+    (batched, _) = finder.batch([image, image])
     assert len(batched) == len(got)
 
 
 def test_large_images_are_tiled_by_themselves(monkeypatch: Any) -> None:
     image, model = image_of(240, 430), seeded("lffd-head")
-    finder = FaceDetector(model, threshold=median_threshold(model, image), resize_scale=1)
+    finder = Detector(model, threshold=median_threshold(model, image), scales=(1,))
     whole, shapes = finder.detect(image), []
     monkeypatch.setattr(pyramid, "TILED_ABOVE", 240 * 430 - 1)
     monkeypatch.setattr(pyramid, "TILE", 400)
@@ -266,7 +289,7 @@ def test_every_unit_has_one_owner(name: str, size: int) -> None:
 
 def test_a_tile_must_hold_a_receptive_field() -> None:
     with pytest.raises(OptionError, match="use at least 366"):
-        FaceDetector(seeded("lffd-head")).detect(image_of(400, 400), tile=350)
+        Detector(seeded("lffd-head")).detect(image_of(400, 400), tile=350)
 
 
 def mirror_symmetric(name: str) -> Model:
@@ -281,12 +304,22 @@ def mirror_symmetric(name: str) -> Model:
     return Model(graph, weights, backend="numpy")
 
 
+def uncut(finder: Detector, image: np.ndarray) -> Detections:
+    """What the finder finds, suppressed by its boxes as predicted: at the edge of the image, which is not
+    symmetric about a unit, they are not cut."""
+    (found,) = finder.head.candidates([image])
+    boxes = found.boxes.astype(np.float32)
+    kept = finder._best(boxes, found.scores, found.labels)
+    size = (image.shape[0], image.shape[1])
+    return Detections(boxes[kept], found.scores[kept], found.labels[kept], finder.classes, size)
+
+
 @pytest.mark.parametrize("nms", ["lower-area", "iou"])
 def test_a_flipped_image_has_flipped_detections(nms: str) -> None:
     """At 639 pixels the units of strides up to 64 lie symmetric about the middle."""
     image, model = image_of(319, 639), mirror_symmetric("lffd-plate-small")
-    finder = FaceDetector(model, threshold=median_threshold(model, image), nms=nms, clip=False)
-    found, flipped = finder.detect(image), finder.detect(np.ascontiguousarray(image[:, ::-1]))
+    finder = Detector(model, threshold=median_threshold(model, image), nms=nms)
+    found, flipped = uncut(finder, image), uncut(finder, np.ascontiguousarray(image[:, ::-1]))
     mirrored = flipped.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + f32([638, 0, 638, 0])
     same(replace(flipped, boxes=mirrored), found, atol=1)
 
@@ -298,68 +331,92 @@ def test_a_batch_gives_what_single_images_give() -> None:
         *(image_of(130, 150, s) for s in (3, 4)),
     ]
     model = seeded("lffd-head")
-    finder = FaceDetector(model, threshold=median_threshold(model, images[0]))
-    for found, image in zip(finder.detect_batch(images, batch_size=2), images, strict=True):
+    finder = Detector(model, threshold=median_threshold(model, images[0]))
+    for found, image in zip(finder.batch(images, batch_size=2), images, strict=True):
         same(found, finder.detect(image))
-    assert finder.detect_batch([]) == []
+    assert finder.batch([]) == []
 
 
 def test_small_images_are_enlarged_to_the_minimum_side() -> None:
     model = seeded("lffd-head")
     small = image_of(64, 100)
-    finder = FaceDetector(model, threshold=0.1)
-    scaled = FaceDetector(model, threshold=0.1, resize_scale=2.0)
+    finder = Detector(model, threshold=0.1)
+    scaled = Detector(model, threshold=0.1, scales=(2.0,))
     same(finder.detect(small), scaled.detect(small))
     tiny = finder.detect(np.full((1, 1, 3), 128, np.uint8))
     assert (tiny.boxes >= 0).all() and (tiny.boxes <= 1).all()
 
 
-def test_a_sliver_that_would_fill_memory_is_refused() -> None:
-    with pytest.raises(ImageError, match="smaller resize_scale"):
-        FaceDetector(seeded("lffd-head")).detect(np.zeros((1, 30000, 3), np.uint8))
+@pytest.mark.parametrize(("shape", "fed"), [((1, 3000), (128, 3000)), ((40, 900), (128, 1280))])
+def test_slivers_are_padded_where_enlarging_them_would_fill_memory(
+    shape: tuple[int, int], fed: tuple[int, int]
+) -> None:
+    """Their longer side grows to 1280 pixels at most; black fills the rest."""
+    for image in (image_of(*shape), np.ascontiguousarray(image_of(*shape).swapaxes(0, 1))):
+        model = seeded("lffd-head")
+        seen: list[Any] = []
+        finder = Detector(model, threshold=0.1)
+
+        def record(x: np.ndarray, model: Model = model, seen: list[Any] = seen) -> Any:
+            seen.append(x.shape[2:])
+            return model(x)
+
+        lffd(finder).model = cast(Any, record)
+        found = finder.detect(image)
+        assert seen == [fed if image.shape[1] > image.shape[0] else fed[::-1]]
+        height, width = image.shape[:2]
+        assert len(found) and (found.boxes <= [width, height, width, height]).all()
+
+
+def test_an_image_that_would_fill_memory_is_refused(monkeypatch: Any) -> None:
+    monkeypatch.setattr(pyramid, "LARGEST_INPUT", 200 * 400)
+    finder = Detector(seeded("lffd-head"), min_size=10)
+    with pytest.raises(ImageError, match="use a larger min_size"):
+        finder.detect(image_of(150, 300))
 
 
 def test_a_pyramid_joins_its_scales() -> None:
     image, model = image_of(200, 260), seeded("lffd-head")
     threshold = median_threshold(model, image)
     counts = [
-        len(FaceDetector(model, threshold=threshold, nms=None, resize_scale=s).detect(image))
-        for s in (1.0, 2.0, (1.0, 2.0))
+        len(Detector(model, threshold=threshold, nms=None, scales=s).detect(image))
+        for s in ((1.0,), (2.0,), (1.0, 2.0))
     ]
     assert counts[2] == counts[0] + counts[1] > counts[0] > 0
 
 
-def test_boxes_are_clipped_on_request_as_the_official_code_does() -> None:
+def test_boxes_are_cut_to_the_image_as_the_official_code_does() -> None:
     image, model = image_of(200, 260), seeded("lffd-plate-small")
     options: dict[str, Any] = {"threshold": median_threshold(model, image), "nms": None}
-    free = FaceDetector(model, clip=False, **options).detect(image)
-    cut = FaceDetector(model, **options).detect(image)
-    assert (free.boxes[:, :2] < 0).any()
-    assert (cut.boxes[:, :2] >= 0).all()
-    assert (cut.boxes[:, 2] <= 260).all() and (cut.boxes[:, 3] <= 200).all()
-    inside = free.clip(image.shape).boxes
-    assert inside.min() >= 0 and (inside <= [260, 200, 260, 200]).all()
+    found = Detector(model, **options).detect(image)
+    assert (found.uncut[:, :2] < 0).any() and (found.uncut[:, 2] > 260).any()
+    assert (found.boxes[:, :2] >= 0).all()
+    assert (found.boxes[:, 2] <= 260).all() and (found.boxes[:, 3] <= 200).all()
+    np.testing.assert_array_equal(found.boxes, np.clip(found.uncut, 0, [260, 200, 260, 200]))
+    assert found.image_size == (200, 260)
+    part = found[found.scores > np.median(found.scores)]
+    assert 0 < len(part) < len(found) and len(part.uncut) == len(part)
 
 
 def test_branches_can_be_left_out() -> None:
     image, model = image_of(200, 260), seeded("lffd-head")
     options: dict[str, Any] = {"threshold": median_threshold(model, image), "nms": None}
-    everything = FaceDetector(model, **options).detect(image)
-    some = FaceDetector(model, skip_branches=[0], **options).detect(image)
-    only = FaceDetector(model, skip_branches=[1, 2, 3], **options).detect(image)
+    everything = Detector(model, **options).detect(image)
+    some = Detector(model, branches=(2, 3, 4), **options).detect(image)
+    only = Detector(model, branches=[1], **options).detect(image)
     assert len(some) + len(only) == len(everything) and len(only) > 0
 
 
 def test_nothing_found_is_an_empty_result() -> None:
-    found = FaceDetector(seeded("lffd-head"), threshold=0.999).detect(image_of(130, 130))
-    assert (len(found), found.boxes.shape, found.to_dict()) == (0, (0, 4), [])
+    found = Detector(seeded("lffd-head"), threshold=0.999).detect(image_of(130, 130))
+    assert (len(found), found.boxes.shape, found.to_dicts()) == (0, (0, 4), [])
     assert found.boxes.dtype == found.scores.dtype == np.float32
 
 
 def test_pil_images_and_red_first_arrays_are_the_same_image() -> None:
     pil = pytest.importorskip("PIL.Image")
     image, model = image_of(130, 150), seeded("lffd-head")
-    finder = FaceDetector(model, threshold=median_threshold(model, image))
+    finder = Detector(model, threshold=median_threshold(model, image))
     red_first = np.ascontiguousarray(image[:, :, ::-1])
     same(finder.detect(red_first, rgb=True), finder.detect(image), atol=0)
     same(finder.detect(pil.fromarray(red_first)), finder.detect(image), atol=0)
@@ -367,8 +424,8 @@ def test_pil_images_and_red_first_arrays_are_the_same_image() -> None:
 
 def test_detections_are_indexed_and_iterated() -> None:
     boxes = f32([[0, 0, 4, 4], [1, 1, 9, 9], [2, 2, 5, 6]])
-    found = Detections(boxes, f32([0.9, 0.8, 0.7]), np.array([0, 0, 0]), ("head",))
-    assert found[1].to_dict() == [{"class": "head", "score": 0.8, "box": [1.0, 1.0, 9.0, 9.0]}]
+    found = Detections(boxes, f32([0.9, 0.8, 0.7]), np.array([0, 0, 0]), ("head",), (10, 10))
+    assert found[1].to_dicts() == [{"class": "head", "score": 0.8, "box": [1.0, 1.0, 9.0, 9.0]}]
     assert len(found[found.scores > 0.75]) == 2 and len(found[:1]) == 1
     assert [(round(score, 1), name) for _, score, name in found] == [
         *((0.9, "head"), (0.8, "head"), (0.7, "head")),
@@ -378,15 +435,24 @@ def test_detections_are_indexed_and_iterated() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FaceDetector(seeded("tinynet")), "detects nothing"),
-        (lambda: FaceDetector(seeded("lffd-head"), threshold=1.5), "threshold lies in"),
-        (lambda: FaceDetector(seeded("lffd-head"), nms="soft"), "lower-area"),
-        (lambda: FaceDetector(seeded("lffd-head"), resize_scale=0), "positive factor"),
-        (lambda: FaceDetector(seeded("lffd-head"), resize_scale=[]), "positive factor"),
-        (lambda: FaceDetector(seeded("lffd-head"), resize_scale="all"), "positive factor"),
-        (lambda: FaceDetector(seeded("lffd-head"), skip_branches=[4]), "branches 0 to 3"),
-        (lambda: FaceDetector(seeded("lffd-head"), top_k=0), "top_k"),
-        (lambda: FaceDetector(seeded("basketnet"), resize_scale=2), "stretches"),
+        (lambda: Detector(seeded("tinynet")), "detects nothing"),
+        (lambda: Detector(seeded("lffd-head"), threshold=1.5), "threshold lies in"),
+        (lambda: Detector(seeded("lffd-head"), nms="soft"), "lower-area"),
+        (lambda: cast(Any, Detector)(seeded("lffd-head"), scales=0), "positive factor"),
+        (lambda: Detector(seeded("lffd-head"), scales=[]), "positive factor"),
+        (lambda: cast(Any, Detector)(seeded("lffd-head"), scales="all"), "positive factor"),
+        (lambda: Detector(seeded("lffd-head"), branches=[0]), "branches 1 to 4"),
+        (lambda: Detector(seeded("lffd-head"), top_k=0), "top_k"),
+        (lambda: Detector(seeded("basketnet"), scales=[2]), "stretches"),
+        (lambda: Detector(seeded("basketnet"), min_size=20), "stretches"),
+        (lambda: Detector(seeded("lffd-head"), branches=(1, 5)), "branches 1 to 4"),
+        (lambda: Detector(seeded("lffd-head"), branches=()), "branches 1 to 4"),
+        (lambda: Detector(seeded("lffd-head"), scales=(1.0,), min_size=20), "pass one of them"),
+        (lambda: Detector(seeded("lffd-head"), min_size=0), "min_size is at least 1"),
+        (lambda: cast(Any, Detector)(seeded("lffd-head"), threshold="0.5"), "not '0.5'"),
+        (lambda: Detector(seeded("lffd-head"), threshold=50), "for 50 % pass 0.5"),
+        (lambda: FaceDetector(seeded("basketnet")), "no faces; refnet.Detector gives its boxes"),
+        (lambda: Detector(seeded("lffd-head"), threads=2), "give them to refnet.load"),
     ],
 )
 def test_wrong_settings_are_named(make: Callable[[], Any], message: str) -> None:
@@ -400,7 +466,7 @@ def test_detectors_tell_the_sizes_that_they_find() -> None:
         "lffd-plate": (64, 512),
         "basketnet": (10, 560),
     }.items():
-        assert FaceDetector(seeded(name)).object_range == sizes
+        assert Detector(seeded(name)).object_range == sizes
 
 
 def test_every_detector_has_default_settings() -> None:
@@ -430,7 +496,7 @@ def test_basketnet_against_its_own_steps() -> None:
     """Input, softmax, decoding and the per-class loop, written out, for outputs of both classes."""
     cv2 = pytest.importorskip("cv2")
     image, generator = image_of(200, 300), np.random.default_rng(0)
-    finder = FaceDetector(seeded("basketnet", input_size=320))
+    finder = Detector(seeded("basketnet", input_size=320))
     head = finder.head
     assert isinstance(head, BasketNetHead)
     priors, graph, fed = head.priors, finder.model.graph, []
@@ -474,8 +540,8 @@ def test_basketnet_against_its_own_steps() -> None:
 
 def test_a_batch_of_balls() -> None:
     images = [image_of(200, 300, seed) for seed in (1, 2)]
-    finder = FaceDetector(seeded("basketnet", input_size=160), threshold=0.3)
-    for found, image in zip(finder.detect_batch(images), images, strict=True):
+    finder = Detector(seeded("basketnet", input_size=160), threshold=0.3)
+    for found, image in zip(finder.batch(images), images, strict=True):
         same(found, finder.detect(image))
 
 
@@ -499,7 +565,9 @@ def padded() -> Graph:
     return net.graph("padded", (score, net.conv(x, "box", 4, Window(1))), {}, fixed_size=False)
 
 
-OWN = Defaults(Preprocessing(scale=1 / 255), Detection(("thing",), 0.5, 0.4, ((4, 16),)))
+OWN = Defaults(
+    Preprocessing(scale=1 / 255), Detection(("thing",), 0.5, 0.4, ((4, 16),), minimum_side=1)
+)
 
 
 @pytest.mark.parametrize("shape", [(75, 90), (64, 97), (33, 128)])
@@ -509,11 +577,11 @@ def test_tiles_of_a_padded_network(shape: tuple[int, int]) -> None:
     weights = random_weights(graph, seed=1)
     weights["box.bias"] = f32([0.8, 0.8, -0.8, -0.8])
     model = Model(graph, weights, backend="numpy")
-    options: dict[str, Any] = {"nms": None, "resize_scale": 1, "minimum_side": 1, "clip": False}
-    finder = FaceDetector(model, threshold=0, defaults=OWN, **options)
+    options: dict[str, Any] = {"nms": None, "scales": (1,)}
+    finder = Detector(model, threshold=0, defaults=OWN, **options)
     whole, tiled = finder.detect(image), finder.detect(image, tile=24)
     assert len(whole) > 0.9 * -(-shape[0] // 4) * -(-shape[1] // 4)
-    by_place = [np.lexsort(np.round(d.boxes, 1).T) for d in (whole, tiled)]
+    by_place = [np.lexsort(np.round(d.uncut, 1).T) for d in (whole, tiled)]
     same(tiled[by_place[1]], whole[by_place[0]])
 
 
@@ -521,15 +589,15 @@ def test_a_network_of_ones_own_brings_its_defaults() -> None:
     image, head = image_of(200, 260), seeded("lffd-head")
     mine = Model(replace(head.graph, name="mine"), head.weights, backend="numpy")
     with pytest.raises(OptionError, match="mine detects nothing"):
-        FaceDetector(mine)
+        Detector(mine)
     threshold = median_threshold(head, image)
-    found = FaceDetector(mine, threshold=threshold, defaults=DEFAULTS["lffd-head"]).detect(image)
-    same(found, FaceDetector(head, threshold=threshold).detect(image), atol=0)
+    found = Detector(mine, threshold=threshold, defaults=DEFAULTS["lffd-head"]).detect(image)
+    same(found, Detector(head, threshold=threshold).detect(image), atol=0)
     with pytest.raises(OptionError, match="one range of sizes for each"):
-        FaceDetector(mine, defaults=OWN)
+        Detector(mine, defaults=OWN)
     detection = replace(OWN.detection or Detection((), 0, 0, ()), head="none")
     with pytest.raises(OptionError, match="head is one of lffd, basketnet, not 'none'"):
-        FaceDetector(mine, defaults=replace(OWN, detection=detection))
+        Detector(mine, defaults=replace(OWN, detection=detection))
 
 
 class Corners:
@@ -553,15 +621,15 @@ def test_a_new_head_is_a_class_and_a_line(monkeypatch: Any) -> None:
     """Key points go the way of their boxes: through suppression, by falling score."""
     monkeypatch.setitem(cast(Any, HEADS), "corners", Corners)
     detection = Detection(("face",), 0.5, 0.4, (), head="corners")
-    finder = FaceDetector(seeded("tinynet"), defaults=Defaults(detection=detection))
+    finder = Detector(seeded("tinynet"), defaults=Defaults(detection=detection))
     found = finder.detect(image_of(80, 80))
     assert finder.object_range == (1, 100)
     np.testing.assert_array_equal(found.scores, f32([0.9, 0.8]))
     assert found.keypoints is not None and found.keypoints.dtype == np.float32
     np.testing.assert_array_equal(found.keypoints, np.arange(30).reshape(3, 5, 2)[[2, 1]])
     one = found[1]
-    assert one.to_dict()[0]["keypoints"] == [[10, 11], [12, 13], [14, 15], [16, 17], [18, 19]]
-    (batched, _) = finder.detect_batch([image_of(80, 80)] * 2)
+    assert one.to_dicts()[0]["keypoints"] == [[10, 11], [12, 13], [14, 15], [16, 17], [18, 19]]
+    (batched, _) = finder.batch([image_of(80, 80)] * 2)
     same(batched, found, atol=0)
 
 
@@ -574,12 +642,12 @@ def test_candidates_are_joined_with_their_key_points() -> None:
 
 
 def test_misspelt_arguments_are_named(tmp_path: Path) -> None:
-    says = "FaceDetector has no argument score_threshold; did you mean threshold"
+    says = "Detector has no argument score_threshold; did you mean threshold"
     path = tmp_path / "head.npz"
     np.savez(path, **seeded("lffd-head").weights)  # type: ignore[arg-type]  # no name is a keyword
     for model in (DETECTOR, path, seeded("lffd-head")):
         with pytest.raises(OptionError, match=says):
-            FaceDetector(model, score_threshold=0.5)
+            cast(Any, Detector)(model, score_threshold=0.5)
     with pytest.raises(OptionError, match="no argument nms_treshold; did you mean nms_threshold"):
-        FaceDetector(path, nms_treshold=0.5)
-    assert FaceDetector(path, width=1.0, backend="numpy").classes == ("head",)
+        cast(Any, Detector)(path, nms_treshold=0.5)
+    assert Detector(path, backend="numpy").classes == ("head",)

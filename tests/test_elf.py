@@ -88,11 +88,11 @@ def test_the_kernels_give_the_same_bits_by_llvm(monkeypatch: pytest.MonkeyPatch)
     graph = refnet.build("pfld-ultralight", width=0.25)
     weights = random_weights(graph)
     x = checks.image((3, 112, 112))
-    expected = refnet.Model(graph, weights, backend="numba")(x)
+    expected = refnet.Model(graph, weights, backend="compiled")(x)
     before = len(machine_code._engines)
     monkeypatch.setattr(elf, "load", lambda *_: None)
     monkeypatch.setattr(machine_code, "_loaded", [])
-    np.testing.assert_array_equal(refnet.Model(graph, weights, backend="numba")(x), expected)
+    np.testing.assert_array_equal(refnet.Model(graph, weights, backend="compiled")(x), expected)
     assert len(machine_code._engines) == before + 1
 
 

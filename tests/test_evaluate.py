@@ -13,7 +13,7 @@ import refnet
 from refnet.checkpoints import save
 from refnet.cli import evaluate
 from refnet.detection.detections import Detections
-from refnet.detection.detector import FaceDetector
+from refnet.detection.detector import Detector
 from refnet.errors import OptionError
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.random_weights import random_weights
@@ -105,8 +105,10 @@ def test_detection_of_a_detector_with_known_boxes(
     graph = refnet.build("lffd-face-v2", width=0.125)
     save(tmp_path / "v2.safetensors", graph.name, graph.options, random_weights(graph))
     boxes = np.array([[20, 20, 60, 70], [130, 100, 160, 140]], np.float32)
-    found = Detections(boxes, np.array([0.9, 0.7], np.float32), np.zeros(2, np.int64))
-    monkeypatch.setattr(FaceDetector, "detect", lambda self, image: found)
+    found = Detections(
+        boxes, np.array([0.9, 0.7], np.float32), np.zeros(2, np.int64), ("face",), (160, 200)
+    )
+    monkeypatch.setattr(Detector, "detect", lambda self, image: found)
     words = ["--data", str(photos), "--weights", str(tmp_path / "v2.safetensors"), "--json"]
     files = [str(tmp_path / "curve.png"), str(tmp_path / "worst.png")]
     assert call("detection", *words, "--plot", files[0], "--sheet", files[1]) == 0

@@ -241,7 +241,7 @@ def test_values_come_before_any_other_error(model: refnet.Model) -> None:
     x = checks.image((3, 112, 112)).astype(np.float64)
     x[0, 0, 0, :2] = np.nan
     for given, options in (
-        (x, {"backend": "numba"}),
+        (x, {"backend": "compiled"}),
         (x, {"backend": "cuda"}),
         (x[:, :1].astype(np.float32), {}),
         (x, {"dtype": "float32"}),
@@ -262,7 +262,7 @@ def test_float64_takes_the_reference_and_says_so_when_asked_otherwise(model: ref
     x = checks.image((3, 112, 112)).astype(np.float64)
     assert model(x).dtype == np.float64  # type: ignore[union-attr]
     with pytest.raises(refnet.BackendError, match="computes in float32"):
-        model.run(x, backend="numba")
+        model.run(x, backend="compiled")
 
 
 def test_runs_do_not_grow_memory(model: refnet.Model) -> None:

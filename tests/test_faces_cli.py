@@ -29,7 +29,7 @@ cv2 = pytest.importorskip("cv2")
 def networks(tmp_path_factory: Any) -> list[str]:
     """The options that name a detector and a landmarker of seeded weights."""
     folder = tmp_path_factory.mktemp("networks")
-    detector = seeded("lffd-head")
+    detector = seeded("lffd-face-v2", width=0.25)
     np.savez(folder / "detector.npz", **detector.weights)  # type: ignore[arg-type]
     graph = refnet.build("pfld-ultralight-slim", width=0.25)
     np.savez(folder / "landmarker.npz", **random_weights(graph))  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def test_an_album_of_good_and_bad_files(
     assert set(records) - bad == {f"album/{name}" for name in (*good, "more/plain.png")}
     assert records["album/turned.jpg"]["width"] == 140  # upright: 150 wide before
     plain = records["album/plain.png"]["faces"]
-    assert len(plain) > 0 and len(plain[0]["landmarks"]) == 98 and "track" not in plain[0]
+    assert len(plain) > 0 and len(plain[0]["landmarks"]) == 98 and "track_id" not in plain[0]
     for name in ("rgba.png", "deep.png", "more/plain.png"):
         assert records[f"album/{name}"]["faces"] == plain, name
     for name in (*good, "more/plain.png"):
@@ -158,7 +158,7 @@ def test_a_video(tmp_path: Path, networks: list[str], capsys: Any) -> None:
     assert [r["frame"] for r in records] == list(range(6))
     assert [r["time"] for r in records] == [round(i / 25, 4) for i in range(6)]
     assert [r["last"] for r in records] == [False] * 5 + [True]
-    assert all(face["track"] >= 1 for r in records for face in r["faces"])
+    assert all(face["track_id"] >= 1 for r in records for face in r["faces"])
     copy = cv2.VideoCapture(str(out / "clip.mp4"))
     assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 6
     assert copy.read()[1].shape == (140, 150, 3)

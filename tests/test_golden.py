@@ -37,7 +37,7 @@ ROWS = [
 ]
 #: How far a backend may be from a recorded float32 output, as a multiple of what the recording is held
 #: to: the reference by rounding alone, the compiled engine by its own bound.
-BACKENDS = {"numpy": 1, "numba": 10}
+BACKENDS = {"numpy": 1, "compiled": 10}
 ONNX = {
     "GhostNet": "PFLD_GhostNet_112_1_opt_sim.onnx",
     "GhostNet_Slim": "PFLD_GhostNet_Slim_112_1_opt_sim.onnx",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
 @pytest.fixture(scope="module")
 def landmarker() -> FaceLandmarker:
     graph = refnet.build("pfld-ultralight-slim", width=0.25)
-    return FaceLandmarker("pfld-ultralight-slim", random_weights(graph), width=0.25)
+    return FaceLandmarker(refnet.Model(graph, random_weights(graph)), refine=False)
 
 
 def test_parts_cover_the_98_points_once() -> None:
@@ -50,11 +50,11 @@ def test_real_faces(assets: Path) -> None:
     pytest.importorskip("onnx")
     recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
     file = assets / "pfld/onnx/PFLD_GhostOne_112_1_opt_sim.onnx"
-    landmarker = FaceLandmarker(file)
+    landmarker = FaceLandmarker(file, refine=False)
     for photo, faces in (("duo", 2), ("duo2", 2), ("persons", 6)):
         image = refnet.read_image(assets / f"pfld/test_imgs/{photo}.jpg")
         boxes = [recorded[f"box/{photo}/{i}/m100"] for i in range(faces)]
-        landmarks = landmarker.predict(image, boxes)
+        landmarks = landmarker(image, boxes)
         assert landmarks.points.shape == (faces, 98, 2)
         for i in range(faces):
             want = recorded[f"out/{photo}/{i}/m100/bgr/GhostOne"].reshape(98, 2)
@@ -84,8 +84,8 @@ def test_points_map_back_by_origin_and_side(landmarker: FaceLandmarker) -> None:
     wide = np.pad(IMAGE, ((40, 0), (25, 0), (0, 0)))
     boxes = np.array([[-10, 5, 60, 95], [70, 30, 119, 70]], np.float32)
     here, there = (
-        landmarker.predict(IMAGE, boxes),
-        landmarker.predict(wide, boxes + np.array([25, 40, 25, 40])),
+        landmarker(IMAGE, boxes),
+        landmarker(wide, boxes + np.array([25, 40, 25, 40])),
     )
     np.testing.assert_allclose(
         there.points - here.points, np.broadcast_to([25, 40], (2, 98, 2)), atol=1e-4
@@ -97,15 +97,13 @@ def test_points_map_back_by_origin_and_side(landmarker: FaceLandmarker) -> None:
 
 def test_faces_in_one_call_are_faces_one_by_one(landmarker: FaceLandmarker) -> None:
     boxes = np.array([[0, 0, 50, 50], [30, 20, 100, 80], [-5, -5, 20, 40]], np.float32)
-    together = landmarker.predict(IMAGE, boxes)
+    together = landmarker(IMAGE, boxes)
     for i, box in enumerate(boxes):
-        np.testing.assert_allclose(
-            landmarker.predict(IMAGE, box).points[0], together.points[i], atol=1e-4
-        )
+        np.testing.assert_allclose(landmarker(IMAGE, box).points[0], together.points[i], atol=1e-4)
 
 
 def test_without_boxes_the_image_is_the_face(landmarker: FaceLandmarker) -> None:
-    landmarks = landmarker.predict(IMAGE)
+    landmarks = landmarker(IMAGE)
     assert landmarks.crops.tolist() == [[0, -15, 120]]
     assert len(landmarks) == 1
 
@@ -113,16 +111,16 @@ def test_without_boxes_the_image_is_the_face(landmarker: FaceLandmarker) -> None
 def test_a_second_pass_looks_about_the_points_of_the_first(landmarker: FaceLandmarker) -> None:
     """It is the first pass on the box of its own points, with the margin of training crops."""
     boxes = np.array([[10, 5, 80, 85], [50, 30, 100, 60]], np.float32)
-    first = landmarker.predict(IMAGE, boxes)
-    again = FaceLandmarker(landmarker.model, margin=1.2).predict(
+    first = landmarker(IMAGE, boxes)
+    again = FaceLandmarker(landmarker.model, margin=1.2, refine=False)(
         IMAGE, np.concatenate([first.points.min(1), first.points.max(1)], axis=1)
     )
-    twice = FaceLandmarker(landmarker.model, passes=2).predict(IMAGE, boxes)
+    twice = FaceLandmarker(landmarker.model, refine=True)(IMAGE, boxes)
     np.testing.assert_array_equal(twice.points, again.points)
     np.testing.assert_array_equal(twice.crops, again.crops)
     np.testing.assert_array_equal(twice.boxes, boxes)
-    with pytest.raises(OptionError, match="passes is 1 or 2"):
-        FaceLandmarker(landmarker.model, passes=3)
+    with pytest.raises(OptionError, match="refine is True or False"):
+        FaceLandmarker(landmarker.model, refine=cast(Any, 2))
 
 
 def test_a_second_pass_is_closer_where_boxes_are_rough(assets: Path) -> None:
@@ -134,37 +132,37 @@ def test_a_second_pass_is_closer_where_boxes_are_rough(assets: Path) -> None:
     for photo, faces in (("duo", 2), ("duo2", 2), ("persons", 6)):
         image = refnet.read_image(assets / f"pfld/test_imgs/{photo}.jpg")
         boxes = np.stack([recorded[f"box/{photo}/{i}/m100"] for i in range(faces)])
-        settled = FaceLandmarker(model, passes=2).predict(image, boxes).points
+        settled = FaceLandmarker(model, refine=True)(image, boxes).points
         rough = boxes + np.array([-12, -12, 12, 12]) * (boxes[:, 3:] - boxes[:, 1:2]) / 100
         for passes in (1, 2):
-            points = FaceLandmarker(model, passes=passes).predict(image, rough).points
+            points = FaceLandmarker(model, refine=passes == 2)(image, rough).points
             errors.append((passes, np.abs(points - settled).mean()))
     once, twice = (np.mean([e for p, e in errors if p == passes]) for passes in (1, 2))
     assert twice < 0.5 * once
 
 
 def test_no_faces(landmarker: FaceLandmarker) -> None:
-    landmarks = landmarker.predict(IMAGE, [])
+    landmarks = landmarker(IMAGE, [])
     assert landmarks.points.shape == (0, 98, 2)
-    assert landmarks.to_dict() == []
+    assert landmarks.to_dicts() == []
     np.testing.assert_array_equal(draw_landmarks(IMAGE, landmarks), IMAGE)
 
 
 def test_channel_orders(landmarker: FaceLandmarker) -> None:
     """rgb= says what the image is; channel_order says what the network wants."""
     rgb = np.ascontiguousarray(IMAGE[:, :, ::-1])
-    want = landmarker.predict(IMAGE).points
-    np.testing.assert_array_equal(landmarker.predict(rgb, rgb=True).points, want)
-    other = FaceLandmarker(landmarker.model, channel_order="rgb")
-    np.testing.assert_array_equal(other.predict(rgb).points, want)
-    assert np.abs(other.predict(IMAGE).points - want).max() > 0.01
+    want = landmarker(IMAGE).points
+    np.testing.assert_array_equal(landmarker(rgb, rgb=True).points, want)
+    other = FaceLandmarker(landmarker.model, channel_order="rgb", refine=False)
+    np.testing.assert_array_equal(other(rgb).points, want)
+    assert np.abs(other(IMAGE).points - want).max() > 0.01
 
 
 def test_a_network_of_ones_own_brings_its_defaults(landmarker: FaceLandmarker) -> None:
     graph = landmarker.model.graph
     model = refnet.Model(replace(graph, name="mine"), landmarker.model.weights)
-    points = FaceLandmarker(model, defaults=defaults_of(graph)).predict(IMAGE).points
-    np.testing.assert_array_equal(points, landmarker.predict(IMAGE).points)
+    points = FaceLandmarker(model, defaults=defaults_of(graph), refine=False)(IMAGE).points
+    np.testing.assert_array_equal(points, landmarker(IMAGE).points)
     assert FaceLandmarker(model).preprocessing == Preprocessing(scale=1 / 255)
 
 
@@ -172,7 +170,7 @@ def test_scaling_is_the_networks() -> None:
     crops = np.array([0, 128, 255], np.uint8).repeat(3).reshape(3, 1, 1, 3)
     for name, expected in (("pfld", [-1, 0.00392157, 1]), ("pfld-polaris", [0, 0.50196078, 1])):
         landmarker = FaceLandmarker(
-            name, random_weights(refnet.build(name, width=0.25)), width=0.25
+            f"{name}:width=0.25", random_weights(refnet.build(name, width=0.25))
         )
         np.testing.assert_allclose(
             landmarker.preprocessing.apply(crops)[:, 0, 0, 0], expected, atol=1e-6
@@ -180,8 +178,8 @@ def test_scaling_is_the_networks() -> None:
 
 
 def test_dictionaries(landmarker: FaceLandmarker) -> None:
-    landmarks = landmarker.predict(IMAGE, [10, 20, 60, 90])
-    (face,) = landmarks.to_dict()
+    landmarks = landmarker(IMAGE, [10, 20, 60, 90])
+    (face,) = landmarks.to_dicts()
     assert face["box"] == [10, 20, 60, 90]
     assert face["crop"] == {"x": 0, "y": 20, "side": 70}
     np.testing.assert_allclose(face["points"], landmarks.points[0], atol=6e-4)
@@ -201,12 +199,14 @@ def test_dictionaries(landmarker: FaceLandmarker) -> None:
 )
 def test_wrong_boxes(landmarker: FaceLandmarker, boxes: Any, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
-        landmarker.predict(IMAGE, boxes)
+        landmarker(IMAGE, boxes)
 
 
 def test_wrong_arguments(landmarker: FaceLandmarker) -> None:
     with pytest.raises(ImageError):
-        landmarker.predict(IMAGE[:, :, 0])
+        landmarker(IMAGE[:, :, :2])
+    with pytest.raises(ShapeError, match="1 images and 2 times boxes"):
+        landmarker.batch([IMAGE], [[0, 0, 5, 5], [0, 0, 5, 5]])
     with pytest.raises(OptionError, match="margin"):
         FaceLandmarker(landmarker.model, margin=0)
     with pytest.raises(OptionError, match="channel_order"):
@@ -214,7 +214,7 @@ def test_wrong_arguments(landmarker: FaceLandmarker) -> None:
     with pytest.raises(
         OptionError, match="FaceLandmarker has no argument margn; did you mean margin"
     ):
-        FaceLandmarker(landmarker.model, margn=1.2)
+        cast(Any, FaceLandmarker)(landmarker.model, margn=1.2)
     tinynet = refnet.load("tinynet", random_weights(refnet.build("tinynet")))
     with pytest.raises(OptionError, match="tinynet finds no landmarks"):
         FaceLandmarker(tinynet)

@@ -1,6 +1,8 @@
 """Images in and out: every kind that a folder of photos holds, and every kind of bad file."""
 
+import errno
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from refnet.errors import ImageError, OutputError
-from refnet.media.images import as_image, read_image, write_image
+from refnet.errors import FileError, ImageError, OutputError
+from refnet.media.images import as_image, as_images, read_image, write_image
 from refnet.ops import Array
 
 RNG = np.random.default_rng(0)
@@ -80,9 +82,13 @@ def test_bad_files(tmp_path: Path, data: bytes, says: str) -> None:
 
 
 def test_absent_and_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="No such file"):
+    with pytest.raises(FileError, match="No such file") as caught:
         read_image(tmp_path / "none.jpg")
-    with pytest.raises(ImageError, match="directory"):
+    assert caught.value.filename == str(tmp_path / "none.jpg")
+    assert isinstance(caught.value, OSError) and caught.value.errno == errno.ENOENT
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.filename) == (str(caught.value), caught.value.filename)
+    with pytest.raises(FileError, match="directory"):
         read_image(tmp_path)
 
 
@@ -129,11 +135,56 @@ def test_pil_images_and_rgb_arrays() -> None:
     )
 
 
+def test_every_kind_of_image(tmp_path: Path) -> None:
+    """Paths as text and as Path, the bytes of a file, gray arrays."""
+    path = tmp_path / "x.png"
+    write_image(path, PICTURE)
+    for image in (path, str(path), path.read_bytes(), bytearray(path.read_bytes())):
+        np.testing.assert_array_equal(as_image(image), PICTURE)
+        np.testing.assert_array_equal(as_image(image, rgb=True), PICTURE)  # its order is known
+    gray = PICTURE[:, :, 0]
+    np.testing.assert_array_equal(as_image(gray), np.dstack([gray] * 3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pil_images_are_turned_upright_as_files_are(tmp_path: Path, orientation: int) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    image = pil.fromarray(np.ascontiguousarray(PICTURE[:, :, ::-1]))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "x.png", exif=exif)
+    with pil.open(tmp_path / "x.png") as opened:
+        np.testing.assert_array_equal(as_image(opened), read_image(tmp_path / "x.png"))
+
+
+def test_pil_images_of_16_bits_become_8_as_files_do(tmp_path: Path) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    deep = np.arange(60, dtype=np.uint16).reshape(6, 10) * 1000
+    pil.fromarray(deep).save(tmp_path / "deep.png")
+    with pil.open(tmp_path / "deep.png") as opened:
+        np.testing.assert_array_equal(as_image(opened), read_image(tmp_path / "deep.png"))
+
+
+def test_several_images() -> None:
+    assert [image.shape for image in as_images([PICTURE, PICTURE[:4]])] == [
+        PICTURE.shape,
+        (4, *PICTURE.shape[1:]),
+    ]
+    assert len(as_images(np.stack([PICTURE] * 3))) == 3
+    for one in (PICTURE, "photo.jpg", b"..."):
+        with pytest.raises(ImageError, match=r"batch takes a list of images and got one"):
+            as_images(one)
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        ("photo.jpg", "refnet.read_image"),
-        (np.zeros((4, 5), np.uint8), "gray"),
+        (None, "cv2.imread returns None"),
+        ([PICTURE, PICTURE], r"not list; for several use \.batch"),
+        (7, "not int"),
+        (np.zeros((4, 5, 1), np.uint8), "gray"),
+        (np.full((4, 5, 3), 200.0), "0 to 255 with image.clip"),
+        (np.zeros((4, 5, 3), np.uint16), ">> 8"),
         (np.zeros((4, 5, 4), np.uint8), "alpha"),
         (np.zeros((3, 4, 5), np.uint8), "Channels come last"),
         (np.zeros((2, 4, 5, 3), np.uint8), "one image at a time"),

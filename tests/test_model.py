@@ -12,7 +12,14 @@ import pytest
 
 import refnet
 from refnet import reference
-from refnet.errors import BackendError, OptionError, ShapeError, UnknownNetworkError, WeightsError
+from refnet.errors import (
+    BackendError,
+    FileError,
+    OptionError,
+    ShapeError,
+    UnknownNetworkError,
+    WeightsError,
+)
 from refnet.random_weights import random_weights
 
 
@@ -138,7 +145,7 @@ def test_wrong_dtype_and_backend(tinynet: refnet.Model) -> None:
     x = image(1, 3, 15, 15)
     with pytest.raises(OptionError, match="float32 or float64"):
         tinynet.run(x, dtype="float16")
-    with pytest.raises(OptionError, match="auto, numba, numpy"):
+    with pytest.raises(OptionError, match="auto, compiled, numpy"):
         tinynet.run(x, backend="cuda")
     with pytest.raises(OptionError, match="threads"):
         refnet.load("tinynet", tinynet.weights, threads=0)
@@ -184,8 +191,10 @@ def test_weights_are_read_only(tinynet: refnet.Model) -> None:
 def test_what_load_cannot_find(tmp_path: Any) -> None:
     with pytest.raises(UnknownNetworkError, match="known: pfld"):
         refnet.load("pfdl-ultra")
-    with pytest.raises(WeightsError, match="there is no file"):
+    with pytest.raises(FileError, match="there is no file") as caught:
         refnet.load(tmp_path / "none.safetensors")
+    assert caught.value.filename == str(tmp_path / "none.safetensors")
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), OSError)
     with pytest.raises(WeightsError, match="no released weights for pfld"):
         refnet.load("pfld")
 

@@ -110,8 +110,8 @@ def test_errors_are_relative_to_each_outputs_largest_magnitude() -> None:
 
 def test_the_compiled_engine_has_room_for_winograd_only_where_it_can_choose_it() -> None:
     slim, head = refnet.build("pfld", width=0.25), refnet.build("lffd-head")
-    assert tolerance("numba", "float32", slim) == 2e-5  # dense 3x3 convs of stride 2 only
-    assert tolerance("numba", "float32", head) == 2e-4
+    assert tolerance("compiled", "float32", slim) == 2e-5  # dense 3x3 convs of stride 2 only
+    assert tolerance("compiled", "float32", head) == 2e-4
 
 
 def test_kink_shift_is_the_smallest_that_clears_the_kinks() -> None:
@@ -172,7 +172,7 @@ def test_the_command_fails_on_a_difference(
 
 def test_the_command_says_that_nothing_matches(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--network", "resnet*"]) == 2
-    assert main(["--network", "tinynet", "--backend", "numba", "--dtype", "float64"]) == 2
+    assert main(["--network", "tinynet", "--backend", "compiled", "--dtype", "float64"]) == 2
     assert "no case matches" in capsys.readouterr().err
 
 

@@ -16,6 +16,7 @@ from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.face import Face, Faces
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.tracking import FaceTracker, OneEuroFilter, Smoothing
+from tests.detection_networks import HEADS_AS_FACES
 
 FRAMES = 30  # a second
 
@@ -41,7 +42,7 @@ def clip(
     The noise is that of a real landmarker on a noisy camera: half a percent of the face for each
     point by itself, and half a percent for all together, since the crop jumps with the box.
     """
-    generator, tracker = np.random.default_rng(1), FaceTracker(smoothing)
+    generator, tracker = np.random.default_rng(1), FaceTracker(smoothing=smoothing)
     true, seen, tracked = [], [], []
     for frame in range(int(seconds * FRAMES)):
         time = frame / FRAMES
@@ -135,15 +136,15 @@ def test_faces_keep_their_numbers_whatever_the_order() -> None:
     for frame in range(20):
         left, right = face_at(50 + 3 * frame, 80), face_at(400 - 3 * frame, 90)
         faces, numbers = ([left, right], [1, 2]) if frame % 3 == 0 else ([right, left], [2, 1])
-        assert [face.track for face in tracker.update(faces, frame / FRAMES)] == numbers
+        assert [face.track_id for face in tracker.update(faces, frame / FRAMES)] == numbers
 
 
 def test_a_face_that_was_hidden_briefly_keeps_its_number() -> None:
     tracker = FaceTracker(patience=0.5)
-    assert tracker.update([face_at(50, 50)], 0.0)[0].track == 1
+    assert tracker.update([face_at(50, 50)], 0.0)[0].track_id == 1
     assert tracker.update([], 0.2) == Faces()
-    assert tracker.update([face_at(52, 50)], 0.4)[0].track == 1
-    assert tracker.update([face_at(52, 50)], 1.2)[0].track == 2
+    assert tracker.update([face_at(52, 50)], 0.4)[0].track_id == 1
+    assert tracker.update([face_at(52, 50)], 1.2)[0].track_id == 2
 
 
 def test_a_face_elsewhere_is_another_face_and_not_drawn_along() -> None:
@@ -151,7 +152,7 @@ def test_a_face_elsewhere_is_another_face_and_not_drawn_along() -> None:
     tracker.update([face_at(50, 50)], 0.0)
     cut = face_at(300, 200)
     (found,) = tracker.update([cut], 1 / FRAMES)
-    assert found.track == 2
+    assert found.track_id == 2
     np.testing.assert_array_equal(points_of(found), points_of(cut))
 
 
@@ -159,7 +160,7 @@ def test_faces_without_landmarks_are_tracked_by_their_boxes() -> None:
     tracker = FaceTracker()
     for frame in range(3):
         (found,) = tracker.update([replace(face_at(50, 50), landmarks=None)], frame / FRAMES)
-    assert found.track == 1 and found.landmarks is None
+    assert found.track_id == 1 and found.landmarks is None
 
 
 def test_overlaps() -> None:
@@ -173,7 +174,7 @@ def test_overlaps() -> None:
     [
         lambda: FaceTracker(overlap=0),
         lambda: FaceTracker(patience=-1),
-        lambda: FaceTracker(Smoothing(min_cutoff=0)),
+        lambda: FaceTracker(smoothing=Smoothing(min_cutoff=0)),
         lambda: OneEuroFilter(beta=-1),
     ],
 )
@@ -186,9 +187,11 @@ def test_a_real_face_before_a_noisy_camera(assets: Path) -> None:
     """Detector and landmarker on a photo with new noise in every frame, standing still and moving."""
     cv2 = pytest.importorskip("cv2")
     weights = assets / "lffd/weights/head_10_160_17L_4scales_v1_iter_800000.params"
-    detector = FaceDetector("lffd-head", weights, clip=False, resize_scale=0.4, threshold=0.3)
+    detector = FaceDetector(
+        "lffd-head", weights, scales=(0.4,), threshold=0.3, defaults=HEADS_AS_FACES
+    )
     file = assets / "pfld/onnx/PFLD_GhostOne_112_1_opt_sim.onnx"
-    analyzer = FaceAnalyzer(detector, FaceLandmarker(file, margin=1.2))
+    analyzer = FaceAnalyzer(detector, FaceLandmarker(file, margin=1.2, refine=False))
     photo = refnet.read_image(assets / "photos/skimage_astronaut.png")[:340, 64:464]
     generator = np.random.default_rng(0)
     for speed in (0, 3):
@@ -201,7 +204,7 @@ def test_a_real_face_before_a_noisy_camera(assets: Path) -> None:
             seen.append(points_of(best))
             (face,) = tracker.update([best], frame / FRAMES)
             tracked.append(points_of(face))
-            assert face.track == 1
+            assert face.track_id == 1
         before, after = np.array(seen)[15:], np.array(tracked)[15:]
         if speed:
             assert (before - after)[:, :, 0].mean() / speed < 1  # frames behind

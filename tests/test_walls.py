@@ -283,7 +283,7 @@ def test_a_warm_start_imports_nothing_that_takes_long() -> None:
     if sys.platform == "linux" and platform.machine() == "x86_64":
         slow |= {"llvmlite"}
     slow |= {"refnet.checkpoints.torch_file", "refnet.kernels.lowering", "refnet.kernels.guard"}
-    assert backend == "numba"
+    assert backend == "compiled"
     assert not slow & set(loaded)
 
 

@@ -28,7 +28,7 @@ from refnet.random_weights import random_weights
 
 #: What a process of each engine does, the array `x` and the texts `file` and `threads` given.
 _SCRIPTS = {
-    "refnet": "import refnet; refnet.load(file, backend='numba', threads=int(threads))(x)",
+    "refnet": "import refnet; refnet.load(file, backend='compiled', threads=int(threads))(x)",
     "onnxruntime": """
 import onnxruntime
 options = onnxruntime.SessionOptions()

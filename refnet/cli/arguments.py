@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Sequence
-from typing import Any
 
 from refnet.errors import OptionError
 from refnet.model import BACKENDS
+from refnet.networks import parse_options as parse_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -79,43 +77,17 @@ def add_resize_scale(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def scales_of(text: str) -> str | list[float]:
-    """`resize_scale` of a detector from the words of `--resize-scale`.
+def scales_of(text: str) -> list[float] | None:
+    """`scales` of a detector from the words of `--resize-scale`.
 
     Raises:
         OptionError: it is neither a number, nor several with commas, nor "auto".
     """
     if text == "auto":
-        return text
+        return None
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise OptionError(
             f"--resize-scale is a number, or several with commas, or auto: {text!r}"
         ) from None
-
-
-def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """{option: value} from "key=value" words; numbers and HEIGHTxWIDTH sizes are recognised.
-
-    Raises:
-        OptionError: a word has no "=".
-    """
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise OptionError(f"--option takes KEY=VALUE, such as width=0.25; got {pair!r}")
-        options[key.strip().replace("-", "_")] = _value(text.strip())
-    return options
-
-
-def _value(text: str) -> Any:
-    if size := re.fullmatch(r"(\d+)[x×](\d+)", text):
-        return int(size[1]), int(size[2])
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

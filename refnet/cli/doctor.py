@@ -62,7 +62,7 @@ def _version(package: str) -> str:
 
 def _backend() -> dict[str, str | int]:
     try:
-        return {"backend": "numba", **engine.host()}
+        return {"backend": "compiled", **engine.host()}
     except BackendError as error:
         return {"backend": f"numpy, since {error}"}
 
@@ -75,7 +75,7 @@ def _self_test() -> tuple[str, bool]:
     exact = model.run(x.astype(np.float64), backend="numpy")
     started = time.perf_counter()
     try:
-        found = model.run(x, backend="numba")
+        found = model.run(x, backend="compiled")
     except BackendError as error:
         return f"the compiled backend did not run: {error}", engine.unavailable() is not None
     seconds = time.perf_counter() - started

@@ -20,10 +20,11 @@ from refnet.cli.arguments import (
     scales_of,
 )
 from refnet.detection.detections import Detections
-from refnet.detection.detector import FaceDetector
+from refnet.detection.detector import Detector
 from refnet.errors import OptionError
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.media.images import read_image, write_image
+from refnet.model import load
 from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.ops import Array
 from refnet.results.sheets import boxes_tile, points_tile, sheet
@@ -112,12 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _network(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keywords that make a detector or a landmarker of what was asked for."""
     model, weights = model_of(arguments.network, arguments.weights, arguments.default)
-    return {
-        "model": model,
-        "weights": weights,
-        "backend": arguments.backend,
-        **parse_options(arguments.option),
-    }
+    options = parse_options(arguments.option)
+    return {"model": load(model, weights, backend=arguments.backend, **options)}
 
 
 def _print(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
@@ -185,9 +182,9 @@ def _plot(path: Path, lines: dict[str, tuple[Array, Array]], axes: tuple[str, st
 
 
 def run_detection(arguments: argparse.Namespace) -> int:
-    detector = FaceDetector(
+    detector = Detector(
         threshold=arguments.lowest,
-        resize_scale=scales_of(arguments.resize_scale),
+        scales=scales_of(arguments.resize_scale),
         **_network(arguments),
     )
     photos = boxed_photos(arguments.data)

@@ -164,8 +164,7 @@ def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
         partial(
             FaceDetector,
             threshold=arguments.threshold,
-            resize_scale=scales_of(arguments.resize_scale),
-            clip=False,
+            scales=scales_of(arguments.resize_scale),
             **options,
         ),
         arguments.detector,
@@ -176,7 +175,7 @@ def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
     if arguments.boxes_only:
         return FaceAnalyzer(detector, None)
     landmarker = _loaded(
-        partial(FaceLandmarker, margin=arguments.margin, passes=arguments.passes, **options),
+        partial(FaceLandmarker, margin=arguments.margin, refine=arguments.passes == 2, **options),
         arguments.landmarks,
         arguments.landmarks_weights,
         LANDMARKER,

@@ -19,6 +19,7 @@ from refnet.errors import OptionError, ShapeError
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.files import write_file
 from refnet.media.images import read_image, write_image
+from refnet.model import load
 from refnet.networks.defaults import LANDMARKER
 from refnet.results.drawing import draw_landmarks
 
@@ -70,22 +71,22 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError(f"--output {output} is the photo itself; name another file")
     image = read_image(photo)
     boxes = _boxes(arguments.boxes)
+    model, weights = model_of(arguments.network, arguments.weights, LANDMARKER)
+    options = parse_options(arguments.option)
     landmarker = FaceLandmarker(
-        *model_of(arguments.network, arguments.weights, LANDMARKER),
+        load(model, weights, backend=arguments.backend, **options),
         margin=arguments.margin,
         channel_order=arguments.channel_order,
-        passes=arguments.passes,
-        backend=arguments.backend,
-        **parse_options(arguments.option),
+        refine=arguments.passes == 2,
     )
-    landmarks = landmarker.predict(image, boxes)
+    landmarks = landmarker(image, boxes)
     height, width = image.shape[:2]
     found = {
         "image": str(photo),
         "width": width,
         "height": height,
         "network": landmarker.model.graph.name,
-        "faces": landmarks.to_dict(),
+        "faces": landmarks.to_dicts(),
     }
     text = json.dumps(found) + "\n"
     write_image(output, draw_landmarks(image, landmarks))

@@ -28,10 +28,11 @@ class BasketNetHead:
     """
 
     def __init__(self, model: Model, defaults: Defaults, settings: HeadSettings) -> None:
-        if settings.scales not in (None, (1.0,)) or settings.skip_branches:
+        chosen = settings.min_size, settings.branches
+        if settings.scales not in (None, (1.0,)) or chosen != (None, None):
             raise OptionError(
                 f"{model.graph.name} stretches every image to its own input size; it has "
-                "neither resize_scale nor skip_branches"
+                "neither scales, min_size nor branches"
             )
         self.model, self.threshold = model, settings.threshold
         self.preprocessing = defaults.preprocessing

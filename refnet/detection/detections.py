@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from refnet.arrays import Array
-from refnet.detection import boxes as rectangles
+from refnet.arguments import unknown_attribute
+from refnet.arrays import Array, Pair
 
 #: The five points that face detectors find; left and right are the image's.
 KEYPOINTS = ("left_eye", "right_eye", "nose_tip", "left_mouth_corner", "right_mouth_corner")
 
+#: Columns of the tables, in order: name and Arrow type. Key points are x, y, x, y, ...
+DETECTION_COLUMNS: tuple[tuple[str, str], ...] = (
+    *(("class", "string"), ("score", "float32"), ("x1", "float32"), ("y1", "float32")),
+    *(("x2", "float32"), ("y2", "float32"), ("keypoints", "list<float32>")),
+)
+#: A repr lists so many detections.
+SHOWN = 5
+#: What other libraries call what is here.
+ELSEWHERE: Mapping[str, str] = {
+    "bboxes": "boxes",
+    "class_id": "labels",
+    "cls": "labels",
+    "conf": "scores",
+    "confidence": "scores",
+    "kps": "keypoints",
+    "landmarks": "keypoints, or the landmarks of a FaceAnalyzer",
+    "names": "classes",
+    "orig_shape": "image_size",
+    "to_dict": "to_dicts",
+    "to_df": "to_pandas",
+    "xyxy": "boxes",
+}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Candidates:
     """Boxes before suppression, in the order of the network's outputs: by branch, then row by row.
 
@@ -54,24 +78,33 @@ class Candidates:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """Boxes found in one image, by falling score.
 
     Attributes:
-        boxes: (N, 4) float32, x1, y1, x2, y2 in image pixels; may leave the image.
+        boxes: (N, 4) float32, x1, y1, x2, y2 in image pixels, inside the image.
         scores: (N,) float32, in [0, 1].
         labels: (N,) int64, indices into `classes`.
         classes: names of what was looked for.
+        image_size: (height, width) of the image.
         keypoints: (N, 5, 2) float32, x and y in image pixels, in the order of `KEYPOINTS`; None from
             networks that find none.
+        uncut: (N, 4) float32, the boxes as predicted, which may leave the image: what the crop of a face
+            at the border is made of, in `refnet.FaceLandmarker`.
     """
 
     boxes: Array
     scores: Array
     labels: Array
-    classes: tuple[str, ...] = ("face",)
+    classes: tuple[str, ...]
+    image_size: Pair
     keypoints: Array | None = None
+    uncut: Array = field(default=cast(Array, None), repr=False)  # by default `boxes`
+
+    def __post_init__(self) -> None:
+        if self.uncut is None:
+            object.__setattr__(self, "uncut", self.boxes)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -90,13 +123,10 @@ class Detections:
             scores=self.scores[index],
             labels=self.labels[index],
             keypoints=None if self.keypoints is None else self.keypoints[index],
+            uncut=self.uncut[index],
         )
 
-    def clip(self, shape: Sequence[int]) -> Detections:
-        """The same with boxes cut to an image of `shape` (H, W, ...); key points stay."""
-        return replace(self, boxes=rectangles.clip(self.boxes, shape))
-
-    def to_dict(self) -> list[dict[str, Any]]:
+    def to_dicts(self) -> list[dict[str, Any]]:
         """One dictionary a detection, of plain numbers: class, score, box, and key points if there are."""
         found: list[dict[str, Any]] = [
             {
@@ -111,6 +141,22 @@ class Detections:
                 one["keypoints"] = [[round(float(x), 3), round(float(y), 3)] for x, y in points]
         return found
 
+    def to_json(self) -> str:
+        """The same as a JSON array."""
+        return json.dumps(self.to_dicts())
+
+    def to_arrow(self) -> Any:
+        """A `pyarrow.Table` of one row a detection. Raises DependencyError where pyarrow is absent."""
+        from refnet.exchange.arrow import arrow_table
+
+        return arrow_table(self._rows(), DETECTION_COLUMNS)
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` of one row a detection. Raises DependencyError where pandas is absent."""
+        from refnet.exchange.arrow import data_frame
+
+        return data_frame(self._rows(), DETECTION_COLUMNS)
+
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`.
 
@@ -120,3 +166,27 @@ class Detections:
         from refnet.exchange.supervision import supervision_detections
 
         return supervision_detections(self.boxes, self.scores, self.labels, self.classes)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """{column of `DETECTION_COLUMNS`: plain value, None where it is not known} of every detection."""
+        points = [None] * len(self) if self.keypoints is None else self.keypoints
+        return [
+            dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True))
+            | {"class": name, "score": score}
+            | {"keypoints": None if five is None else five.reshape(-1).tolist()}
+            for (box, score, name), five in zip(self, points, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        lines = [f"<Detections of {len(self)} in {width}×{height}>"]
+        for box, score, name in self[:SHOWN]:
+            lines.append(f"  {name} {score:.3f} at {', '.join(str(round(float(v))) for v in box)}")
+        if len(self) > SHOWN:
+            lines.append(f"  and {len(self) - SHOWN} more")
+        return "\n".join(lines)
+
+    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(self, name, ELSEWHERE)

@@ -1,60 +1,65 @@
 """Detection: from an image to boxes with scores, by LFFD's networks or by BasketNet.
 
-One class runs them all: faces, heads, pedestrians, licence plates, balls. What a network expects and
+One class, `Detector`, runs them all: faces, heads, pedestrians, licence plates, balls. What a network expects and
 what its boxes are boxes of is in `refnet.networks.defaults`; what its outputs mean is known to its
 head, see `HEADS`.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from refnet.arguments import checked_number, explicit, shown
 from refnet.arrays import Array, Pair
 from refnet.detection.basketnet import BasketNetHead
 from refnet.detection.detections import Candidates, Detections
 from refnet.detection.head import Head, HeadSettings
 from refnet.detection.lffd import LFFDHead
 from refnet.detection.nms import OVERLAPS, sorted_by_score, suppress
-from refnet.detection.pyramid import MINIMUM_SIDE, checked_scales
+from refnet.detection.pyramid import checked_scales
 from refnet.errors import OptionError
-from refnet.media.images import as_image
-from refnet.model import Model, model_for
-from refnet.networks.defaults import DETECTOR, Defaults, defaults_of, detection_of
+from refnet.media.images import Image, as_image, as_images
+from refnet.model import Net, model_for
+from refnet.networks.defaults import DEFAULTS, DETECTOR, Defaults, defaults_of, detection_of
 
 #: What turns a network's outputs into candidates, by the name that `refnet.networks.defaults` uses.
 HEADS: Mapping[str, type[Head]] = {"lffd": LFFDHead, "basketnet": BasketNetHead}
 
+#: The class of the boxes that a face detector must have.
+FACE = "face"
 
-class FaceDetector:
-    """Finds faces; with other networks heads, pedestrians, licence plates or balls.
+
+class Detector:
+    """Finds objects: faces, heads, pedestrians, licence plates, balls, by the network that it is given.
 
     Args:
-        model: an LFFD network or BasketNet: a `Model`, a name from `refnet.networks()`, or a
-            checkpoint's path; the face detector that refnet comes with by default.
+        model: an LFFD network or BasketNet: a `Model`, a name from `refnet.networks()` such as
+            "basketnet" or "lffd-face-v2:width=0.5", or a checkpoint's path.
         weights: as in `refnet.load`, where `model` is a name or a path.
-        threshold: boxes with a strictly higher score are kept. The network's own by default, as are
-            the next two; see `refnet.networks.defaults`.
-        nms_threshold: boxes that overlap a better one by more are dropped.
+        threshold: boxes with a strictly higher score are kept, in [0, 1). The network's own by default;
+            see `refnet.networks.defaults`.
+        min_size: find objects from this many pixels of the image on, on their longer side; larger finds
+            less and is faster. By default 20 in images of up to 1280 pixels on the longer side, above
+            that side / 64, such as 30 of 1920; in proportion more for networks whose smallest objects
+            are larger than 20. Larger objects are always found.
+        scales: look at the image resized by each of these factors, and at nothing else, instead of what
+            follows from `min_size`: (1.0,) is what the official code does. Candidates of all scales are
+            suppressed together. Objects outside of `object_range` divided by a scale are missed there.
         nms: how overlap is measured, see `refnet.detection.nms`; "default" for the network's own,
             None to keep all candidates.
+        nms_threshold: boxes that overlap a better one by more are dropped; the network's own by default.
         top_k: how many candidates, best first, take part in suppression.
-        resize_scale: the image is resized by this factor first: larger finds smaller objects. A
-            sequence makes an image pyramid: candidates of all scales are suppressed together.
-            "auto" makes one by the image's size that misses no object for being too large, see
-            `refnet.detection.pyramid.automatic_scales`; at 1, the official code's, objects above
-            `object_range` are missed.
-        minimum_side: images whose shorter side is less are enlarged to it.
-        skip_branches: indices, from 0, of branches to leave out.
-        clip: cut boxes to the image before suppression, as the official code does: x1 and y1 at 0,
-            x2 and y2 at the image's edge. False leaves them as predicted, which a crop of a face at
-            the border wants.
+        branches: numbers, from 1, of the network's branches to use, such as (1, 2) for small objects;
+            None for all.
         defaults: what the network expects and means, for one that `refnet.networks.defaults` does
             not list.
-        options: as in `refnet.load`: backend, threads, and the network's own.
+        threads, backend: as in `refnet.load`.
 
     Attributes:
         model: the network with its weights.
@@ -65,51 +70,53 @@ class FaceDetector:
         OptionError: the network detects nothing, or an argument is unknown or out of range.
     """
 
+    @explicit
     def __init__(
         self,
-        model: Model | str | os.PathLike[str] = DETECTOR,
+        model: Net,
         weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         *,
         threshold: float | None = None,
-        nms_threshold: float | None = None,
+        min_size: int | None = None,
+        scales: Sequence[float] | None = None,
         nms: str | None = "default",
+        nms_threshold: float | None = None,
         top_k: int = 10000,
-        resize_scale: float | Sequence[float] | str = "auto",
-        minimum_side: int = MINIMUM_SIDE,
-        skip_branches: Sequence[int] = (),
-        clip: bool = True,
+        branches: Sequence[int] | None = None,
         defaults: Defaults | None = None,
-        **options: Any,
+        threads: int | None = None,
+        backend: str = "auto",
     ) -> None:
-        self.model = model_for(FaceDetector, model, weights, options)
+        settings = _settings(threshold, min_size, scales, branches)
+        self.model = model_for(model, weights, threads=threads, backend=backend)
         defaults = defaults_of(self.model.graph) if defaults is None else defaults
         self.detection = detection_of(self.model.graph, defaults)
         self.threshold = self.detection.threshold if threshold is None else float(threshold)
         self.nms_threshold = (
-            self.detection.nms_threshold if nms_threshold is None else float(nms_threshold)
+            self.detection.nms_threshold
+            if nms_threshold is None
+            else checked_number("nms_threshold", nms_threshold, 0, math.inf)
         )
         self.overlap = self.detection.overlap if nms == "default" else nms
         if self.overlap is not None and self.overlap not in OVERLAPS:
             raise OptionError(f"nms is one of {', '.join(OVERLAPS)}, or None, not {nms!r}")
-        if not 0 <= self.threshold < 1 or self.nms_threshold < 0:
-            raise OptionError(
-                "threshold lies in [0, 1) and nms_threshold is not negative, not "
-                f"{threshold!r} and {nms_threshold!r}"
-            )
-        if top_k < 1 or minimum_side < 1:
-            raise OptionError(
-                f"top_k and minimum_side are at least 1, not {top_k!r} and {minimum_side!r}"
-            )
-        self.top_k, self.clip = int(top_k), bool(clip)
+        self.top_k = int(checked_number("top_k", top_k, 1, math.inf))
         if self.detection.head not in HEADS:
             raise OptionError(f"head is one of {', '.join(HEADS)}, not {self.detection.head!r}")
-        settings = HeadSettings(
-            threshold=self.threshold,
-            scales=checked_scales(resize_scale),
-            minimum_side=int(minimum_side),
-            skip_branches=tuple(skip_branches),
-        )
-        self.head = HEADS[self.detection.head](self.model, defaults, settings)
+        self.settings = replace(settings, threshold=self.threshold)
+        self.head = HEADS[self.detection.head](self.model, defaults, self.settings)
+
+    def __repr__(self) -> str:
+        own = {
+            "threshold": (self.threshold, self.detection.threshold),
+            "min_size": (self.settings.min_size, None),
+            "scales": (self.settings.scales, None),
+            "nms": (self.overlap, self.detection.overlap),
+            "nms_threshold": (self.nms_threshold, self.detection.nms_threshold),
+            "top_k": (self.top_k, 10000),
+            "branches": (self.settings.branches, None),
+        }
+        return shown(type(self), self.model.graph.name, own)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,11 +128,13 @@ class FaceDetector:
         """(smallest, largest) longer side in input pixels of the objects the network is made for."""
         return self.head.object_range
 
-    def detect(self, image: Any, *, rgb: bool = False, tile: int | None = None) -> Detections:
+    @explicit
+    def detect(self, image: Image, *, rgb: bool = False, tile: int | None = None) -> Detections:
         """What the network finds in `image`.
 
         Args:
-            image: uint8 (H, W, 3) in BGR order, any size, or a PIL image.
+            image: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) in BGR order or
+                (H, W), of any size.
             rgb: the array's channels are in the order R, G, B.
             tile: run the network on tiles of this many pixels a side, which bounds memory. Tiles
                 overlap by the receptive field, so the result is that of the whole image. Done
@@ -135,14 +144,19 @@ class FaceDetector:
             Boxes by falling score; of equal scores the later branch, row, column comes first.
 
         Raises:
-            ImageError: it is no image. OptionError: the tile is too small for the network.
+            FileError: there is no such file. ImageError: it is no image.
+            OptionError: the tile is too small for the network.
         """
-        image = as_image(image, rgb=rgb)
-        (found,) = self.head.candidates([image], tile=tile)
-        return self._suppressed(found, image.shape)
+        pixels = as_image(image, rgb=rgb)
+        (found,) = self.head.candidates([pixels], tile=tile)
+        return self._suppressed(found, pixels.shape)
 
-    def detect_batch(
-        self, images: Sequence[Any], *, rgb: bool = False, batch_size: int = 8
+    #: `detector(image)` is `detector.detect(image)` itself.
+    __call__ = detect
+
+    @explicit
+    def batch(
+        self, images: Iterable[Image], *, rgb: bool = False, batch_size: int = 8
     ) -> list[Detections]:
         """What the network finds in each image; images of one size share a call of the network.
 
@@ -153,7 +167,7 @@ class FaceDetector:
         Raises:
             As `detect`.
         """
-        pixels = [as_image(image, rgb=rgb) for image in images]
+        pixels = as_images(images, rgb=rgb)
         return [
             self._suppressed(found, image.shape)
             for found, image in zip(
@@ -162,15 +176,17 @@ class FaceDetector:
         ]
 
     def _suppressed(self, found: Candidates, shape: Sequence[int]) -> Detections:
-        """The best of `found`, as detections in an image of `shape`."""
-        boxes = found.boxes
-        if self.clip:
-            # Not `boxes.clip`: the official code lets x2 and y2 be negative, x1 and y1 exceed the image.
-            height, width = shape[:2]
-            boxes = np.concatenate(
-                [np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], [width, height])], axis=1
-            )
-        boxes = boxes.astype(np.float32)
+        """The best of `found`, as detections in an image of `shape`.
+
+        Boxes are cut to the image before suppression, as the official code does.
+        """
+        height, width = shape[:2]
+        # Not `boxes.clip`: boxes outside of the image stay outside, with their corners out of order.
+        inside = np.concatenate(
+            [np.maximum(found.boxes[:, :2], 0), np.minimum(found.boxes[:, 2:], [width, height])],
+            axis=1,
+        )
+        boxes = inside.astype(np.float32)
         # A box without area shows nothing, and no crop could be taken from it.
         solid = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
         kept = solid[self._best(boxes[solid], found.scores[solid], found.labels[solid])]
@@ -180,7 +196,9 @@ class FaceDetector:
             found.scores[kept].astype(np.float32),
             found.labels[kept],
             self.classes,
+            (int(height), int(width)),
             None if points is None else points[kept].astype(np.float32),
+            uncut=found.boxes[kept].astype(np.float32),
         )
 
     def _best(self, boxes: Array, scores: Array, labels: Array) -> Array:
@@ -189,3 +207,77 @@ class FaceDetector:
             return sorted_by_score(scores, self.top_k)
         threshold, top_k = self.nms_threshold, self.top_k
         return suppress(boxes, scores, threshold, self.overlap, labels=labels, top_k=top_k)
+
+
+class FaceDetector(Detector):
+    """A `Detector` of faces; the network is the one that refnet comes with by default.
+
+    Raises:
+        OptionError: the network finds no faces.
+    """
+
+    @explicit
+    def __init__(
+        self,
+        model: Net = DETECTOR,
+        weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        *,
+        threshold: float | None = None,
+        min_size: int | None = None,
+        scales: Sequence[float] | None = None,
+        nms: str | None = "default",
+        nms_threshold: float | None = None,
+        top_k: int = 10000,
+        branches: Sequence[int] | None = None,
+        defaults: Defaults | None = None,
+        threads: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            model,
+            weights,
+            threshold=threshold,
+            min_size=min_size,
+            scales=scales,
+            nms=nms,
+            nms_threshold=nms_threshold,
+            top_k=top_k,
+            branches=branches,
+            defaults=defaults,
+            threads=threads,
+            backend=backend,
+        )
+        if FACE not in self.classes:
+            raise OptionError(
+                f"{self.model.graph.name} finds boxes of {' and '.join(self.classes)}, no faces; "
+                f"refnet.Detector gives its boxes. Faces are found by {', '.join(_face_networks())}"
+            )
+
+
+def _settings(
+    threshold: float | None,
+    min_size: int | None,
+    scales: Sequence[float] | None,
+    branches: Sequence[int] | None,
+) -> HeadSettings:
+    """The settings of a head, checked before a network is loaded."""
+    if min_size is not None and scales is not None:
+        raise OptionError(
+            "scales say at which sizes to look, and so does min_size: pass one of them"
+        )
+    if threshold is not None:
+        checked_number("threshold", threshold, 0, 1)
+    if branches is not None and (isinstance(branches, str) or not isinstance(branches, Iterable)):
+        raise OptionError(f"branches are numbers from 1, such as (1, 2), not {branches!r}")
+    if min_size is not None:
+        checked_number("min_size", min_size, 1, math.inf)
+    return HeadSettings(
+        threshold=0.0,
+        scales=checked_scales(scales),
+        min_size=min_size,
+        branches=None if branches is None else tuple(branches),
+    )
+
+
+def _face_networks() -> list[str]:
+    return [n for n, own in DEFAULTS.items() if own.detection and FACE in own.detection.classes]

@@ -20,20 +20,21 @@ from refnet.networks.defaults import Defaults
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """What a caller may set; `refnet.FaceDetector` describes each.
+    """What a caller may set; `refnet.Detector` describes each.
 
     Attributes:
         threshold: units with a strictly higher score are candidates.
         scales: factors by which an image is resized, all of which are looked at; None to choose them
-            by the image's size.
-        minimum_side: images whose shorter side is less are enlarged to it.
-        skip_branches: indices of branches to leave out.
+            by `min_size` and the image's size.
+        min_size: longer side in pixels of the image of the smallest objects that are looked for; None
+            to choose it by the image's size.
+        branches: numbers, from 1, of the branches to use; None for all.
     """
 
     threshold: float
     scales: tuple[float, ...] | None = None
-    minimum_side: int = 1
-    skip_branches: tuple[int, ...] = ()
+    min_size: int | None = None
+    branches: tuple[int, ...] | None = None
 
 
 class Head(Protocol):

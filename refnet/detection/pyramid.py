@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,17 +19,20 @@ from refnet.media.images import opencv
 from refnet.model import Model
 from refnet.networks.defaults import Defaults, detection_of
 
-#: Longest side of the input that automatic scales make, and the factor between two of them.
-AUTOMATIC_SIDE, AUTOMATIC_STEP = 2048, 4
+#: Objects of this size, and of a network's own smallest where that is larger, are found without
+#: enlarging the image.
+SMALLEST_OBJECT = 20
+#: Up to this longer side in pixels an image is not shrunk by default; above it, to this.
+AUTOMATIC_SIDE = 1280
+#: The factor between two scales of an automatic pyramid.
+AUTOMATIC_STEP = 4
 #: A network still sees objects this much larger than the largest it was made for.
 STRETCH = 1.3
 
-#: Below this side the branch of stride 64 has no unit.
-MINIMUM_SIDE = 128
 #: Inputs of more pixels run tile by tile, so that memory stays bounded; the result is the same.
 TILED_ABOVE = 4096 * 4096
 TILE = 2048
-#: Enlarging a sliver of an image to the minimum side may not make more pixels than this.
+#: Inputs of more pixels are refused.
 LARGEST_INPUT = 2**28
 
 
@@ -40,18 +45,23 @@ class PyramidHead(ABC):
         used: indices of the branches whose boxes are wanted.
 
     Raises:
-        OptionError: a branch is to be left out that the network does not have.
+        OptionError: a branch is asked for that the network does not have.
     """
 
     def __init__(self, model: Model, defaults: Defaults, settings: HeadSettings) -> None:
         self.model, self.graph, self.settings = model, model.graph, settings
         self.preprocessing = defaults.preprocessing
-        ranges = detection_of(self.graph, defaults).object_ranges
-        self.branches = geometry(self.graph, ranges)
-        count, skipped = len(self.branches), settings.skip_branches
-        if unknown := [i for i in skipped if not 0 <= i < count]:
-            raise OptionError(f"{self.graph.name} has branches 0 to {count - 1}; got {unknown}")
-        self.used = [i for i in range(count) if i not in skipped]
+        detection = detection_of(self.graph, defaults)
+        self.minimum_side = detection.minimum_side
+        self.branches = geometry(self.graph, detection.object_ranges)
+        count = len(self.branches)
+        numbers = range(1, count + 1) if settings.branches is None else settings.branches
+        if not len(numbers) or any(i not in range(1, count + 1) for i in numbers):
+            raise OptionError(
+                f"{self.graph.name} has branches 1 to {count}; branches is some of them, not "
+                f"{settings.branches!r}"
+            )
+        self.used = [i for i in range(count) if i + 1 in numbers]
 
     @abstractmethod
     def decode(self, outputs: Sequence[Array], tile: Tile, scale: float) -> Candidates:
@@ -103,28 +113,38 @@ class PyramidHead(ABC):
         """The scales at which `image` is looked at."""
         if self.settings.scales is not None:
             return self.settings.scales
-        return automatic_scales(image.shape, self.object_range[1])
+        return automatic_scales(image.shape, self.object_range, self.settings.min_size)
 
     def _feasible(self, shape: Sequence[int], scale: float) -> float:
-        """`scale`, or the larger one that makes the shorter side of an image of `shape` long enough."""
+        """`scale`, or the larger one that makes the shorter side of an image of `shape` long enough.
+
+        A sliver is enlarged no further than its longer side allows, see `_resized`.
+        """
         height, width = shape[:2]
-        if min(height, width) * scale < self.settings.minimum_side:
-            scale = self.settings.minimum_side / min(height, width)
-        if height * width * scale**2 > LARGEST_INPUT and scale != 1:
+        shorter, longer = min(height, width), max(height, width)
+        if shorter * scale < self.minimum_side:
+            bound = max(scale, AUTOMATIC_SIDE / longer, 1 / shorter)
+            scale = min(self.minimum_side / shorter, bound)
+        sides = (max(side * scale, self.minimum_side) for side in (height, width))
+        if math.prod(sides) > LARGEST_INPUT:
             raise ImageError(
                 f"an image of {width}×{height} pixels, resized by {scale:g}, has more than "
-                f"{LARGEST_INPUT:,}; cut it, or use a smaller resize_scale"
+                f"{LARGEST_INPUT:,}; cut it, use a larger min_size, or smaller scales"
             )
         return scale
 
     def _resized(self, image: Array, scale: float) -> Array:
-        if scale == 1:
+        """`image` by `scale`; black is added to the right and below where a side is still too short."""
+        if scale != 1:
+            cv2 = opencv()
+            # The official code always samples linearly, which at a quarter of the size skips pixels.
+            averaged = self.settings.scales is None and scale < 0.5
+            method = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
+            image = np.asarray(cv2.resize(image, (0, 0), fx=scale, fy=scale, interpolation=method))
+        missing = [max(0, self.minimum_side - side) for side in image.shape[:2]]
+        if not any(missing):
             return image
-        cv2 = opencv()
-        # The official code always samples linearly, which at a quarter of the size skips pixels.
-        averaged = self.settings.scales is None and scale < 0.5
-        method = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(image, (0, 0), fx=scale, fy=scale, interpolation=method))
+        return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)))
 
     def _tiles(self, shape: Sequence[int], tile: int | None) -> list[Tile]:
         """The tiles of an input of `shape`: one, but where it is large or `tile` says so."""
@@ -138,40 +158,49 @@ class PyramidHead(ABC):
         return tiles(shape, tile, self.branches, units)
 
 
-def automatic_scales(shape: Sequence[int], largest: float) -> tuple[float, ...]:
-    """The scales of a pyramid in which no object is too large.
+def automatic_scales(
+    shape: Sequence[int], sizes: Pair, min_size: int | None = None
+) -> tuple[float, ...]:
+    """The scales of a pyramid in which no object is too small or too large.
 
-    The first keeps the image, shrunk to 2048 pixels on the longer side where it has more; each
-    further one is a quarter of the one before, and needed while an object as large as the image's
-    shorter side would be larger than the network sees. The second costs a sixteenth of the first.
+    At the first, the smallest objects that are wanted have the size that the network finds them at: 20
+    pixels, or its own smallest where that is larger. Each further one is a quarter of the one before,
+    and needed while an object as large as the image's shorter side would be larger than the network
+    sees. The second costs a sixteenth of the first.
 
     Args:
         shape: of the image, (height, width, ...).
-        largest: longer side in input pixels of the largest objects the network is made for.
+        sizes: (smallest, largest) longer side in input pixels of the objects the network is made for.
+        min_size: longer side in pixels of the image of the smallest objects that are wanted. None keeps
+            the image, and shrinks it to 1280 pixels on the longer side where it has more.
     """
     height, width = shape[:2]
-    scales = [min(1.0, AUTOMATIC_SIDE / max(height, width, 1))]
+    smallest, largest = sizes
+    if min_size is None:
+        first = min(1.0, AUTOMATIC_SIDE / max(height, width, 1))
+    else:
+        first = max(SMALLEST_OBJECT, smallest) / min_size
+    scales = [first]
     while min(height, width) * scales[-1] > STRETCH * largest:
         scales.append(scales[-1] / AUTOMATIC_STEP)
     return tuple(scales)
 
 
-def checked_scales(resize_scale: float | Sequence[float] | str) -> tuple[float, ...] | None:
-    """The scales of a pyramid, one or several; None for "auto".
+def checked_scales(scales: Sequence[float] | None) -> tuple[float, ...] | None:
+    """`scales` as a tuple; None as it is.
 
     Raises:
         OptionError: one is not a positive number, or there is none.
     """
-    if resize_scale == "auto":
+    if scales is None:
         return None
-    scales: Sequence[float] = ()
-    if isinstance(resize_scale, int | float):
-        scales = (resize_scale,)
-    elif not isinstance(resize_scale, str):
-        scales = resize_scale
-    if not len(scales) or not all(np.isfinite(s) and s > 0 for s in scales):
+    known = isinstance(scales, Sequence | np.ndarray) and not isinstance(scales, str)
+    if not known or not len(scales) or not all(_is_factor(scale) for scale in scales):
         raise OptionError(
-            'resize_scale is a positive factor, or several for a pyramid, or "auto"; '
-            f"got {resize_scale!r}"
+            f"scales are positive factors, such as (1.0,) or (1.0, 0.5); got {scales!r}"
         )
-    return tuple(float(s) for s in scales)
+    return tuple(float(scale) for scale in scales)
+
+
+def _is_factor(scale: Any) -> bool:
+    return isinstance(scale, int | float | np.number) and bool(0 < scale < np.inf)

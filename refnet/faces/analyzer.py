@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from refnet.arguments import explicit
 from refnet.arrays import Array
 from refnet.detection.detections import Detections
-from refnet.detection.detector import FaceDetector
+from refnet.detection.detector import FACE, Detector, FaceDetector
+from refnet.errors import OptionError
 from refnet.faces.crops import LARGEST_CROP
 from refnet.faces.face import Face, Faces
-from refnet.faces.landmarks import FaceLandmarker
-from refnet.media.images import as_image, read_image
-from refnet.model import Model
+from refnet.faces.landmarks import FaceLandmarker, Landmarks
+from refnet.media.images import Image, as_image, as_images
+from refnet.model import Model, Net
 from refnet.networks.defaults import DETECTOR, LANDMARKER
 
 
@@ -22,61 +23,76 @@ class FaceAnalyzer:
 
     Args:
         detector: a `FaceDetector`, or what it takes as its model; the one that refnet comes with by
-            default. One that you make yourself should have clip=False: a box cut at the border would
-            squeeze the crop of that face.
-        landmarker: a `FaceLandmarker`, or what it takes as its model, which then runs in two passes;
-            the one that refnet comes with by default; None finds boxes alone.
-        detector_weights, landmarker_weights: as in `refnet.load`, where the former are names.
-        options: backend and threads, as in `refnet.load`, for models made here.
+            default.
+        landmarker: a `FaceLandmarker`, or what it takes as its model; the one that refnet comes with by
+            default; None finds boxes alone.
+        threshold, min_size: of the detector that is made here, see `Detector`.
+        threads, backend: as in `refnet.load`, of the models that are made here.
 
     Raises:
-        WeightsError: a name was given without weights, and refnet has none released for it.
+        OptionError: the detector finds no faces or the landmarker no landmarks, or an argument is out of
+            range or is given besides the object that it would be of.
+        WeightsError: a name was given, and refnet has no weights released for it.
     """
 
+    @explicit
     def __init__(
         self,
-        detector: FaceDetector | Model | str | os.PathLike[str] = DETECTOR,
-        landmarker: FaceLandmarker | Model | str | os.PathLike[str] | None = LANDMARKER,
+        detector: FaceDetector | Net = DETECTOR,
+        landmarker: FaceLandmarker | Net | None = LANDMARKER,
         *,
-        detector_weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
-        landmarker_weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
-        **options: Any,
+        threshold: float | None = None,
+        min_size: int | None = None,
+        threads: int | None = None,
+        backend: str = "auto",
     ) -> None:
-        if not isinstance(detector, FaceDetector):
-            detector = FaceDetector(detector, detector_weights, clip=False, **options)
+        made: dict[str, Any] = {"threads": threads, "backend": backend}
+        if isinstance(detector, FaceDetector):
+            if threshold is not None or min_size is not None:
+                raise OptionError(
+                    "a FaceDetector has its own threshold and min_size; set them there"
+                )
+        elif isinstance(detector, Detector):
+            raise OptionError(
+                f"this Detector finds {', '.join(detector.classes)}; faces are found by a FaceDetector"
+            )
+        else:
+            own = {} if isinstance(detector, Model) else made
+            detector = FaceDetector(detector, threshold=threshold, min_size=min_size, **own)
         if landmarker is not None and not isinstance(landmarker, FaceLandmarker):
-            landmarker = FaceLandmarker(landmarker, landmarker_weights, passes=2, **options)
+            own = {} if isinstance(landmarker, Model) else made
+            landmarker = FaceLandmarker(landmarker, **own)
         self.detector, self.landmarker = detector, landmarker
 
-    def __call__(self, image: Any, *, rgb: bool = False) -> Faces:
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.detector!r}, {self.landmarker!r})"
+
+    @explicit
+    def __call__(self, image: Image, *, rgb: bool = False) -> Faces:
         """The faces of one image, by falling score.
 
         The crops of all faces go through the landmarker as one batch.
 
         Args:
-            image: uint8 (H, W, 3) in BGR order, a PIL image, or the path of a file.
+            image: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) in BGR order or
+                (H, W).
             rgb: the array's channels are in the order R, G, B.
 
         Raises:
-            ImageError: it is no image, or the file cannot be read.
+            FileError: there is no such file. ImageError: it is no image.
         """
-        return self.batch([image], rgb=rgb)[0]
+        return self.batch([as_image(image, rgb=rgb)])[0]
 
-    def batch(self, images: Iterable[Any], *, rgb: bool = False) -> list[Faces]:
+    @explicit
+    def batch(self, images: Iterable[Image], *, rgb: bool = False) -> list[Faces]:
         """The faces of each image: images of one size are detected together, and all crops of all
         images go through the landmarker as one batch.
 
         Raises:
             As a call.
         """
-        pixels = [
-            read_image(image) if isinstance(image, str | os.PathLike) else as_image(image, rgb=rgb)
-            for image in images
-        ]
-        found = [
-            self._with_usable_crops(detections, image.shape)
-            for detections, image in zip(self.detector.detect_batch(pixels), pixels, strict=True)
-        ]
+        pixels = as_images(images, rgb=rgb)
+        found = [self._with_usable_crops(one) for one in self.detector.batch(pixels)]
         points = self._landmarks(pixels, found)
         return [
             Faces(
@@ -84,28 +100,29 @@ class FaceAnalyzer:
                     box=box,
                     score=float(score),
                     landmarks=None if landmarks is None else landmarks[i],
-                    image_size=(image.shape[0], image.shape[1]),
+                    image_size=detections.image_size,
+                    keypoints=None if detections.keypoints is None else detections.keypoints[i],
                 )
                 for i, (box, score) in enumerate(
                     zip(detections.boxes, detections.scores, strict=True)
                 )
             )
-            for detections, landmarks, image in zip(found, points, pixels, strict=True)
+            for detections, landmarks in zip(found, points, strict=True)
         ]
 
-    def _with_usable_crops(self, found: Detections, shape: Sequence[int]) -> Detections:
-        """Without boxes so much larger than the image that they cannot be a face in it."""
+    def _with_usable_crops(self, found: Detections) -> Detections:
+        """The faces alone, without boxes so much larger than the image that they cannot be one in it."""
+        found = found[found.labels == found.classes.index(FACE)]
         if self.landmarker is None:
             return found
-        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0)
-        limit = LARGEST_CROP * max(shape[:2])
+        sides = (found.uncut[:, 2:] - found.uncut[:, :2]).max(axis=1, initial=0)
+        limit = LARGEST_CROP * max(found.image_size)
         return found[sides * self.landmarker.margin + 1 <= limit]
 
     def _landmarks(
         self, images: Sequence[Array], found: Sequence[Detections]
-    ) -> Sequence[Array | None]:
-        """Per image, the landmarks of its boxes (F, K, 2)."""
+    ) -> Sequence[Landmarks | None]:
+        """Per image, the landmarks of its boxes."""
         if self.landmarker is None:
             return [None] * len(images)
-        boxes = [detections.boxes for detections in found]
-        return [found.points for found in self.landmarker.predict_batch(images, boxes)]
+        return self.landmarker.batch(images, found)

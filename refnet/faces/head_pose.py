@@ -39,7 +39,7 @@ _FACE_MODEL = np.array(
 POSE_POINTS: tuple[int, ...] = tuple(int(i) for i in _FACE_MODEL[:, 0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadPose:
     """How a head is turned, seen from the camera.
 
@@ -60,6 +60,9 @@ class HeadPose:
     rotation: Array
     translation: Array
     error: float
+
+    def __repr__(self) -> str:
+        return f"<HeadPose pitch {self.pitch:.1f}°, yaw {self.yaw:.1f}°, roll {self.roll:.1f}°>"
 
 
 def head_pose(points: Any, image_shape: Sequence[int], *, focal: float | None = None) -> HeadPose:

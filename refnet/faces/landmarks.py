@@ -7,30 +7,42 @@ the crop's side from its top left corner, and are mapped to image pixels by X = 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refnet.arguments import explicit, shown, unknown_attribute
 from refnet.arrays import Array
+from refnet.detection.detections import Detections
 from refnet.errors import OptionError, ShapeError
-from refnet.faces.crops import cut, square_crop
+from refnet.faces.crops import LARGEST_CROP, cut, square_crop
 from refnet.faces.schemes import parts_of
-from refnet.media.images import as_image
-from refnet.model import Model, model_for
-from refnet.networks.defaults import LANDMARKER, Defaults, defaults_of
+from refnet.media.images import Image, as_image, as_images
+from refnet.model import Net, model_for
+from refnet.networks.defaults import LANDMARKER, LANDMARKERS, Defaults, defaults_of
 
-#: Side of a second pass's crop over the longer side of the first pass's points: that of training crops.
-SECOND_MARGIN = 1.2
+#: Side of a refined crop over the longer side of the points that were found first: that of training crops.
+REFINED_MARGIN = 1.2
 
 #: More crops than this go through the network in several calls, which bounds memory.
 CROPS_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
+#: What other libraries call what is here.
+ELSEWHERE: Mapping[str, str] = {
+    "groups": "parts(i)",
+    "keypoints": "points",
+    "kps": "points",
+    "landmarks": "points",
+    "to_dict": "to_dicts",
+}
+
+
+@dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Points of the faces of one image.
+    """Points of the faces of one image: a sequence of (K, 2), one a face.
 
     Attributes:
         points: (F, K, 2) float32, x and y in image pixels; points may leave the image.
@@ -45,12 +57,27 @@ class Landmarks:
     def __len__(self) -> int:
         return len(self.points)
 
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self.points)
+
+    def __getitem__(self, index: Any) -> Array:
+        """The points of face `index`, (K, 2); of several for a slice or a mask."""
+        found: Array = self.points[index]
+        return found
+
+    def parts(self, index: int) -> dict[str, Array]:
+        """{part, such as "left_eye": its points (n, 2)} of face `index`; left and right are the image's.
+
+        Empty where the number of points is not a scheme with named parts.
+        """
+        return {name: self.points[index][list(own)] for name, own in self.scheme.items()}
+
     @property
-    def parts(self) -> Mapping[str, range]:
+    def scheme(self) -> Mapping[str, range]:
         """{part: indices into the points}, where the number of points tells the scheme; else empty."""
         return parts_of(self.points.shape[1])
 
-    def to_dict(self) -> list[dict[str, Any]]:
+    def to_dicts(self) -> list[dict[str, Any]]:
         """One dictionary a face, of plain numbers: box, crop, points."""
         return [
             {
@@ -61,6 +88,14 @@ class Landmarks:
             for points, box, crop in zip(self.points, self.boxes, self.crops, strict=True)
         ]
 
+    def __repr__(self) -> str:
+        return f"<Landmarks of {len(self)}, {self.points.shape[1]} points each>"
+
+    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(self, name, ELSEWHERE)
+
 
 class FaceLandmarker:
     """Finds the landmarks of faces whose boxes are known.
@@ -69,14 +104,14 @@ class FaceLandmarker:
         model: a network of the PFLD family: a `Model`, a name from `refnet.networks()` or a
             checkpoint's path; the one that refnet comes with by default.
         weights: as in `refnet.load`, where `model` is a name or a path.
-        margin: side of the crop over the longer side of the box. 1.0 suits a detector's box from
+        refine: cut every face again about the points that were found in it first, as the training
+            crops were cut; closer where boxes come from a detector, at twice the time.
+        margin: side of the first crop over the longer side of the box. 1.0 suits a detector's box from
             forehead to chin; a box that hugs the landmarks wants 1.2, as in training.
         channel_order: "bgr" or "rgb", the order that the network was trained on; by default what
             `defaults` says, which is BGR for all published training code.
-        passes: 2 cuts every face again about the points that the first pass found, as the training
-            crops were cut; closer where boxes come from a detector, at twice the time.
         defaults: what the network expects, for one that `refnet.networks.defaults` does not list.
-        options: as in `refnet.load`: backend, threads, and the network's own.
+        threads, backend: as in `refnet.load`.
 
     Attributes:
         model: the network with its weights.
@@ -87,72 +122,108 @@ class FaceLandmarker:
             range.
     """
 
+    @explicit
     def __init__(
         self,
-        model: Model | str | os.PathLike[str] = LANDMARKER,
+        model: Net = LANDMARKER,
         weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         *,
+        refine: bool = True,
         margin: float = 1.0,
         channel_order: str | None = None,
-        passes: int = 1,
         defaults: Defaults | None = None,
-        **options: Any,
+        threads: int | None = None,
+        backend: str = "auto",
     ) -> None:
-        self.model = model_for(FaceLandmarker, model, weights, options)
+        if not isinstance(margin, int | float) or not 0 < margin <= 4:
+            raise OptionError(f"margin is a factor above 0 and at most 4, not {margin!r}")
+        if not isinstance(refine, bool):
+            raise OptionError(f"refine is True or False, not {refine!r}")
+        self.model = model_for(model, weights, threads=threads, backend=backend)
         graph = self.model.graph
         if "landmarks" not in graph.outputs:
-            raise OptionError(f"{graph.name} finds no landmarks; use a network of the PFLD family")
-        if not 0 < margin <= 4:
-            raise OptionError(f"margin is a factor above 0 and at most 4, not {margin!r}")
-        if passes not in (1, 2):
-            raise OptionError(f"passes is 1 or 2, not {passes!r}")
-        self.passes = passes
-        self.margin = float(margin)
+            detection = defaults_of(graph).detection
+            what = f"boxes of {' and '.join(detection.classes)}, no" if detection else "no"
+            raise OptionError(
+                f"{graph.name} finds {what} landmarks; landmark networks: {', '.join(LANDMARKERS)}"
+            )
+        self.refine, self.margin = refine, float(margin)
         self.preprocessing = (defaults or defaults_of(graph)).preprocessing
+        self._usual_order = self.preprocessing.channel_order
         if channel_order is not None:
             self.preprocessing = replace(self.preprocessing, channel_order=channel_order)
 
-    def predict(self, image: Any, boxes: Any = None, *, rgb: bool = False) -> Landmarks:
+    def __repr__(self) -> str:
+        own = {
+            "refine": (self.refine, True),
+            "margin": (self.margin, 1.0),
+            "channel_order": (self.preprocessing.channel_order, self._usual_order),
+        }
+        return shown(type(self), self.model.graph.name, own)
+
+    @explicit
+    def __call__(
+        self, image: Image, boxes: Detections | Any = None, *, rgb: bool = False
+    ) -> Landmarks:
         """The landmarks of every face.
 
         Args:
-            image: uint8 (H, W, 3) in BGR order, or a PIL image.
-            boxes: (F, 4) or (4,), xyxy in image pixels; may leave the image. None takes the whole
-                image as one face.
+            image: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) in BGR order or
+                (H, W).
+            boxes: what a detector found; or (F, 4) or (4,), xyxy in image pixels, which may leave the
+                image. None takes the whole image as one face.
             rgb: the array's channels are in the order R, G, B.
 
         Raises:
-            ImageError: `image` is no image.
+            FileError: there is no such file. ImageError: it is no image.
             ShapeError: `boxes` are no boxes.
         """
-        image = as_image(image, rgb=rgb)
+        pixels = as_image(image, rgb=rgb)
         if boxes is None:
-            boxes = [0, 0, image.shape[1], image.shape[0]]
-        return self.predict_batch([image], [boxes])[0]
+            boxes = [0, 0, pixels.shape[1], pixels.shape[0]]
+        return self.batch([pixels], [boxes])[0]
 
-    def predict_batch(
-        self, images: Sequence[Any], boxes: Sequence[Any], *, rgb: bool = False
+    @explicit
+    def batch(
+        self,
+        images: Iterable[Image],
+        boxes: Iterable[Detections | Any],
+        *,
+        rgb: bool = False,
     ) -> list[Landmarks]:
         """The landmarks of every face of several images, all crops as one batch.
 
         Args:
-            images, rgb: as in `predict`.
-            boxes: per image, as in `predict`.
+            images, rgb: as in a call.
+            boxes: per image, as in a call.
 
         Raises:
-            As `predict`.
+            As a call. ShapeError: there are more images than boxes, or fewer.
         """
-        pixels = [as_image(image, rgb=rgb) for image in images]
-        checked = [checked_boxes(of_one) for of_one in boxes]
+        pixels = as_images(images, rgb=rgb)
+        checked = [
+            checked_boxes(of_one.uncut if isinstance(of_one, Detections) else of_one)
+            for of_one in boxes
+        ]
+        if len(checked) != len(pixels):
+            raise ShapeError(
+                f"boxes are given for each image; there are {len(pixels)} images and {len(checked)} "
+                "times boxes"
+            )
         crops = [_crops(of_one, self.margin) for of_one in checked]
         points = self._located(pixels, crops)
-        if self.passes == 2:
-            crops = [
-                _crops(np.concatenate([of_one.min(1), of_one.max(1)], axis=1), SECOND_MARGIN)
-                for of_one in points
-            ]
+        if self.refine:
+            crops = [_refined(*found) for found in zip(points, crops, pixels, strict=True)]
             points = self._located(pixels, crops)
         return [Landmarks(*found) for found in zip(points, checked, crops, strict=True)]
+
+    def refined(self, image: Array, boxes: Array) -> Array:
+        """The points (F, K, 2) of faces whose points in the frame before fill `boxes` (F, 4).
+
+        Args:
+            image: uint8 (H, W, 3) BGR.
+        """
+        return self._located([image], [_crops(boxes, REFINED_MARGIN)])[0]
 
     def _located(self, images: Sequence[Array], crops: Sequence[Array]) -> list[Array]:
         """Per image, the points (F, K, 2) in its pixels of the faces in its crops (F, 3)."""
@@ -207,6 +278,13 @@ def checked_boxes(boxes: Any) -> Array:
             f"a box is x1, y1, x2, y2 with x2 > x1 and y2 > y1; got {empty[0].tolist()}"
         )
     return array
+
+
+def _refined(points: Array, crops: Array, image: Array) -> Array:
+    """Square crops (F, 3) about `points` (F, K, 2); the old one where the points are far off `image`."""
+    found = _crops(np.concatenate([points.min(1), points.max(1)], axis=1), REFINED_MARGIN)
+    usable = found[:, 2:] <= LARGEST_CROP * max(image.shape[:2])
+    return np.where(usable, found, crops)
 
 
 def _crops(boxes: Array, margin: float) -> Array:

@@ -23,7 +23,7 @@ _LIDS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FaceMeasures:
     """Measures of one face.
 

@@ -12,15 +12,21 @@ same settings suit a face near and far.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from refnet.arguments import explicit
 from refnet.arrays import Array
-from refnet.detection.boxes import iou
+from refnet.detection.boxes import clip, iou
+from refnet.detection.detections import Detections
 from refnet.errors import OptionError
+from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.face import Face, Faces
+from refnet.media.images import Image, as_image
+from refnet.media.sources import Source, video_frames
 
 
 class OneEuroFilter:
@@ -121,19 +127,23 @@ class _Track:
         self.smoothing = smoothing
         self.box: Array = np.zeros(4)
         self.seen = 0.0
+        self.last: Face | None = None
         self.filters: dict[tuple[str, int], _PointsFilter] = {}
 
     def follow(self, face: Face, time: float) -> Face:
         """The face with this track's number, smoothed."""
-        self.box, self.seen = face.box, time
-        face = replace(face, track=self.number)
+        self.box, self.seen, self.last = face.box, time, face
+        face = replace(face, track_id=self.number)
         if self.smoothing is None:
             return face
         corners = self.smooth("box", face.box.reshape(2, 2), time)
-        landmarks = face.landmarks
+        landmarks, keypoints = face.landmarks, face.keypoints
         if landmarks is not None:
             landmarks = self.smooth("landmarks", landmarks, time)
-        return replace(face, box=corners.reshape(4), landmarks=landmarks)
+        if keypoints is not None:
+            keypoints = self.smooth("keypoints", keypoints, time)
+        box = clip(corners.reshape(4), face.image_size)
+        return replace(face, box=box, landmarks=landmarks, keypoints=keypoints)
 
     def smooth(self, what: str, points: Array, time: float) -> Array:
         assert self.smoothing is not None
@@ -144,44 +154,154 @@ class _Track:
         return self.filters[key](points, time, size)
 
 
+@dataclass(frozen=True, eq=False)
+class TrackedFrame:
+    """A frame of a video and its faces.
+
+    Attributes:
+        image: uint8 (H, W, 3) BGR.
+        faces: with their track_id.
+        index: number of the frame, from 0.
+        time: seconds from the start.
+    """
+
+    image: Array
+    faces: Faces
+    index: int
+    time: float
+
+
 class FaceTracker:
-    """Numbers the faces of a video and takes the jitter from them.
+    """Finds the faces of a video, numbers them, and takes the jitter from them.
+
+        tracker = refnet.FaceTracker()
+        for frame in tracker.video("clip.mp4"):      # or 0, the first camera
+            frame.image, frame.faces
+
+    In a loop of one's own, `tracker(frame, time)` gives the faces of the next frame; `update` does the
+    same for faces that were found elsewhere. The image is searched every now and then; between
+    searches the landmark network alone follows the faces that are known.
 
     Args:
-        smoothing: settings of the smoothing; None leaves boxes and points as they were found.
+        analyzer: finds the faces; the default of `FaceAnalyzer` where it is first needed.
+        search_every: seconds from a search of the whole image to the next; 0 searches every frame, as
+            does an analyzer without a landmarker. A new face appears with the next search.
+        patience: seconds after which a track that was not seen has ended.
         overlap: a face continues a track where its box overlaps the track's last one by this
             intersection over union or more.
-        patience: seconds after which a track that was not seen has ended.
+        smoothing: settings of the smoothing; None leaves boxes and points as they were found.
 
     Raises:
         OptionError: a setting is out of range.
     """
 
+    @explicit
     def __init__(
         self,
-        smoothing: Smoothing | None = Smoothing(),
+        analyzer: FaceAnalyzer | None = None,
         *,
-        overlap: float = 0.3,
+        search_every: float = 0.2,
         patience: float = 0.5,
+        overlap: float = 0.3,
+        smoothing: Smoothing | None = Smoothing(),
     ) -> None:
-        if not 0 < overlap <= 1 or patience < 0:
+        if isinstance(analyzer, Smoothing):
+            raise OptionError("the first argument is a FaceAnalyzer; pass smoothing=Smoothing(...)")
+        if analyzer is not None and not callable(analyzer):
+            raise OptionError(f"analyzer is a FaceAnalyzer, not {type(analyzer).__name__}")
+        if not 0 < overlap <= 1 or patience < 0 or search_every < 0:
             raise OptionError(
-                "overlap lies in (0, 1] and patience is not negative, not "
-                f"{overlap!r} and {patience!r}"
+                "overlap lies in (0, 1], patience and search_every are not negative, not "
+                f"{overlap!r}, {patience!r} and {search_every!r}"
             )
         if smoothing is not None:
             _PointsFilter(smoothing)  # raises now what it would raise at the first face
         self.smoothing, self.overlap, self.patience = smoothing, overlap, patience
+        self.search_every = search_every
+        self._analyzer = analyzer
+        self.reset()
+
+    def __repr__(self) -> str:
+        own = {
+            "search_every": (self.search_every, 0.2),
+            "patience": (self.patience, 0.5),
+            "overlap": (self.overlap, 0.3),
+            "smoothing": (self.smoothing, Smoothing()),
+        }
+        settings = ", ".join(f"{k}={v!r}" for k, (v, default) in own.items() if v != default)
+        return f"FaceTracker({settings})"
+
+    @property
+    def analyzer(self) -> FaceAnalyzer:
+        """What finds the faces."""
+        if self._analyzer is None:
+            self._analyzer = FaceAnalyzer()
+        return self._analyzer
+
+    def reset(self) -> None:
+        """Forget all tracks: what comes next is another video."""
         self._tracks: list[_Track] = []
         self._count = 0
+        self._time: float | None = None
+        self._searched: float | None = None
 
+    @explicit
+    def __call__(self, frame: Image, time: float | None = None, *, rgb: bool = False) -> Faces:
+        """The faces of the next frame, with their tracks, smoothed.
+
+        Args:
+            frame: an image, as everywhere.
+            time: of the frame, in seconds; grows from frame to frame. By default 1/30 after the last.
+            rgb: the array's channels are in the order R, G, B.
+
+        Raises:
+            FileError: there is no such file. ImageError: it is no image.
+        """
+        image = as_image(frame, rgb=rgb)
+        if time is None:
+            time = 0.0 if self._time is None else self._time + 1 / 30
+        followed = self._followed(image, time)
+        if followed is not None:
+            return followed
+        self._searched = time
+        return self.update(self.analyzer(image), time)
+
+    @explicit
+    def video(self, source: str | os.PathLike[str] | int) -> Iterator[TrackedFrame]:
+        """The frames of a video with their faces, one after another; memory stays flat.
+
+        Tracks of an earlier video are forgotten.
+
+        Args:
+            source: a video's path, or the number of a camera.
+
+        Raises:
+            FileError: there is no such file. ImageError: it is no video.
+        """
+        self.reset()
+        path = str(source) if isinstance(source, int) else os.fspath(source)
+        kind = "camera" if path.isdigit() and not os.path.exists(path) else "video"
+        for frame in video_frames(Source(kind, path, path)):
+            assert frame.image is not None and frame.index is not None and frame.time is not None
+            yield TrackedFrame(frame.image, self(frame.image, frame.time), frame.index, frame.time)
+
+    @explicit
     def update(self, faces: Sequence[Face], time: float) -> Faces:
         """The faces of the next frame with their tracks, smoothed, in the order given.
 
         Args:
             faces: what was found in the frame.
             time: of the frame, in seconds; grows from frame to frame.
+
+        Raises:
+            OptionError: these are no faces.
         """
+        if isinstance(faces, Detections) or not all(isinstance(face, Face) for face in faces):
+            raise OptionError(
+                f"update takes the Faces of a FaceAnalyzer, not {type(faces).__name__}; "
+                "FaceAnalyzer(detector, None) finds faces without landmarks"
+            )
+        self._time = time
         self._tracks = [t for t in self._tracks if time - t.seen <= self.patience]
         matched = self._matched(faces)
         found = Faces()
@@ -191,6 +311,37 @@ class FaceTracker:
                 matched[i] = _Track(self._count, self.smoothing)
                 self._tracks.append(matched[i])
             found.append(matched[i].follow(face, time))
+        return found
+
+    def _followed(self, image: Array, time: float) -> Faces | None:
+        """The faces of the frame before, found again by their landmarks; None where a search is due.
+
+        Each is looked for in a crop about its last points, and its box moves and grows with them. A
+        face whose points have collapsed or left the image asks for a search.
+        """
+        landmarker = self.analyzer.landmarker
+        due = self._searched is None or not 0 <= time - self._searched < self.search_every
+        if landmarker is None or due:
+            return None
+        live = [track for track in self._tracks if track.seen == self._time]
+        before = [(t, t.last) for t in live if t.last is not None and t.last.landmarks is not None]
+        if len(before) != len(live) or any(f.image_size != image.shape[:2] for _, f in before):
+            return None
+        if not live:
+            self._time = time
+            return Faces()
+        about = [_about(face) for _, face in before]
+        largest = max(float((box[2:] - box[:2]).max()) for box in about)
+        if largest > max(image.shape[:2]):
+            return None
+        points = landmarker.refined(image, np.stack(about))
+        found = Faces()
+        for (track, face), old, new in zip(before, about, points, strict=True):
+            moved = _moved(face, old, new)
+            if moved is None:
+                return None
+            found.append(track.follow(moved, time))
+        self._time = time
         return found
 
     def _matched(self, faces: Sequence[Face]) -> dict[int, _Track]:
@@ -209,3 +360,27 @@ class FaceTracker:
                 matched[i] = self._tracks[j]
                 taken.add(j)
         return matched
+
+
+def _about(face: Face) -> Array:
+    """(4,): the box about the landmarks of `face`."""
+    assert face.landmarks is not None
+    return np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
+
+
+def _moved(face: Face, old: Array, points: Array) -> Face | None:
+    """`face` at its new `points` (K, 2), its box moved as they are against the box `old` about the last.
+
+    None where they are not about a face of the image any more.
+    """
+    new = np.concatenate([points.min(axis=0), points.max(axis=0)])
+    growth = float((new[2:] - new[:2]).max() / max(float((old[2:] - old[:2]).max()), 1e-6))
+    if not 0.7 < growth < 1.4:
+        return None
+    middle, before = (new[:2] + new[2:]) / 2, (old[:2] + old[2:]) / 2
+    corners = (face.box.reshape(2, 2) - before) * growth + middle
+    box = clip(corners.reshape(4), face.image_size).astype(np.float32)
+    left = 0.25 * float((face.box[2:] - face.box[:2]).prod())
+    if not (box[2:] > box[:2]).all() or float((box[2:] - box[:2]).prod()) < left:
+        return None
+    return replace(face, box=box, landmarks=points, keypoints=None)

@@ -12,6 +12,7 @@ Gradients are summed over the input's channels by magnitude, averaged, and divid
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from refnet.fields.receptive_field import receptive_field
 from refnet.fields.unit_gradient import ending_at, unit_gradient
 from refnet.fields.widths import GaussianFit
 from refnet.graph import Graph
-from refnet.model import Model
+from refnet.model import Model, Net, graph_of, load
 from refnet.ops import Array, Pair, Shape
 from refnet.random_weights import random_weights
 from refnet.receptive import ReceptiveField, Region, whole
@@ -139,7 +140,7 @@ class EffectiveReceptiveField:
 
 
 def effective_receptive_field(
-    model: Model | Graph,
+    net: Net | Graph,
     output: str | None = None,
     *,
     unit: Pair | None = None,
@@ -151,11 +152,13 @@ def effective_receptive_field(
 ) -> EffectiveReceptiveField:
     """The effective receptive field of a unit.
 
-    A `Model` is looked at with its own weights on `inputs`. A `Graph` has no weights: every weight is
-    `constant`, every bias 0 and every gate open, so that the network is linear and needs no input; or,
-    with `draws`, weights and normally distributed inputs are drawn that many times.
+    With `inputs`, a network is looked at with its own weights: a `Model`, or what `refnet.load` makes of
+    a name or a file. Without, a graph, a name or a file is looked at without its weights: every weight
+    is `constant`, every bias 0 and every gate open, so that the network is linear and needs no input;
+    or, with `draws`, weights and normally distributed inputs are drawn that many times.
 
     Args:
+        net: a graph, a model, a checkpoint's file or a name, see `refnet.model.graph_of`.
         output: any tensor of the graph; its first branch by default.
         unit: (row, column) of the output. By default, of a model, the unit whose centre is nearest the
             image's; of a graph, one that sees no padding.
@@ -171,7 +174,8 @@ def effective_receptive_field(
         OptionError: no such tensor or channel, or a model without inputs.
         ShapeError: an input does not fit, there is no such unit, or the gradient is zero everywhere.
     """
-    graph = model if isinstance(model, Graph) else model.graph
+    model = load(net) if inputs is not None and isinstance(net, str | os.PathLike) else net
+    graph = graph_of(model)
     tensor = branches(graph)[0].tensor if output is None else output
     part = ending_at(graph, tensor)
     if len(part.shapes()[tensor]) == 2:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refnet.graph import Graph
+from refnet.model import Net, graph_of
 from refnet.ops import Shape
 from refnet.receptive import ReceptiveField
 
 
 def receptive_field(
-    graph: Graph, input_shape: Shape | None = None
+    net: Net | Graph, input_shape: Shape | None = None
 ) -> dict[str, ReceptiveField | None]:
     """{tensor name: receptive field} of the input and every node.
 
@@ -22,9 +23,11 @@ def receptive_field(
     field exists: where paths of different jumps join, as in a list of cells from several maps.
 
     Args:
+        net: a graph, a model, a checkpoint's file, or a name, which means the weights that refnet comes
+            with where there are any; see `refnet.model.graph_of`.
         input_shape: (C, H, W); matters to vectors only. The graph's own by default.
     """
-    return graph.receptive_fields(input_shape)
+    return graph_of(net).receptive_fields(input_shape)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,22 @@
 """Images in and out, and what counts as an image.
 
-An image is a uint8 array (H, W, 3) in OpenCV's BGR order: that is what cv2 frames are, and what the
-networks here were trained on. OpenCV is imported when a function here first needs it.
+An image is a path, the bytes of a file, a PIL image or a uint8 array; see `as_image`. Arrays are in
+OpenCV's BGR order: that is what cv2 frames are, and what the networks here were trained on. OpenCV is
+imported when a function here first needs it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refnet.errors import ImageError
-from refnet.files import write_file
+from refnet.files import reading, write_file
 from refnet.ops import Array
 from refnet.optional import require
 
@@ -22,6 +24,18 @@ from refnet.optional import require
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp", ".ppm"}
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+    #: What `as_image` takes: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) in BGR
+    #: order or gray (H, W).
+    Image = str | os.PathLike[str] | bytes | PILImage | Array
+else:
+    Image = Any
+
+#: What `as_image` takes, for sentences.
+KINDS = "a path, the bytes of a file, a PIL image or a uint8 array (H, W, 3) or (H, W)"
 
 
 def opencv() -> ModuleType:
@@ -40,12 +54,11 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     alpha channel is dropped, CMYK is converted.
 
     Raises:
-        ImageError: the file is absent, unreadable, empty, or no image that OpenCV can decode.
+        FileError: the file is absent or cannot be read.
+        ImageError: it is empty, or no image that OpenCV can decode.
     """
-    try:
+    with reading(path):
         data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
-    except OSError as error:
-        raise ImageError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
     return decode_image(data, os.fspath(path))
 
 
@@ -70,8 +83,8 @@ def decode_image(data: bytes | Array, name: str = "the image") -> Array:
     return np.asarray(image)
 
 
-def write_image(path: str | os.PathLike[str], image: Array) -> None:
-    """Write an image, uint8 (H, W, 3) BGR, in the format that the suffix names.
+def write_image(path: str | os.PathLike[str], image: Any) -> None:
+    """Write an image, as `as_image` takes it, in the format that the suffix names.
 
     The file appears complete or not at all.
 
@@ -92,40 +105,94 @@ def write_image(path: str | os.PathLike[str], image: Array) -> None:
 
 
 def as_image(image: Any, *, rgb: bool = False) -> Array:
-    """`image` as uint8 (H, W, 3) BGR.
+    """`image` as uint8 (H, W, 3) BGR: the one place that decides what an image is.
 
     Args:
-        image: an array, or a PIL image, which is converted by itself.
-        rgb: the array's channels are in the order R, G, B.
+        image: the path of a file; the bytes of a file; a PIL image, turned upright as files are; or a
+            uint8 array, (H, W, 3) or gray (H, W).
+        rgb: the channels of an array are in the order R, G, B. Of the others the order is known.
 
     Raises:
-        ImageError: it is no such array; the message says what it is and what to do.
+        FileError: the file is absent or cannot be read.
+        ImageError: it is no such image; the message says what it is and what to do.
     """
-    if hasattr(image, "convert") and hasattr(image, "mode"):
-        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, np.ndarray):
+        return _checked(image, rgb)
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_image(bytes(image))
+    if hasattr(image, "convert") and hasattr(image, "getexif"):
+        return _from_pil(image)
+    if image is None:
         raise ImageError(
-            f"an image is a uint8 array (H, W, 3) or a PIL image, not {type(image).__name__}; read a "
-            "file with refnet.read_image(path)"
+            "got None for an image: cv2.imread returns None for a file that it cannot read; pass the "
+            "path itself"
         )
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    if isinstance(image, Sequence):
+        raise ImageError(f"an image is {KINDS}, not {_named(image)}; for several use .batch([...])")
+    raise ImageError(f"an image is {KINDS}, not {_named(image)}")
+
+
+def as_images(images: Iterable[Any], *, rgb: bool = False) -> list[Array]:
+    """Each of `images` as `as_image` has it.
+
+    Raises:
+        ImageError: `images` is one image, not several. And as `as_image`.
+    """
+    single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview)
+    single |= isinstance(images, np.ndarray) and images.ndim < 4
+    if single or not isinstance(images, Iterable):
         raise ImageError(
-            f"an image is a uint8 array (H, W, 3); got {image.dtype} {image.shape}.{_advice(image)}"
+            f"batch takes a list of images and got one {_named(images)}; for one image call the object "
+            "itself, or use .batch([image])"
         )
+    return [as_image(image, rgb=rgb) for image in images]
+
+
+def _checked(image: Array, rgb: bool) -> Array:
+    """A uint8 array (H, W, 3) or (H, W) as BGR."""
+    colour = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype != np.uint8 or not (colour or image.ndim == 2) or 0 in image.shape:
+        raise ImageError(
+            f"an image array is uint8, (H, W, 3) or gray (H, W); got {image.dtype} {image.shape}."
+            f"{_advice(image)}"
+        )
+    if not colour:
+        return np.repeat(image[:, :, None], 3, axis=2)
     return np.ascontiguousarray(image[:, :, ::-1] if rgb else image)
+
+
+def _from_pil(image: Any) -> Array:
+    """A PIL image as uint8 (H, W, 3) BGR, as `read_image` would read its file."""
+    upright = require("PIL.ImageOps", "PIL images", "pillow").exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits, which PIL would cut at 255
+        return _checked((np.clip(np.asarray(upright), 0, 65535) >> 8).astype(np.uint8), False)
+    return _checked(np.asarray(upright.convert("RGB")), True)
+
+
+def _named(image: Any) -> str:
+    """What `image` is, for a sentence."""
+    if isinstance(image, np.ndarray):
+        return f"array {image.shape}"
+    return type(image).__name__
 
 
 def _advice(image: Array) -> str:
     """What most likely turns `image` into an image."""
     shape = image.shape
-    if image.ndim == 2:
-        return " For a gray image, pass np.repeat(image[:, :, None], 3, axis=2)."
     if image.ndim == 3 and shape[2] == 4:
         return " Drop the alpha channel with image[:, :, :3]."
+    if image.ndim == 3 and shape[2] == 1:
+        return " For a gray image, pass image[:, :, 0]."
     if image.ndim == 3 and shape[0] == 3 != shape[2]:
         return " Channels come last: pass image.transpose(1, 2, 0)."
     if image.ndim == 4:
-        return " Pass one image at a time."
+        return " Pass one image at a time, or several to .batch([...])."
+    if image.dtype.kind == "f" and image.size and image.max() > 1:
+        return " Convert values in 0 to 255 with image.clip(0, 255).astype('uint8')."
     if image.dtype.kind == "f":
         return " Convert values in 0 to 1 with (image * 255).astype('uint8')."
+    if image.dtype == np.uint16:
+        return " Convert 16 bits with (image >> 8).astype('uint8')."
     return ""

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from refnet.errors import ImageError
+from refnet.errors import FileError, ImageError
+from refnet.files import reading
 from refnet.media.images import IMAGE_SUFFIXES, opencv, read_image
 from refnet.media.mark import marked
 from refnet.ops import Array
@@ -257,8 +258,8 @@ def read_frames(sources: Iterable[Source]) -> Iterator[Frame]:
             if source.kind == "image":
                 yield Frame(source, read_image(source.path))
             else:
-                yield from _video_frames(source)
-        except ImageError as error:
+                yield from video_frames(source)
+        except (ImageError, FileError) as error:
             yield Frame(source, None, str(error))
         except (MemoryError, OSError) as error:
             why = getattr(error, "strerror", None) or str(error) or "out of memory"
@@ -308,12 +309,12 @@ def _opened(source: Source) -> Any:
     if source.kind == "stream":
         waits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE]
         return cv2.VideoCapture(source.path, cv2.CAP_FFMPEG, waits)
-    with open(source.path, "rb"):  # the system's own words where it cannot be opened
+    with reading(source.path), open(source.path, "rb"):
         pass
     return cv2.VideoCapture(source.path)
 
 
-def _video_frames(source: Source) -> Iterator[Frame]:
+def video_frames(source: Source) -> Iterator[Frame]:
     """The frames of a video or a camera, each held back until it is known whether it is the last.
 
     A video that ends long before the length that it states ends with an error instead.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from refnet.arguments import nearest
 from refnet.arrays import Array
 from refnet.errors import OptionError, UnknownNetworkError
 from refnet.graph import Graph
@@ -32,13 +33,26 @@ NETWORKS: Mapping[str, str] = {
 }
 
 
-def networks() -> tuple[str, ...]:
-    """The names that `build` and `load` take."""
-    return tuple(NETWORKS)
+def networks(pattern: str = "*", *, released: bool = False) -> tuple[str, ...]:
+    """The names that `build` and `load` take.
+
+    Args:
+        pattern: with * and ?, such as "lffd-*".
+        released: only those that refnet comes with weights for.
+    """
+    import fnmatch
+
+    names = tuple(name for name in NETWORKS if fnmatch.fnmatchcase(name, pattern))
+    if not released:
+        return names
+    from refnet.weights import catalogue
+
+    with_weights = {network for network, _ in catalogue().values()}
+    return tuple(name for name in names if name in with_weights)
 
 
 def network_options(name: str) -> dict[str, Any]:
-    """{option: default} of the network `name`.
+    """{option: default} of the network `name`, the defaults of `build`.
 
     Raises:
         UnknownNetworkError: no network has this name.
@@ -49,49 +63,86 @@ def network_options(name: str) -> dict[str, Any]:
 def build(name: str, **options: Any) -> Graph:
     """The graph of the network `name`, by its options: width, input_size, landmarks, form and so on.
 
-    `network_options(name)` lists a network's options and their defaults.
+    Options may stand in the name, as in "lffd-face-v2:width=0.5". `network_options(name)` lists a
+    network's options and their defaults. Those that are not given have these defaults, which are the
+    paper's: unlike `load`, `build` does not look at the weights that refnet comes with.
 
     Raises:
         UnknownNetworkError: no network has this name.
         OptionError: the network has no such option, or cannot be built with this value; the message
             names the possible ones.
     """
+    name, own = split_name(name)
+    options = {**own, **options}
     builder = _builder(name)
     check_options(name, options)
     return builder(**options)
 
 
-def check_options(
-    name: str | None, options: Mapping[str, Any], also: Sequence[str] = (), caller: str = ""
-) -> None:
+def split_name(name: str) -> tuple[str, dict[str, Any]]:
+    """(network, options) of "network:option=value,option=value".
+
+    Raises:
+        OptionError: what follows the colon is no option=value.
+    """
+    network, _, words = name.partition(":")
+    return network, parse_options([word for word in words.split(",") if word])
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """{option: value} from "option=value" words; numbers and HEIGHTxWIDTH sizes are recognised.
+
+    Raises:
+        OptionError: a word has no "=".
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise OptionError(
+                f"a network's option is written KEY=VALUE, such as width=0.25, not {word!r}"
+            )
+        options[key.strip().replace("-", "_")] = _value(text.strip())
+    return options
+
+
+def _value(text: str) -> Any:
+    height, cross, width = text.replace("×", "x").partition("x")
+    if cross and height.isdecimal() and width.isdecimal():
+        return int(height), int(width)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def check_options(name: str | None, options: Mapping[str, Any], also: Sequence[str] = ()) -> None:
     """Refuse options that the network `name` does not have.
 
     Args:
         name: of the network; None where it is known only after its file is read. Then the options of
             every network pass.
-        also: further names that may stand in `options`, such as the arguments of `caller`.
-        caller: who was given `options`, where that is not the network itself.
+        also: the arguments of the caller that stand beside them, one of which may be meant.
 
     Raises:
         UnknownNetworkError: no network has this name.
         OptionError: an option is unknown; the message names the nearest possible one, or all.
     """
-    doubtful = [option for option in options if option not in also]
-    if not doubtful:
+    if not options:
         return
     named = networks() if name is None else (name,)
     known = dict.fromkeys(option for network in named for option in network_options(network))
-    unknown = [option for option in doubtful if option not in known]
+    unknown = [option for option in options if option not in known]
     if not unknown:
         return
     possible = [*also, *known]
-    near = _nearest(unknown[0], possible)
-    hint = f"did you mean {near}?" if near else f"it takes {', '.join(possible)}"
-    if caller:
-        raise OptionError(f"{caller} has no argument {', '.join(unknown)}; {hint}")
+    near = nearest(unknown[0], possible)
+    hint = f"did you mean {near}?" if near else f"it takes {', '.join(known)}"
     if name is None:
         raise OptionError(f"no network has an option {', '.join(unknown)}; {hint}")
-    hint = f"{hint} it takes {', '.join(possible)}" if near else hint
+    hint = f"{hint} it takes {', '.join(known)}" if near else hint
     raise OptionError(f"{name} has no option {', '.join(unknown)}; {hint}")
 
 
@@ -136,17 +187,6 @@ def _builder(name: str) -> Callable[..., Graph]:
     if name in NETWORKS:
         builder: Callable[..., Graph] = getattr(_family(name), NETWORKS[name].split(".")[1])
         return builder
-    near = _nearest(str(name), list(NETWORKS))
+    near = nearest(str(name), NETWORKS)
     hint = f"did you mean {near!r}? " if near else ""
     raise UnknownNetworkError(f"no network is named {name!r}; {hint}known: {', '.join(NETWORKS)}")
-
-
-def _nearest(word: str, known: Sequence[str]) -> str | None:
-    """The one of `known` that was probably meant by `word`: a typing error away, or a part of it."""
-    import difflib  # only a mistake needs it
-
-    if misspelt := difflib.get_close_matches(word, known, 1, 0.85):
-        return misspelt[0]
-    parts = [name for name in known if name in word or word in name]
-    likely = difflib.get_close_matches(word, parts or known, 1, 0.0 if parts else 0.5)
-    return likely[0] if likely else None

@@ -77,6 +77,7 @@ class Detection:
         head: what turns the outputs into boxes, a key of `refnet.detection.detector.HEADS`.
         object_ranges: of each branch, the smallest and the largest longer side in pixels of the
             objects that it is trained for.
+        minimum_side: images whose shorter side is less are enlarged to it.
     """
 
     classes: tuple[str, ...]
@@ -85,6 +86,7 @@ class Detection:
     object_ranges: tuple[Pair, ...]
     overlap: str = "lower-area"
     head: str = "lffd"
+    minimum_side: int = 128  # of the official code: below it the branch of stride 64 has no unit
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,9 @@ DEFAULTS: Mapping[str, Defaults] = {
 
 #: Of networks that are not listed: any size, R, G, B in [0, 1] in the order B, G, R, nothing to detect.
 NEUTRAL = Defaults()
+
+#: The networks that find landmarks.
+LANDMARKERS = tuple(name for name in DEFAULTS if name.startswith("pfld"))
 
 
 def defaults_of(network: Graph | str) -> Defaults:

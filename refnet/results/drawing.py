@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,9 +12,6 @@ from refnet.faces.landmarks import Landmarks
 from refnet.faces.schemes import CLOSED
 from refnet.media.images import as_image, opencv
 from refnet.ops import Array
-
-if TYPE_CHECKING:
-    from refnet.faces.face import Face
 
 Colour = tuple[int, int, int]  # B, G, R
 
@@ -34,6 +31,22 @@ PARTS: Mapping[str, Colour] = {
 #: Faces whose crop is smaller, in pixels, are drawn without dots.
 SMALL_FACE = 120
 _SHIFT = 4  # cv2 draws at 1/16 pixel with this many fractional bits
+
+
+class Drawable(Protocol):
+    """What is drawn of a face; `refnet.Face` is one."""
+
+    @property
+    def box(self) -> Array: ...
+
+    @property
+    def score(self) -> float: ...
+
+    @property
+    def landmarks(self) -> Array | None: ...
+
+    @property
+    def track_id(self) -> int | None: ...
 
 
 def draw_boxes(image: Any, boxes: Array, labels: Sequence[str] = (), colour: Colour = BOX) -> Array:
@@ -58,11 +71,11 @@ def draw_landmarks(image: Any, landmarks: Landmarks) -> Array:
     for points, crop in zip(landmarks.points, landmarks.crops, strict=True):
         radius = max(1.0, crop[2] / 140)
         thickness = max(1, round(crop[2] / 260))
-        for part, indices in landmarks.parts.items():
+        for part, indices in landmarks.scheme.items():
             line = _fixed(points[list(indices)])
             colour = PARTS.get(part, POINT)
             cv2.polylines(canvas, [line], part in CLOSED, colour, thickness, cv2.LINE_AA, _SHIFT)
-        if landmarks.parts and crop[2] < SMALL_FACE:
+        if landmarks.scheme and crop[2] < SMALL_FACE:
             continue
         for point in _fixed(points):
             cv2.circle(
@@ -71,7 +84,7 @@ def draw_landmarks(image: Any, landmarks: Landmarks) -> Array:
     return canvas
 
 
-def draw_faces(image: Any, faces: Sequence[Face], *, scores: bool = True) -> Array:
+def draw_faces(image: Any, faces: Sequence[Drawable], *, scores: bool = True) -> Array:
     """A copy of `image` with the boxes of `faces`, their tracks or scores, and their landmarks."""
     boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
     labels = [_name(face) for face in faces] if scores else []
@@ -84,8 +97,8 @@ def draw_faces(image: Any, faces: Sequence[Face], *, scores: bool = True) -> Arr
     return canvas
 
 
-def _name(face: Face) -> str:
-    return f"{face.score:.2f}" if face.track is None else f"{face.track}: {face.score:.2f}"
+def _name(face: Drawable) -> str:
+    return f"{face.score:.2f}" if face.track_id is None else f"{face.track_id}: {face.score:.2f}"
 
 
 def _thickness(image: Array) -> int:

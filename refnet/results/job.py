@@ -87,7 +87,7 @@ class Job:
         self.smoothing, self.overwrite = smoothing, overwrite
         self.settings = settings_of(analyzer, smoothing) if settings is None else settings
         self.progress = progress if progress is not None else Progress(bar=False, failures=False)
-        self.tracker = FaceTracker(smoothing)
+        self.tracker = FaceTracker(smoothing=smoothing)
         self.outcome = Outcome()
         self._lock = threading.Lock()  # drawing fails in a thread of its own
 
@@ -188,7 +188,7 @@ class Job:
         if frame.index is None or frame.time is None:
             return faces
         if frame.index == 0:
-            self.tracker = FaceTracker(self.smoothing)
+            self.tracker = FaceTracker(smoothing=self.smoothing)
         return self.tracker.update(faces, frame.time)
 
     def _draw(self, copies: AnnotatedCopies, frame: Frame, faces: Faces) -> None:

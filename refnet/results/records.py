@@ -48,7 +48,7 @@ class Record:
         if self.error is not None:
             found["error"] = self.error
         if self.faces is not None:
-            found["faces"] = self.faces.to_dict()
+            found["faces"] = self.faces.to_dicts()
         return found | {"last": self.last}
 
     def rows(self) -> list[dict[str, Any]]:

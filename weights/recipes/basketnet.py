@@ -20,7 +20,7 @@ import torch
 
 import refnet
 from refnet.detection.basketnet import basketnet_priors
-from refnet.detection.detector import FaceDetector
+from refnet.detection.detector import Detector
 from refnet.media.images import read_image
 from refnet.model import Model
 from refnet.networks.defaults import detection_of
@@ -105,7 +105,7 @@ def varied(frame: Frame, size: int, rng: np.random.Generator) -> Frame:
 
 def precisions(model: Model, held: Sequence[Frame]) -> dict[str, float]:
     """AP@0.5 of each class on frames."""
-    detector = FaceDetector(model, threshold=0.05)
+    detector = Detector(model, threshold=0.05)
     found = [detector.detect(image) for image, _, _ in held]
     result = {}
     for i, name in enumerate(CLASSES):

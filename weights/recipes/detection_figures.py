@@ -9,7 +9,7 @@ import numpy as np
 
 from refnet.detection.boxes import iou
 from refnet.detection.detections import Detections
-from refnet.detection.detector import FaceDetector
+from refnet.detection.detector import Detector
 from refnet.media.images import read_image
 from refnet.model import Model
 from refnet.ops import Array
@@ -24,7 +24,7 @@ Labelled = tuple[Array, Array, Array]  # image, boxes (B, 4), ignored (B,)
 
 def precision(model: Model, photos: Sequence[Labelled], smallest: float = SMALLEST) -> float:
     """AP@0.5 for faces of at least `smallest` pixels; smaller ones are ignored."""
-    detector = FaceDetector(model, threshold=0.05)
+    detector = Detector(model, threshold=0.05)
     found, truths, masks = [], [], []
     for image, boxes, ignored in photos:
         detections = detector.detect(image)
@@ -52,7 +52,7 @@ def on_validation(model: Model, data: Path) -> dict[str, float]:
         by_photo: dict[Path, list[Array]] = {}
         for face in landmark_faces(dlib):
             by_photo.setdefault(face.image, []).append(face_box(face.points))
-        detector = FaceDetector(model)
+        detector = Detector(model)
         found = [(detector.detect(read_image(p)), np.stack(b)) for p, b in by_photo.items()]
         total = sum(len(boxes) for _, boxes in found)
         hits, false = zip(*(_found(*pair) for pair in found), strict=True)

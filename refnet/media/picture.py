@@ -1,0 +1,38 @@
+"""Pictures that notebooks show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from refnet.arrays import Array
+from refnet.media.images import opencv
+
+
+class Picture(np.ndarray[Any, Any]):
+    """An image, uint8 (H, W, 3), that a notebook shows; in all else an array.
+
+    Attributes:
+        rgb: whether its channels are in the order R, G, B, else B, G, R.
+    """
+
+    rgb: bool = False
+
+    @classmethod
+    def of(cls, image: Array, *, rgb: bool = False) -> Picture:
+        """`image`, uint8 (H, W, 3), as a picture of the same memory."""
+        picture = image.view(cls)
+        picture.rgb = rgb
+        return picture
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.rgb = getattr(other, "rgb", False)
+
+    def _repr_png_(self) -> bytes | None:
+        """The picture as PNG; None of a part that is no image any more."""
+        if self.ndim != 3 or self.shape[2] != 3 or self.dtype != np.uint8 or 0 in self.shape:
+            return None
+        pixels = np.asarray(self)
+        done, encoded = opencv().imencode(".png", pixels[:, :, ::-1] if self.rgb else pixels)
+        return encoded.tobytes() if done else None
