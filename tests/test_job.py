@@ -72,12 +72,12 @@ def test_ctrl_c_leaves_whole_files(photos: Path, tmp_path: Path, suffix: str) ->
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     results, analyzer = tmp_path / "out" / f"faces{suffix}", Interrupted()
-    outcome = Job(analyzer, str(results)).run(find_sources([str(photos)]))  # type: ignore[arg-type]
+    outcome = Job(analyzer, str(results)).run(find_sources([str(photos)]))
     assert outcome.interrupted and outcome.images == 1
     there = {path.name for path in results.parent.iterdir()}
     assert there == {results.name, f".{results.name}.refnet"}
     with_copies = AnnotatedCopies(tmp_path / "copies")
-    again = Job(OneFace(), str(results), copies=with_copies)  # type: ignore[arg-type]
+    again = Job(OneFace(), str(results), copies=with_copies)
     assert again.run(find_sources([str(photos / "a.png")])).images == 1  # its copy is missing
     assert again.run(find_sources([str(photos / "a.png")])).skipped == 1
 

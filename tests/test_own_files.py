@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -21,6 +20,8 @@ from refnet.results.job import Job, Outcome, Progress
 from refnet.results.records import Record
 from refnet.results.sinks import open_sink
 from tests.detection_networks import f32, image_of
+
+cv2 = pytest.importorskip("cv2")
 
 ALL = ["jsonl", "csv", "parquet"]
 
@@ -362,7 +363,7 @@ def test_a_file_of_ones_own_choice(holiday: Path, tmp_path: Path) -> None:
     def draw(**options: Any) -> Outcome:
         copies = AnnotatedCopies(tmp_path, file=target)
         settings: Any = {"copies": copies, **options}
-        return Job(analyzer, str(tmp_path / "r.jsonl"), **settings).run(sources)  # type: ignore[arg-type]
+        return Job(analyzer, str(tmp_path / "r.jsonl"), **settings).run(sources)
 
     assert draw().images == 1 and refnet.read_image(target).shape == (50, 60, 3)
     target.write_bytes(b"my own")
@@ -380,7 +381,7 @@ def test_lines_about_photos_and_videos(holiday: Path, tmp_path: Path, capsys: An
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"{holiday}/a.jpg: 1 face, 1 2 30 40 score 0.50 → {tmp_path}/out/a.jpg"
     assert f"{holiday}/a\\x1b[2J\\nb.png: 1 face" in out[1]
-    assert out[2] == f"{holiday}/d.avi: 3 frames, 1 face at once at most → {tmp_path}/out/d.mp4"
+    assert out[2] == f"{holiday}/d.avi: 3 frames, at most 1 face at once → {tmp_path}/out/d.mp4"
 
 
 def test_times_are_those_of_the_file() -> None:

@@ -63,6 +63,11 @@ def is_path(label: str) -> bool:
     return not _ADDRESS.match(label) and not _CAMERA_LABEL.fullmatch(label)
 
 
+def real_path(path: str, folder: str = "") -> str:
+    """The file that `path` leads to from `folder`, links followed; `path` itself where it can be none."""
+    return path if "\0" in path else os.path.realpath(os.path.join(folder, path))
+
+
 def special_kind(mode: int) -> str | None:
     """What a file is by its `st_mode`, in words; None for one that can be read as a file."""
     if stat.S_ISREG(mode):
@@ -155,9 +160,7 @@ def find_sources(
     for word in words:
         for path, name in search.listed(word, lines):
             kind = _kind(path)
-            key = (
-                os.path.realpath(path) if kind in ("image", "video") and "\0" not in path else path
-            )
+            key = real_path(path) if kind in ("image", "video") else path
             if key not in found:
                 found[key] = Source(kind, path, _unused(kind, name, names))
     return Sources(found.values(), search.notes())

@@ -69,7 +69,7 @@ class Companion:
         Raises:
             OptionError: they were, or it is not known; the message names what differs.
         """
-        advice = "; --overwrite makes them anew, and another -o or --results keeps both"
+        advice = "; --overwrite makes it anew, and another -o or --results keeps both"
         if self.settings is None:
             raise OptionError(f"{self.results} was made with settings that are not known{advice}")
         ours = json.loads(json.dumps(dict(settings)))  # as it comes back from a file

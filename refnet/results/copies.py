@@ -8,17 +8,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from refnet.detection.detections import Detections
 from refnet.errors import OptionError, OutputError
 from refnet.faces.face import Faces
 from refnet.files import replacing
 from refnet.media.images import opencv, write_image
 from refnet.media.mark import hide_from_git, mark, marked
-from refnet.media.sources import Frame, Source, copy_name
+from refnet.media.sources import Frame, Source, copy_name, real_path
 from refnet.ops import Array
 from refnet.results.drawing import draw_faces
 
-#: Makes a copy's image of a frame's, uint8 (H, W, 3) BGR, and the faces in it.
-Render = Callable[[Array, Faces], Array]
+#: Makes a copy's image of a frame's, uint8 (H, W, 3) BGR, and what was found in it.
+Render = Callable[[Array, Any], Array]
 
 
 class AnnotatedCopies:
@@ -57,10 +58,10 @@ class AnnotatedCopies:
         Raises:
             OptionError: a copy would; the message names it.
         """
-        read = {os.path.realpath(s.path) for s in sources if s.kind in ("image", "video")}
+        read = {real_path(s.path) for s in sources if s.kind in ("image", "video")}
         for source in sources:
             path = self.path(source)
-            if os.path.realpath(path) in read:
+            if real_path(str(path)) in read:
                 raise OptionError(
                     f"the drawing of {source.label} would replace {path}, which is one of the inputs; "
                     "name another place with -o"
@@ -102,7 +103,7 @@ class AnnotatedCopies:
             mark(path)
             self._marked[path.parent].add(path.name)
 
-    def write(self, frame: Frame, faces: Faces) -> None:
+    def write(self, frame: Frame, faces: Faces | Detections) -> None:
         """Render the frame with its `faces`, and write it.
 
         Raises:
@@ -131,6 +132,50 @@ class AnnotatedCopies:
         video, self._video = self._video, None
         if video is not None:
             video.close()
+
+
+class FaceCrops:
+    """Writes every face, cut out, as a PNG file into a folder; used from one thread.
+
+    Args:
+        folder: where they go: photo-1.png, photo-2.png; of a video clip-000012-1.png, by frame.
+        aligned: side in pixels of crops that are turned upright; None for the box as it is.
+    """
+
+    def __init__(self, folder: Path, aligned: int | None = None) -> None:
+        self.folder, self.aligned = folder, aligned
+        self._marked: dict[Path, set[str]] = {}
+
+    def write(self, frame: Frame, faces: Faces) -> None:
+        """Write the faces of a frame.
+
+        Raises:
+            OutputError: a file cannot be written, or is there and is not refnet's.
+            OptionError: faces are to be turned upright, and their key points are not known.
+        """
+        assert frame.image is not None
+        name = Path(frame.source.name)
+        number = "" if frame.index is None else f"-{frame.index:06d}"
+        for i, face in enumerate(faces, 1):
+            path = self.folder / name.with_name(f"{name.stem}{number}-{i}.png")
+            if path.parent not in self._marked:
+                if not path.parent.exists():
+                    hide_from_git(path.parent)
+                self._marked[path.parent] = marked(path.parent)
+            ours = self._marked[path.parent]
+            if path.name not in ours:
+                if os.path.lexists(path):
+                    raise OutputError(
+                        f"cannot write {path}: it is there and refnet did not make it"
+                    )
+                mark(path)
+                ours.add(path.name)
+            cut = (
+                face.crop(frame.image)
+                if self.aligned is None
+                else face.align(frame.image, self.aligned)
+            )
+            write_image(path, cut)
 
 
 class _Video:

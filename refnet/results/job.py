@@ -10,21 +10,23 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from refnet.detection.detections import Detections
+from refnet.detection.detector import Detector
 from refnet.errors import OptionError, RefnetError
-from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.face import Face, Faces
 from refnet.faces.tracking import FaceTracker, Smoothing
 from refnet.media.background import Aside, Background, Prefetch
-from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames
+from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames, real_path
+from refnet.ops import Array
 from refnet.printable import printable
-from refnet.results.copies import AnnotatedCopies
+from refnet.results.copies import AnnotatedCopies, FaceCrops
 from refnet.results.records import Record
 from refnet.results.settings import settings_of
 from refnet.results.sinks import Sink, open_sink
@@ -40,7 +42,8 @@ class Outcome:
     Attributes:
         images: photos that were analyzed.
         frames, videos: frames of videos and cameras that were analyzed; videos that came to their end.
-        faces: faces found, in every frame anew.
+        faces: faces or other objects found, in every frame anew.
+        what: what these are, "face" or "object".
         skipped: sources that an earlier run had finished.
         failed: {label of a source: why it could not be read, analyzed or drawn}.
         interrupted: whether Ctrl-C ended it; what was found until then is in the files.
@@ -50,6 +53,7 @@ class Outcome:
     frames: int = 0
     videos: int = 0
     faces: int = 0
+    what: str = "face"
     skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
@@ -59,11 +63,13 @@ class Job:
     """Finds the faces of sources, and writes what it finds.
 
     Args:
-        analyzer: finds the faces of one image.
-        results: the file of records, .jsonl, .csv or .parquet; "-" prints JSON lines. One that is there
-            is continued, see `refnet.results.sinks.open_sink`.
+        analyzer: finds the faces of one image, or with a `refnet.Detector` other objects.
+        results: the file of records, .jsonl, .csv or .parquet; "-" prints JSON lines, None writes none.
+            One that is there is continued, see `refnet.results.sinks.open_sink`.
         copies: where drawn copies go; None writes none. A source whose copy is missing is done again.
+        crops: writes every face, cut out; None writes none.
         smoothing: takes jitter from boxes and points in videos; None leaves them as found.
+        search_every: seconds between searches of a video's whole image, see `refnet.FaceTracker`.
         overwrite: start the results anew, and replace drawn copies of other runs.
         settings: what the results are made with, by name; what `settings_of` finds by default.
         progress: shows how far the job is, what is found and what fails; None shows nothing.
@@ -74,20 +80,25 @@ class Job:
 
     def __init__(
         self,
-        analyzer: FaceAnalyzer,
-        results: str,
+        analyzer: Callable[[Array], Faces | Detections],
+        results: str | None,
         *,
         copies: AnnotatedCopies | None = None,
+        crops: FaceCrops | None = None,
         smoothing: Smoothing | None = None,
+        search_every: float = 0.0,
         overwrite: bool = False,
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.analyzer, self.results, self.copies = analyzer, results, copies
         self.smoothing, self.overwrite = smoothing, overwrite
-        self.settings = settings_of(analyzer, smoothing) if settings is None else settings
+        self.crops, self.search_every = crops, search_every
+        self.settings = (
+            settings_of(analyzer, smoothing, search_every) if settings is None else settings
+        )
         self.progress = progress if progress is not None else Progress(bar=False, failures=False)
-        self.tracker = FaceTracker(smoothing=smoothing)
+        self.tracker = self._tracker()
         self.outcome = Outcome()
         self._lock = threading.Lock()  # drawing fails in a thread of its own
 
@@ -119,8 +130,8 @@ class Job:
 
     def _open(self, sources: Sequence[Source]) -> Sink:
         """Open the results, when no input and no drawing stands in the way."""
-        target = os.path.realpath(self.results)
-        if any(is_path(s.label) and os.path.realpath(s.path) == target for s in sources):
+        target = "" if self.results is None else os.path.realpath(self.results)
+        if any(is_path(s.label) and real_path(s.path) == target for s in sources):
             raise OptionError(
                 f"the results would replace {self.results}, which is one of the inputs"
             )
@@ -162,7 +173,7 @@ class Job:
         if frame.image is not None:
             record = replace(record, size=(frame.image.shape[0], frame.image.shape[1]))
             try:
-                faces = self._tracked(frame, aside.call(partial(self.analyzer, frame.image)))
+                faces = aside.call(partial(self._found, frame))
             except (RefnetError, MemoryError) as reason:
                 error = f"cannot analyze {label}: {reason or 'out of memory'}"
         if error is not None or frame.image is None:
@@ -173,27 +184,35 @@ class Job:
             return
         if copies is not None:
             writer.call(partial(self._draw, copies, frame, faces))
+        if self.crops is not None and isinstance(faces, Faces):
+            writer.call(partial(self._draw, self.crops, frame, faces))
         record = replace(record, faces=faces)
         sink.write(record)
         self.progress.found(record, None if copies is None else copies.path(frame.source))
         self.outcome.faces += len(faces)
+        self.outcome.what = record.what[:-1]
         if frame.index is None:
             self.outcome.images += 1
         else:
             self.outcome.frames += 1
             self.outcome.videos += frame.last
 
-    def _tracked(self, frame: Frame, faces: Faces) -> Faces:
-        """The faces of a video's frame with their tracks; those of a photo as they are."""
-        if frame.index is None or frame.time is None:
-            return faces
-        if frame.index == 0:
-            self.tracker = FaceTracker(smoothing=self.smoothing)
-        return self.tracker.update(faces, frame.time)
+    def _tracker(self) -> FaceTracker:
+        analyzer: Any = self.analyzer
+        return FaceTracker(analyzer, search_every=self.search_every, smoothing=self.smoothing)
 
-    def _draw(self, copies: AnnotatedCopies, frame: Frame, faces: Faces) -> None:
+    def _found(self, frame: Frame) -> Faces | Detections:
+        """What is in a frame; of a video the faces with their tracks."""
+        assert frame.image is not None
+        if frame.time is None or isinstance(self.analyzer, Detector):
+            return self.analyzer(frame.image)
+        if frame.index == 0:
+            self.tracker = self._tracker()
+        return self.tracker(frame.image, frame.time)
+
+    def _draw(self, writer: AnnotatedCopies | FaceCrops, frame: Frame, faces: Any) -> None:
         try:
-            copies.write(frame, faces)
+            writer.write(frame, faces)
         except RefnetError as error:
             self._fail(frame.source.label, str(error))
 
@@ -250,17 +269,16 @@ class Progress:
 
     def found(self, record: Record, copy: Path | None) -> None:
         """Print what is in a photo, or at its end what was in a video; `copy` is its drawing."""
-        faces = record.faces or Faces()
+        faces = [] if record.faces is None else [*record.faces]
         self._frames, self._most = self._frames + 1, max(self._most, len(faces))
         if not record.last:
             return
-        what = counted(len(faces), "face")
+        one = record.what[:-1]
+        what = counted(len(faces), one)
         if record.time is not None:
-            what = (
-                f"{counted(self._frames, 'frame')}, {counted(self._most, 'face')} at once at most"
-            )
+            what = f"{counted(self._frames, 'frame')}, at most {counted(self._most, one)} at once"
         elif faces:
-            what += f", {'; '.join(_place(face) for face in faces[:SHOWN])}"
+            what += f", {'; '.join(map(_place, faces[:SHOWN]))}"
             what += f"; and {len(faces) - SHOWN} more" if len(faces) > SHOWN else ""
         self._frames = self._most = 0
         if self._lines:
@@ -285,14 +303,18 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _place(face: Face) -> str:
-    """Where a face is, for a reader: whole pixels, and the score."""
-    return f"{' '.join(str(round(float(v))) for v in face.box)} score {face.score:.2f}"
+def _place(found: Any) -> str:
+    """Where a face or a detection is, for a reader: whole pixels, and the score."""
+    box, score, name = (found.box, found.score, "") if isinstance(found, Face) else found
+    place = f"{' '.join(str(round(float(v))) for v in box)} score {score:.2f}"
+    return f"{name} {place}" if name else place
 
 
-def _landmark_count(analyzer: FaceAnalyzer) -> int:
+def _landmark_count(analyzer: Any) -> int:
     """The number of points that the analyzer finds in a face; 0 without a landmarker."""
-    if analyzer.landmarker is None:
+    landmarker = getattr(analyzer, "landmarker", None)
+    if landmarker is None:
         return 0
-    graph = analyzer.landmarker.model.graph
-    return graph.shapes()[graph.outputs[-1]][-1] // 2
+    graph = landmarker.model.graph
+    count: int = graph.shapes()[graph.outputs[-1]][-1] // 2
+    return count

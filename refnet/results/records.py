@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from refnet.detection.detections import Detections
 from refnet.faces.face import Faces
 from refnet.ops import Pair
 
@@ -22,7 +23,7 @@ class Record:
 
     Attributes:
         source: the file's path, or a camera's number.
-        faces: what was found; None where the image could not be read.
+        faces: what was found, faces or other objects; None where the image could not be read.
         size: (height, width) of the image; None where it could not be read.
         error: why it could not be read or handled; None where it could.
         frame, time: number and seconds from the start in a video; None for photos.
@@ -31,12 +32,17 @@ class Record:
     """
 
     source: str
-    faces: Faces | None = None
+    faces: Faces | Detections | None = None
     size: Pair | None = None
     error: str | None = None
     frame: int | None = None
     time: float | None = None
     last: bool = True
+
+    @property
+    def what(self) -> str:
+        """What a line of JSON calls what was found: "faces" or "objects"."""
+        return "objects" if isinstance(self.faces, Detections) else "faces"
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a JSON line has it; what does not apply is left out."""
@@ -48,7 +54,7 @@ class Record:
         if self.error is not None:
             found["error"] = self.error
         if self.faces is not None:
-            found["faces"] = self.faces.to_dicts()
+            found[self.what] = self.faces.to_dicts()
         return found | {"last": self.last}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -71,4 +77,5 @@ class Record:
         }
         if not self.faces:
             return [row]
+        assert isinstance(self.faces, Faces), "tables are of faces"
         return [row | {"face": i} | face.to_row() for i, face in enumerate(self.faces)]

@@ -6,34 +6,40 @@ import hashlib
 from dataclasses import asdict
 from typing import Any
 
-from refnet.faces.analyzer import FaceAnalyzer
+from refnet.detection.detector import Detector
+from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.tracking import Smoothing
 from refnet.model import Model
 
 #: What of a detector and a landmarker changes what they find, as their attributes are called.
-DETECTOR_SETTINGS = ("threshold", "nms_threshold", "overlap", "top_k")
-LANDMARKER_SETTINGS = ("margin", "passes")
+DETECTOR_SETTINGS = ("nms_threshold", "overlap", "top_k")
+LANDMARKER_SETTINGS = ("margin", "refine")
 
 
-def settings_of(analyzer: Any, smoothing: Smoothing | None = None) -> dict[str, Any]:
+def settings_of(
+    analyzer: Any, smoothing: Smoothing | None = None, search_every: float = 0.0
+) -> dict[str, Any]:
     """{name: plain value} of all that changes what `analyzer` finds in an image or a video.
 
     The number of threads and the backend are no such thing: results of both are the same to rounding.
-    An analyzer of another class than `FaceAnalyzer` has no settings that are known here.
+    Of an analyzer without `detector` or `landmarker`, nothing is known of these.
+
+    Args:
+        analyzer: a `refnet.FaceAnalyzer`, a `refnet.Detector`, or another function of an image.
+        smoothing, search_every: of the `refnet.FaceTracker`.
     """
     found: dict[str, Any] = {"smoothing": None if smoothing is None else asdict(smoothing)}
-    if not isinstance(analyzer, FaceAnalyzer):
-        return found
-    detector, landmarker = analyzer.detector, analyzer.landmarker
-    found |= _network("detector", detector.model)
-    found |= {name: getattr(detector, name) for name in DETECTOR_SETTINGS}
-    settings = getattr(detector.head, "settings", None)  # some heads have no scales and no branches
-    found |= {} if settings is None else asdict(settings)
-    if landmarker is None:
-        return found | {"landmarker": None}
-    found |= _network("landmarker", landmarker.model)
-    found |= {name: getattr(landmarker, name) for name in LANDMARKER_SETTINGS}
-    return found | {"channel_order": landmarker.preprocessing.channel_order}
+    found["search_every"] = search_every
+    detector = analyzer if isinstance(analyzer, Detector) else getattr(analyzer, "detector", None)
+    if isinstance(detector, Detector):
+        found |= _network("detector", detector.model) | asdict(detector.settings)
+        found |= {name: getattr(detector, name) for name in DETECTOR_SETTINGS}
+    landmarker = getattr(analyzer, "landmarker", None)
+    if isinstance(landmarker, FaceLandmarker):
+        found |= _network("landmarker", landmarker.model)
+        found |= {name: getattr(landmarker, name) for name in LANDMARKER_SETTINGS}
+        found["channel_order"] = landmarker.preprocessing.channel_order
+    return found | {"boxes": getattr(analyzer, "boxes", None)}
 
 
 def _network(role: str, model: Model) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from refnet.errors import OptionError
 from refnet.exchange.arrow import arrow_schema
 from refnet.faces.face import FACE_COLUMNS
 from refnet.files import replacing, write_file, writing
-from refnet.media.sources import is_path, special_kind
+from refnet.media.sources import is_path, real_path, special_kind
 from refnet.optional import require
 from refnet.results.companion import Companion
 from refnet.results.records import RECORD_COLUMNS, Record
@@ -55,7 +55,7 @@ class Sink(Protocol):
 
 
 def open_sink(
-    path: str,
+    path: str | None,
     *,
     asked: Collection[str] = (),
     lost: Collection[str] = (),
@@ -72,7 +72,7 @@ def open_sink(
     run. Until the sink is closed, no other run can open the file.
 
     Args:
-        path: ends in .jsonl, .csv or .parquet (which needs pyarrow).
+        path: ends in .jsonl, .csv or .parquet (which needs pyarrow); "-" prints, None writes nothing.
         asked: the sources of this run.
         lost: those to be made again whatever the file holds.
         landmarks: number of points a face, which a CSV table has columns for.
@@ -86,6 +86,8 @@ def open_sink(
         OutputError: the file cannot be read or written, or another run is writing it.
         DependencyError: Parquet without pyarrow.
     """
+    if path is None:
+        return Nothing()
     if path == "-":
         return _JsonLines(sys.stdout, Path("standard output"))
     suffix = Path(path).suffix.lower()
@@ -122,6 +124,20 @@ def _is_device(path: Path) -> bool:
             f"{path} is {special_kind(mode)}, and results go to a file, or with - to standard output"
         )
     return stat.S_ISCHR(mode)
+
+
+class Nothing:
+    """A sink that writes nothing."""
+
+    def __init__(self) -> None:
+        self.done: set[str] = set()
+        self.known: set[str] = set()
+
+    def write(self, record: Record) -> None:
+        """Forget the record."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class Resume:
@@ -201,17 +217,15 @@ class Resume:
     @staticmethod
     def _key(label: str, folder: str) -> str:
         """The file that a path leads to from `folder`; the label itself of a camera or an address."""
-        if not is_path(label) or "\0" in label:
-            return label
-        return os.path.realpath(os.path.join(folder, label))
+        return real_path(label, folder) if is_path(label) else label
 
 
 def _continued(path: Path, text: str, resume: Resume) -> TextIO:
     """`path` with `text` in it, open for more; the text appears complete or not at all."""
     resume.begin()
     if resume.companion is not None:  # a device is written in place
-        write_file(path, [text.encode("utf-8")])
-    return open(path, "a", encoding="utf-8", newline="")
+        write_file(path, [text.encode("utf-8", "surrogateescape")])
+    return open(path, "a", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 class _JsonLines:
@@ -265,7 +279,7 @@ def _open_json_lines(path: Path, resume: Resume) -> Sink:
 def _json_rows(path: Path, resume: Resume) -> list[dict[str, Any]]:
     """The records of an earlier run, without a last line that was left unfinished."""
     rows = []
-    whole, _, rest = path.read_text("utf-8", "replace").rpartition("\n")
+    whole, _, rest = path.read_text("utf-8", "surrogateescape").rpartition("\n")
     for number, line in enumerate(filter(str.strip, [*whole.split("\n"), rest]), 1):
         try:
             row = json.loads(line)
@@ -287,7 +301,10 @@ def _is_record(row: Any) -> bool:
         isinstance(row, dict)
         and isinstance(row.get("source"), str)
         and isinstance(row.get("last"), bool)
-        and (isinstance(row.get("faces"), list) or isinstance(row.get("error"), str))
+        and (
+            isinstance(row.get("faces", row.get("objects")), list)
+            or isinstance(row.get("error"), str)
+        )
     )
 
 
@@ -301,7 +318,7 @@ def _open_csv(path: Path, landmarks: int, resume: Resume) -> Sink:
 
 def _csv_rows(path: Path, columns: list[str], resume: Resume) -> list[dict[str, Any]]:
     """The rows of an earlier run, of records that are whole."""
-    text = path.read_bytes().decode("utf-8", "replace")
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
     rows: list[dict[str, Any]] = []
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""))
@@ -365,6 +382,11 @@ def _unguarded(row: dict[str, Any]) -> dict[str, Any]:
     return row | texts
 
 
+def _unicode(text: str | None) -> str | None:
+    """`text` as Arrow takes it: bytes of a file name that are no UTF-8 become escapes."""
+    return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class _Parquet:
     """One row a face. The file is written beside its place and takes it when it is finished."""
 
@@ -417,7 +439,8 @@ class _Parquet:
         old.close()
 
     def write(self, record: Record) -> None:
-        self.rows += _named(record, self.resume).rows()
+        rows = _named(record, self.resume).rows()
+        self.rows += [row | {key: _unicode(row[key]) for key in _TEXTS} for row in rows]
         if len(self.rows) >= ROWS_AT_ONCE:
             self._flush()
 
