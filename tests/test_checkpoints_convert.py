@@ -63,13 +63,13 @@ def test_json(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert report["tensors"] == 213 and len(report["ignored"]) == 42
 
 
-def test_an_existing_file_is_kept_without_force(source: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_without_overwrite(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     output.write_bytes(b"precious")
-    with pytest.raises(WeightsError, match="exists; pass --force"):
+    with pytest.raises(OptionError, match="is there; --overwrite"):
         converted(source, output)
     assert output.read_bytes() == b"precious"
-    assert converted(source, output, "--force") == 0
+    assert converted(source, output, "--overwrite") == 0
     assert refnet.load(output).graph.name == "pfld"
 
 
@@ -77,11 +77,11 @@ def test_a_failed_conversion_writes_nothing(source: Path, tmp_path: Path) -> Non
     output = tmp_path / "out.safetensors"
     calls: list[tuple[type[RefnetError], list[str | Path]]] = [
         (WeightsError, [tmp_path / "absent.pth", output]),
-        (WeightsError, [source, tmp_path / "out.pth"]),
+        (OptionError, [source, tmp_path / "out.pth"]),
         (WeightsError, [source, output, "--network", "tinynet"]),
-        (WeightsError, [source, output, "--option", "landmarks=68", "--network", "pfld"]),
-        (OptionError, [source, output, "--option", "width"]),
-        (OptionError, [source, output, "--option", "wdith=1", "--network", "pfld"]),
+        (WeightsError, [source, output, "--network", "pfld:landmarks=68"]),
+        (OptionError, [source, output, "--network", "pfld:width"]),
+        (OptionError, [source, output, "--network", "pfld:wdith=1"]),
         (WeightsError, [source, output, "--part", "nothing"]),
     ]
     for error, words in calls:
@@ -105,7 +105,7 @@ def test_errors_are_one_line_and_exit_code_1(
 def test_options_that_cannot_be_told(assets: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     trained = assets / "checkpoints/pfld_polaris_half_17points.pth.tar"
-    assert converted(trained, output, "--option", "activation=relu6") == 0
+    assert converted(f"{trained}:activation=relu6", output) == 0
     options = refnet.load(output).graph.options
     assert options["activation"] == "relu6" and options["bn8"] == "applied"
 

@@ -59,7 +59,6 @@ def test_landmarks_of_a_network_that_errs_by_a_known_shift(
     words = [
         "--data",
         str(crops),
-        "--weights",
         str(weights),
         "--plot",
         files[0],
@@ -83,7 +82,7 @@ def test_points_that_cannot_be_compared(crops: Path, tmp_path: Path) -> None:
     graph = refnet.build("pfld-ultralight-slim", width=0.125, landmarks=17)
     save(tmp_path / "few.safetensors", graph.name, graph.options, random_weights(graph))
     with pytest.raises(OptionError, match="finds 17 points and the data has 98"):
-        call("landmarks", "--data", str(crops), "--weights", str(tmp_path / "few.safetensors"))
+        call("landmarks", "--data", str(crops), str(tmp_path / "few.safetensors"))
 
 
 @pytest.fixture
@@ -108,8 +107,8 @@ def test_detection_of_a_detector_with_known_boxes(
     found = Detections(
         boxes, np.array([0.9, 0.7], np.float32), np.zeros(2, np.int64), ("face",), (160, 200)
     )
-    monkeypatch.setattr(Detector, "detect", lambda self, image: found)
-    words = ["--data", str(photos), "--weights", str(tmp_path / "v2.safetensors"), "--json"]
+    monkeypatch.setattr(Detector, "__call__", lambda self, image: found)
+    words = ["--data", str(photos), str(tmp_path / "v2.safetensors"), "--json"]
     files = [str(tmp_path / "curve.png"), str(tmp_path / "worst.png")]
     assert call("detection", *words, "--plot", files[0], "--sheet", files[1]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -127,7 +126,7 @@ def test_detection_of_other_classes(photos: Path, tmp_path: Path) -> None:
     graph = refnet.build("lffd-plate-small", width=0.25)
     save(tmp_path / "plate.safetensors", graph.name, graph.options, random_weights(graph))
     with pytest.raises(OptionError, match="finds plate and the data has face"):
-        call("detection", "--data", str(photos), "--weights", str(tmp_path / "plate.safetensors"))
+        call("detection", "--data", str(photos), str(tmp_path / "plate.safetensors"))
 
 
 def test_a_real_network_on_labels_by_hand(assets: Path, capsys: Any) -> None:
@@ -136,10 +135,10 @@ def test_a_real_network_on_labels_by_hand(assets: Path, capsys: Any) -> None:
     data = assets / "train" / "wflw30x10"
     if not data.is_dir():
         pytest.skip(f"no {data}")
-    assert call("landmarks", "--data", str(data), "--weights", str(weights), "--json") == 0
+    assert call("landmarks", "--data", str(data), str(weights), "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["faces"] == 300
     assert 0.02 < figures["nme"] < 0.045
-    rgb = ["--data", str(data), "--weights", str(weights), "--json", "--channel-order", "rgb"]
+    rgb = ["--data", str(data), str(weights), "--json", "--channel-order", "rgb"]
     assert call("landmarks", *rgb) == 0
     assert json.loads(capsys.readouterr().out)["nme"] > figures["nme"]

@@ -9,6 +9,7 @@ import pytest
 import refnet
 from refnet import reference
 from refnet.builder import Builder, Window
+from refnet.checkpoints import save
 from refnet.cli import main
 from refnet.errors import OptionError
 from refnet.exchange.onnx_export import to_onnx
@@ -121,10 +122,9 @@ def test_the_command_writes_a_file_that_refnet_reads_back(
 ) -> None:
     graph = refnet.build("pfld", width=0.25)
     weights = random_weights(graph)
-    file = tmp_path / "weights.npz"
-    np.savez(file, **weights)  # type: ignore[arg-type]
+    file = tmp_path / "weights.safetensors"
+    save(file, graph.name, graph.options, weights)
     target = tmp_path / "pfld.onnx"
-    call = ["export", "pfld", str(target), "--weights", str(file), "--option", "width=0.25"]
-    assert main(call) == 0
+    assert main(["export", str(file), str(target)]) == 0
     assert "opset 13" in capsys.readouterr().out
     assert target.stat().st_size > 100_000

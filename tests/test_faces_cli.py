@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import refnet
+from refnet.checkpoints import save
 from refnet.cli import main
 from refnet.faces.face import Face, Faces
 from refnet.media.sources import find_sources, read_frames
@@ -30,13 +31,14 @@ def networks(tmp_path_factory: Any) -> list[str]:
     """The options that name a detector and a landmarker of seeded weights."""
     folder = tmp_path_factory.mktemp("networks")
     detector = seeded("lffd-face-v2", width=0.25)
-    np.savez(folder / "detector.npz", **detector.weights)  # type: ignore[arg-type]
+    made = detector.graph
+    save(folder / "detector.safetensors", made.name, made.options, dict(detector.weights))
     graph = refnet.build("pfld-ultralight-slim", width=0.25)
-    np.savez(folder / "landmarker.npz", **random_weights(graph))  # type: ignore[arg-type]
+    save(folder / "landmarker.safetensors", graph.name, graph.options, random_weights(graph))
     threshold = median_threshold(detector, image_of(140, 150), units=40)
     return [
-        *("--detector-weights", str(folder / "detector.npz"), "--threshold", str(threshold)),
-        *("--landmarks-weights", str(folder / "landmarker.npz")),
+        *("--detector", str(folder / "detector.safetensors"), "--threshold", str(threshold)),
+        *("--landmarker", str(folder / "landmarker.safetensors"), "--every-frame"),
     ]
 
 
@@ -162,19 +164,19 @@ def test_a_video(tmp_path: Path, networks: list[str], capsys: Any) -> None:
     copy = cv2.VideoCapture(str(out / "clip.mp4"))
     assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 6
     assert copy.read()[1].shape == (140, 150, 3)
-    assert "6 frames of 1 video" in capsys.readouterr().err
+    assert "clip.mp4: 6 frames, at most " in capsys.readouterr().out
 
 
 def test_smoothing_is_for_videos_and_can_be_off(tmp_path: Path, networks: list[str]) -> None:
     clip = video(tmp_path / "clip.mp4")
     found = {}
-    for switch in ("--smooth", "--no-smooth"):
+    for switch in ("-q", "--no-smooth"):
         results = tmp_path / f"{switch}.jsonl"
         call = ["faces", str(clip), "--no-media", "--results", str(results), switch, *networks]
         assert main(call) == 0
         found[switch] = [face["box"] for r in lines(results) for face in r["faces"]]
-    assert len(found["--smooth"]) == len(found["--no-smooth"]) > 0
-    assert found["--smooth"] != found["--no-smooth"]
+    assert len(found["-q"]) == len(found["--no-smooth"]) > 0
+    assert found["-q"] != found["--no-smooth"]
 
 
 def test_lists_from_standard_input_printed(
@@ -182,7 +184,7 @@ def test_lists_from_standard_input_printed(
 ) -> None:
     refnet.write_image(tmp_path / "a b.png", image_of(140, 150))
     monkeypatch.setattr("sys.stdin", [f"{tmp_path / 'a b.png'}\n", "\n"])
-    assert main(["faces", "-", "--results", "-", "--no-media", "--boxes-only", *networks]) == 0
+    assert main(["faces", "-", "--json", *networks, "--landmarker", "none"]) == 0
     (record,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert record["source"].endswith("a b.png") and "landmarks" not in record["faces"][0]
 
@@ -210,7 +212,7 @@ def test_ctrl_c_leaves_valid_results_and_the_next_run_makes_them_whole(
     tmp_path: Path, networks: list[str]
 ) -> None:
     clip, out = video(tmp_path / "clip.mp4", frames=400), tmp_path / "out"
-    call = ["faces", str(clip), "-o", str(out), "--boxes-only", *networks]
+    call = ["faces", str(clip), "-o", str(out), *networks, "--landmarker", "none"]
     code, said = run_and_interrupt(call, out / "faces.jsonl", 2000)
     assert code == 130 and "Traceback" not in said, said
     records = lines(out / "faces.jsonl")
@@ -218,7 +220,7 @@ def test_ctrl_c_leaves_valid_results_and_the_next_run_makes_them_whole(
     copy = cv2.VideoCapture(str(out / "clip.mp4"))
     assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == len(records)
     short = video(tmp_path / "clip.mp4", frames=3)
-    assert main(["faces", str(short), "-o", str(out), "--boxes-only", *networks]) == 0
+    assert main(["faces", str(short), "-o", str(out), *networks, "--landmarker", "none"]) == 0
     assert [r["frame"] for r in lines(out / "faces.jsonl")] == [0, 1, 2]
 
 
@@ -236,23 +238,38 @@ def test_a_full_disk_is_one_line(tmp_path: Path, networks: list[str], capsys: An
     ("extra", "message"),
     [
         (["--results", "x.txt"], "results end in .jsonl"),
-        (["--resize-scale", "1;2"], "--resize-scale"),
-        (["--min-cutoff", "0"], "min_cutoff"),
+        (["--json", "--results", "x.jsonl"], "one of both"),
+        (["-o", "x.csv"], "numbers go to --results x.csv"),
+        (["-o", "x.png"], "a video's drawing ends in .mp4, not in .png"),
     ],
 )
 def test_wrong_options(
     tmp_path: Path, networks: list[str], capsys: Any, extra: list[str], message: str
 ) -> None:
     clip = video(tmp_path / "clip.mp4", frames=1)
-    assert main(["faces", str(clip), "-o", str(tmp_path / "out"), *networks, *extra]) == 1
+    assert main(["faces", str(clip), "-o", str(tmp_path / "out"), *networks, *extra]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("refnet: ") and message in said
 
 
-def test_without_weights_it_says_which_option_to_give(tmp_path: Path, capsys: Any) -> None:
-    call = ["faces", str(tmp_path), "--detector", "lffd-pedestrian", "--boxes-only"]
-    assert main(call) == 1
-    assert "--detector-weights FILE" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--detector", "lffd-pedestrian"], "lffd-pedestrian"),
+        (["--detector", "pfld-ultralight-slim"], "pfld-ultralight-slim"),
+        (["--landmarker", "lffd-face-v2"], "landmark networks: pfld"),
+        (["--detector", "gone.onnx"], "there is no file gone.onnx"),
+        (["--detector", "a.png"], "a.png is a photo or a video by its name, and no network"),
+    ],
+)
+def test_what_is_no_such_network(
+    tmp_path: Path, capsys: Any, monkeypatch: Any, words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refnet.write_image(tmp_path / "a.png", image_of(140, 150))
+    assert main(["faces", "a.png", *words]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert says in said and not (tmp_path / "faces").exists()
 
 
 def test_sources_have_names_of_their_own(tmp_path: Path) -> None:

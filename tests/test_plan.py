@@ -125,7 +125,7 @@ def test_what_the_engine_cannot_run_is_said(change: str) -> None:
 def test_info_says_what_cannot_run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     net = checks.Net((6, 8, 8))
     graph = checks.graph_of(net, net.add("softmax", "over_columns", "input", axis=3))
-    monkeypatch.setattr(info, "read_graph", lambda name, options: graph)
+    monkeypatch.setattr(info, "read_graph", lambda name: graph)
     assert cli.main(["info", "tinynet", "--plan"]) == 1
     said = capsys.readouterr().err
     assert "cannot run drawn: over_columns is a softmax along axis 3 of (N, 6, 8, 8)" in said

@@ -1,23 +1,107 @@
-"""Arguments that several verbs share."""
+"""Arguments that several verbs share, and the values that they take."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
 
-from refnet.errors import OptionError
-from refnet.model import BACKENDS
-from refnet.networks import parse_options as parse_options
+from refnet.errors import OptionError, WeightsError
+from refnet.exchange.graphs import read_onnx
+from refnet.graph import Graph
+from refnet.media.sources import OTHER_SUFFIXES, PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from refnet.model import BACKENDS, Model, graph_of, load
+from refnet.networks import parse_options
+
+NETWORK = "a name that `refnet networks` lists, name:option=value, or a file"
+#: More threads than any machine has cores.
+MOST_THREADS = 1024
+#: Seconds after which a wait is shown.
+PATIENCE = 2.0
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """`--option KEY=VALUE`, the network's options."""
+def threshold(text: str) -> float:
+    """A score from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if 0 <= value < 1:
+        return value
+    share = text.strip().removesuffix("%").strip()
+    hint = ""
+    if share.replace(".", "", 1).isdecimal() and 1 <= float(share) <= 100:
+        hint = f"; for {share} % write {float(share) / 100:g}"
+    raise argparse.ArgumentTypeError(f"--threshold lies in 0 to 1, not {text!r}{hint}")
+
+
+def whole_number(name: str, least: int = 1, most: int = 1 << 30) -> Any:
+    """The type of an option that takes a whole number."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            limits = f"from {least} to {most:,}" if most < 1 << 30 else f"of at least {least}"
+            raise argparse.ArgumentTypeError(f"{name} is a whole number {limits}, not {text!r}")
+        return value
+
+    return number
+
+
+def numbers(name: str, form: str, kind: type = float) -> Any:
+    """The type of an option that takes numbers with commas, as in `form`."""
+
+    def parsed(text: str) -> tuple[Any, ...]:
+        words = text.replace(",", " ").split()
+        try:
+            values = tuple(kind(word) for word in words)
+        except ValueError:
+            values = ()
+        if len(values) != len(form.split(",")) or not all(map(math.isfinite, values)):
+            raise argparse.ArgumentTypeError(f"{name} is {form}, not {text!r}")
+        return values
+
+    return parsed
+
+
+def positive(name: str) -> Any:
+    """The type of an option that takes a number of at least 0."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{name} is a number of at least 0, not {text!r}")
+        return value
+
+    return number
+
+
+def add_json(parser: argparse._ActionsContainer) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+
+
+def add_threads(parser: argparse._ActionsContainer) -> None:
+    """`--threads`."""
     parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the network, such as width=0.25, input_size=96, input_size=480x640, "
-        "form=inference; may be repeated (`refnet info NETWORK` shows them)",
+        "--threads",
+        type=whole_number("--threads", 1, MOST_THREADS),
+        metavar="N",
+        help="threads of a network (default: the cores at hand)",
     )
 
 
@@ -27,67 +111,83 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="what computes; auto takes the fastest that runs here (default: %(default)s)",
+        metavar="NAME",
+        help=f"what computes: {', '.join(BACKENDS)} (default: the fastest that runs here)",
     )
 
 
-def add_crops(parser: argparse._ActionsContainer, *, passes: int) -> None:
-    """`--margin` and `--passes`, how faces are cut for a landmarker; `passes` is the default."""
-    parser.add_argument(
-        "--margin",
-        type=float,
-        default=1.0,
-        help="side of the crop over the longer side of the box: 1 for boxes from forehead to chin, "
-        "1.2 for boxes that hug the points (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--passes",
-        type=int,
-        choices=(1, 2),
-        default=passes,
-        help="2 looks again at a crop about the first pass's points: closer where boxes come from a "
-        "detector, at twice the time (default: %(default)s)",
-    )
+def print_json(value: Any) -> None:
+    """Print one line of JSON."""
+    print(json.dumps(value))
 
 
-def add_channel_order(parser: argparse._ActionsContainer) -> None:
-    """`--channel-order`."""
-    parser.add_argument(
-        "--channel-order",
-        choices=("bgr", "rgb"),
-        default="bgr",
-        help="the order that the network was trained on (default: %(default)s)",
-    )
-
-
-def model_of(network: str | None, weights: str | None, default: str) -> tuple[str, str | None]:
-    """(model, weights) as `refnet.load` takes them: a file alone tells its network."""
-    return network or weights or default, weights if network else None
-
-
-def add_resize_scale(parser: argparse._ActionsContainer) -> None:
-    """`--resize-scale`; see `scales_of`."""
-    parser.add_argument(
-        "--resize-scale",
-        default="auto",
-        metavar="FACTOR",
-        help="resize images for the detector: 2 finds smaller objects, 0.5 larger ones and is faster; "
-        "1,0.5 makes a pyramid of both; auto makes one in which no object is too large "
-        "(default: %(default)s)",
-    )
-
-
-def scales_of(text: str) -> list[float] | None:
-    """`scales` of a detector from the words of `--resize-scale`.
+def network(text: str) -> str:
+    """`text`, where it may be a network; the words about a photo that is none are better here.
 
     Raises:
-        OptionError: it is neither a number, nor several with commas, nor "auto".
+        OptionError: it is a file of another kind.
     """
-    if text == "auto":
-        return None
+    suffix = Path(text).suffix.lower()
+    if os.path.isfile(text) and suffix in {*PHOTO_SUFFIXES, *VIDEO_SUFFIXES, *OTHER_SUFFIXES}:
+        raise OptionError(f"{text} is a photo or a video by its name, and no network")
+    return text
+
+
+def read_graph(text: str) -> Graph:
+    """The graph of a network that was named. Raises OptionError, or as `refnet.load`."""
+    path, options = file_with_options(text)
+    if Path(path or text).suffix.lower() == ".onnx" and os.path.isfile(path or text):
+        return read_onnx(path or text, options).graph
+    if path is not None:
+        return load(path, backend="numpy", **options).graph
+    return graph_of(network(text))
+
+
+def read_model(text: str, *, backend: str = "auto", threads: int | None = None) -> Model:
+    """A network that was named, with weights. Raises OptionError, or as `refnet.load`."""
+    path, options = file_with_options(text)
+    name = network(text) if path is None else path
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise OptionError(
-            f"--resize-scale is a number, or several with commas, or auto: {text!r}"
-        ) from None
+        return load(name, backend=backend, threads=threads, **options)
+    except (WeightsError, OptionError):
+        if Path(name).suffix.lower() != ".onnx" or not os.path.isfile(name):
+            raise
+        found = read_onnx(name, options)  # a network of its own
+        return Model(found.graph, found.weights, backend=backend, threads=threads)
+
+
+def file_with_options(text: str) -> tuple[str | None, dict[str, Any]]:
+    """(file, options) of "file:option=value"; (None, {}) for all else that names a network.
+
+    Raises:
+        OptionError: what follows the colon is no option=value.
+    """
+    path, colon, words = text.rpartition(":")
+    if not colon or "=" not in words or not os.path.isfile(path):
+        return None, {}
+    return path, parse_options(words.split(","))
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on a terminal that something takes long, and how long so far, until the block ends."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    ended, start = threading.Event(), monotonic()
+
+    def show() -> None:
+        shown, wait = False, PATIENCE
+        while not ended.wait(wait):
+            print(f"\r{what}, {monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
+            shown, wait = True, 1.0
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=show, name="refnet-waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from refnet.benchmark import PEERS, Result, layers, measure, peak_memory, pin, plot, startup
-from refnet.cli.arguments import add_options, parse_options
+from refnet.benchmark.media import measure_media
+from refnet.cli.arguments import (
+    MOST_THREADS,
+    NETWORK,
+    add_json,
+    print_json,
+    read_graph,
+    whole_number,
+)
+from refnet.cli.parser import add_verb
+from refnet.errors import OptionError
+from refnet.faces.analyzer import FaceAnalyzer
+from refnet.faces.tracking import FaceTracker
 from refnet.graph import Graph
-from refnet.networks import build
+from refnet.media.sources import find_sources
+from refnet.networks import NETWORKS
 
 HEADER = (
     f"{'network':30} {'batch':>5} {'engine':12} {'median ms':>10} {'p10':>9} {'p90':>9} "
@@ -21,24 +33,35 @@ HEADER = (
 
 
 def add_parser(subparsers: Any) -> None:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "bench",
-        help="measure how fast networks run here",
+        "NETWORK... [--peers LIST] [...] | --photos DIR | --video FILE",
+        "measure how fast networks run here",
         description="Time networks with seeded weights: milliseconds a run, GFLOP/s, share of the core's "
         "peak, measured in turn with other engines in one process. Ratio is an engine's median over "
         "refnet's: above 1, refnet is faster.",
     )
     parser.add_argument(
         "networks",
-        nargs="+",
+        nargs="*",
         metavar="NETWORK",
-        help="as `refnet models` lists; options of one network follow it: "
-        "pfld-ultralight:width=0.25,input_size=96",
+        help=NETWORK,
     )
-    parser.add_argument("--peers", default="", help=f"comma-separated, of {', '.join(PEERS)}")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--photos", metavar="DIR", help="measure from photos to faces instead")
+    parser.add_argument("--video", metavar="FILE", help="measure from a video to faces instead")
     parser.add_argument(
-        "--threads", type=int, default=1, help="1 also pins the process to one core"
+        "--peers", default="", metavar="LIST", help=f"with commas, of {', '.join(PEERS)}"
+    )
+    parser.add_argument(
+        "--batch", type=whole_number("--batch"), default=1, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole_number("--threads", 1, MOST_THREADS),
+        default=1,
+        metavar="N",
+        help="1, the default, also pins the process to one core",
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each network")
     parser.add_argument("--layers", action="store_true", help="time every step of the plan instead")
@@ -53,32 +76,60 @@ def add_parser(subparsers: Any) -> None:
         help="measure fresh processes instead, from their start to the first result: importing, reading "
         "weights, one image; in turn with those of --peers that read ONNX, after an uncounted round",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     parser.add_argument("--plot", metavar="OUT.png", help="draw the ratios")
-    add_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    chosen = {label: _chosen(label, arguments.option) for label in arguments.networks}
-    graphs = {label: build(name, **options) for label, (name, options) in chosen.items()}
+    if arguments.photos or arguments.video:
+        return _print_media(arguments)
+    if not arguments.networks:
+        raise OptionError("name a network, such as `refnet bench lffd-face-v2`, or --photos DIR")
+    graphs = {label: read_graph(label) for label in arguments.networks}
     if arguments.threads == 1:
         pin()
     if arguments.layers:
         _print_layers(graphs, arguments.seconds)
     elif arguments.memory:
-        _print_memory(chosen, arguments)
+        _print_memory(_chosen(graphs), arguments)
     elif arguments.startup:
-        _print_startup(chosen, arguments)
+        _print_startup(_chosen(graphs), arguments)
     else:
         _print_times(graphs, arguments)
     return 0
 
 
-def _chosen(label: str, pairs: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The network and the options of "NETWORK:KEY=VALUE,KEY=VALUE"; its own go before --option."""
-    name, _, own = label.partition(":")
-    return name, parse_options([*pairs, *filter(None, own.split(","))])
+def _chosen(graphs: Mapping[str, Graph]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """{label: (network, options)}, which fresh processes make again.
+
+    Raises:
+        OptionError: a network is a file's own.
+    """
+    for label, graph in graphs.items():
+        if graph.name not in NETWORKS:
+            raise OptionError(f"--memory and --startup measure networks with a name, not {label}")
+    return {label: (graph.name, dict(graph.options)) for label, graph in graphs.items()}
+
+
+def _print_media(arguments: argparse.Namespace) -> int:
+    """Print how long photos or a video take from files to faces."""
+    analyzer = FaceAnalyzer(threads=arguments.threads)
+    tracker = FaceTracker(analyzer)
+    sources = find_sources([arguments.photos or arguments.video])
+    result = measure_media(
+        sources,
+        lambda image, time: analyzer(image) if time is None else tracker(image, time),
+        seconds=arguments.seconds,
+    )
+    if arguments.json:
+        print_json(dataclasses.asdict(result))
+        return 0
+    print(
+        f"{result.images} images, {result.faces} faces: {result.per_second:.1f} images a second; "
+        f"an image takes {result.read:.1f} ms to read and {result.analyze:.1f} ms to analyze (medians)"
+    )
+    return 0
 
 
 def _print_layers(graphs: Mapping[str, Graph], seconds: float) -> None:
@@ -98,7 +149,8 @@ def _print_memory(
         before, peak = peak_memory(name, options, batch=arguments.batch, threads=arguments.threads)
         rows.append({"network": label, "before": before, "peak": peak})
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        for row in rows:
+            print_json(row)
         return
     print(f"{'network':30} {'peak MB':>9} {'MB of it before the network is made':>37}")
     for row in rows:
@@ -119,7 +171,8 @@ def _print_startup(
             label=label,
         )
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(r) for r in rows], indent=2))
+        for r in rows:
+            print_json(dataclasses.asdict(r))
         return
     print(f"{'network':30} {'engine':12} {'median ms':>10} {'p10':>9} {'p90':>9} {'ratio':>6}")
     for r in rows:
@@ -155,4 +208,5 @@ def _print_times(graphs: Mapping[str, Graph], arguments: argparse.Namespace) -> 
     if arguments.plot:
         plot(results, Path(arguments.plot))
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(r) for r in results], indent=2))
+        for r in results:
+            print_json(dataclasses.asdict(r))

@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from refnet.checkpoints import FORMATS, Checkpoint, identify, read, save
-from refnet.cli.arguments import add_options, parse_options
-from refnet.errors import WeightsError
-from refnet.networks import build, networks
+from refnet.cli.arguments import add_json, file_with_options, print_json
+from refnet.cli.parser import add_verb
+from refnet.errors import OptionError
+from refnet.model import network_of
+from refnet.networks import build
+from refnet.printable import printable
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "convert",
-        help="turn a checkpoint of any format into safetensors",
+        "IN OUT.safetensors [--network NAME] [--overwrite] [--json]",
+        "turn a checkpoint of any format into safetensors",
         description=f"Read {', '.join(FORMATS)}; find out which network it is of; write safetensors "
         "with a record of network, options and origin, beside which refnet.load needs nothing. "
         "Pickles are never executed.",
     )
-    parser.add_argument("input", metavar="IN", help="the checkpoint")
+    parser.add_argument("input", metavar="IN", help="the checkpoint, or checkpoint:option=value")
     parser.add_argument("output", metavar="OUT.safetensors", help="the file to write")
     parser.add_argument(
         "--network",
-        choices=networks(),
-        metavar="NETWORK",
-        help="what it is, where that cannot be told (`refnet models` lists them)",
+        metavar="NAME",
+        help="what it is, where that cannot be told: a name, or name:option=value",
     )
-    add_options(parser)
     parser.add_argument("--part", help="which of several state dicts in the file to take")
     parser.add_argument(
         "--inert",
         action="store_true",
         help="take the tensors out of a pickled module; its classes are neither imported nor run",
     )
-    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -47,12 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, print what was recognised, and return 0. Raises RefnetError where it cannot."""
     output = Path(arguments.output)
     if output.suffix != ".safetensors":
-        raise WeightsError(f"{output}: safetensors is what is written; let its name end so")
-    if output.exists() and not arguments.force:
-        raise WeightsError(f"{output} exists; pass --force to replace it")
-    checkpoint = read(arguments.input, part=arguments.part, inert=arguments.inert)
-    given = parse_options(arguments.option)
-    network, options, tensors = identify(checkpoint, arguments.network, **given)
+        raise OptionError(f"{output}: safetensors is what is written; let its name end so")
+    if output.exists() and not arguments.overwrite:
+        raise OptionError(f"{output} is there; --overwrite replaces it")
+    named, given = (None, {}) if arguments.network is None else network_of(arguments.network)
+    if arguments.network is not None and named is None:
+        raise OptionError(f"--network is a network's name, and {arguments.network} is a file")
+    path, own = file_with_options(arguments.input)
+    checkpoint = read(path or arguments.input, part=arguments.part, inert=arguments.inert)
+    network, options, tensors = identify(checkpoint, named, **own, **given)
     options = dict(build(network, **options).options)
     save(output, network, options, tensors, checkpoint)
 
@@ -67,7 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
         "output": str(output),
         "bytes": output.stat().st_size,
     }
-    print(json.dumps(report, indent=2) if arguments.json else _told(report))
+    if arguments.json:
+        print_json(report)
+    else:
+        print(_told(report))
     return 0
 
 
@@ -107,4 +115,4 @@ def _summary(names: Sequence[str]) -> str:
 
 def _plain(name: str) -> str:
     """`name` as a terminal may show it: a name out of a file may hold control characters."""
-    return name[:80].encode("unicode_escape").decode()
+    return printable(name[:80])

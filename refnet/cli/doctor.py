@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from refnet import __version__, engine
+from refnet.cli.arguments import add_json, print_json, waiting
+from refnet.cli.parser import add_verb
 from refnet.errors import BackendError
 from refnet.model import load
 from refnet.networks import build
@@ -24,18 +25,21 @@ TOLERANCE = 2e-4
 
 
 def add_parser(subparsers: Any) -> None:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "doctor",
-        help="show versions, CPU, backend and cache, and run a self-test",
+        "[--json]",
+        "show versions, CPU, backend and cache, and run a self-test",
         description="Show what a bug report needs: versions, CPU, backend and why, where machine code "
         "is kept, and whether both backends agree here. Exits with 1 where the self-test fails.",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    tested, healthy = _self_test()
+    with waiting("testing"):
+        tested, healthy = _self_test()
     report = {
         "refnet": __version__,
         "python": platform.python_version(),
@@ -46,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         "self-test": tested,
     }
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        print_json(report)
     else:
         width = max(map(len, report))
         print("\n".join(f"{key:{width}}  {value}" for key, value in report.items()))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import add_options, parse_options
+from refnet.cli.arguments import (
+    NETWORK,
+    add_json,
+    numbers,
+    print_json,
+    read_graph,
+    read_model,
+    waiting,
+)
+from refnet.cli.parser import add_verb
 from refnet.errors import OptionError
-from refnet.exchange.graphs import read_graph, read_onnx
 from refnet.fields import threshold_experiment
 from refnet.fields.branches import Branch
 from refnet.fields.effective_receptive_field import THRESHOLDS, EffectiveReceptiveField
@@ -20,9 +26,9 @@ from refnet.fields.experiment import Experiment
 from refnet.files import write_file
 from refnet.graph import Graph
 from refnet.media.images import opencv, read_image
-from refnet.model import Model, load
+from refnet.model import Model
 from refnet.networks.defaults import defaults_of
-from refnet.ops import Array, Pair
+from refnet.ops import Array
 from refnet.tables import align
 
 HEADINGS = (
@@ -45,18 +51,17 @@ FIGURES = ("heat_map", "profile", "sheet", "compare", "animation", "explorer")
 
 
 def add_parser(subparsers: Any) -> None:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "erf",
-        help="measure what a network's units look at",
+        "NETWORK [--branch N | --tensor NAME] [--trained --image FILE] [--json] [...]",
+        "measure what a network's units look at",
         description="Measure effective receptive fields: of the architecture alone (all weights equal), "
-        "of random weights (--draws), or of trained ones on real images (--weights and --image). "
+        "of random weights (--draws), or of trained ones on real images (--trained and --image). "
         "Without --branch or --tensor, of every branch.",
     )
-    parser.add_argument(
-        "network", nargs="?", help="a name that `refnet models` lists, or an ONNX file"
-    )
-    add_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("network", nargs="?", metavar="NETWORK", help=NETWORK)
+    add_json(parser)
     _add_experiment(parser.add_argument_group("what is measured"))
     _add_figures(parser.add_argument_group("pictures (PNG, SVG or PDF; the extra `plot`)"))
     published = parser.add_argument_group("a well-known experiment")
@@ -76,7 +81,12 @@ def add_parser(subparsers: Any) -> None:
 def _add_experiment(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--branch", type=int, metavar="N", help="only this branch, counted from 1")
     group.add_argument("--tensor", metavar="NAME", help="any layer that `refnet info` lists")
-    group.add_argument("--unit", type=_unit, metavar="ROW,COLUMN", help="default: near the centre")
+    group.add_argument(
+        "--unit",
+        type=numbers("--unit", "ROW,COLUMN", int),
+        metavar="ROW,COLUMN",
+        help="default: near the centre",
+    )
     group.add_argument(
         "--channel",
         action="append",
@@ -86,19 +96,19 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
         "(default: the sum of all)",
     )
     group.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="a checkpoint, with --image; of an ONNX network, the same file again",
+        "--trained",
+        action="store_true",
+        help="with --image: the weights of the file, or those that refnet comes with",
     )
     group.add_argument(
         "--image",
         action="append",
         metavar="FILE",
-        help="an image to average over; may be repeated. Without --weights it is only drawn behind",
+        help="an image to average over; may be repeated. Without --trained it is only drawn under",
     )
     group.add_argument(
         "--scaling",
-        type=_scaling,
+        type=numbers("--scaling", "SCALE,SHIFT"),
         metavar="SCALE,SHIFT",
         help="turns a pixel's value into the network's input (default: the network's own, else 1/255)",
     )
@@ -119,7 +129,7 @@ def _add_figures(group: argparse._ArgumentGroup) -> None:
         "heat_map": "one branch on its image, with its boxes to scale",
         "profile": "one branch's marginals with Gaussian fits",
         "sheet": "all branches beside each other, with the sizes they look for",
-        "compare": "one branch before and after training; with --weights and --image",
+        "compare": "one branch before and after training; with --trained and --image",
         "animation": "one branch's field growing layer by layer, a .gif",
         "explorer": "a page to point at units in, .html; needs no matplotlib",
     }
@@ -127,7 +137,10 @@ def _add_figures(group: argparse._ArgumentGroup) -> None:
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, dest=name, metavar="FILE", help=texts[name])
     group.add_argument(
-        "--face", type=_box, metavar="X1,Y1,X2,Y2", help="a face in the image, which scales a sheet"
+        "--face",
+        type=numbers("--face", "X1,Y1,X2,Y2"),
+        metavar="X1,Y1,X2,Y2",
+        help="a face in the image, which scales a sheet",
     )
     group.add_argument("--compact", action="store_true", help="PNG of 256 colours")
 
@@ -141,10 +154,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_published(arguments.network, arguments.experiment, as_json=arguments.json)
     experiment, images = _experiment(arguments)
     chosen = experiment.branches(arguments.branch, arguments.tensor)
-    fields = [(branch, experiment.measure(branch.tensor)) for branch in chosen]
+    with waiting("measuring"):
+        fields = [(branch, experiment.measure(branch.tensor)) for branch in chosen]
     _draw(arguments, experiment, images, fields)
     if arguments.json:
-        print(json.dumps([field.as_data() for _, field in fields], indent=2))
+        for _, field in fields:
+            print_json(field.as_data())
         return 0
     rows = [_row(branch, field) for branch, field in fields]
     print("\n".join([experiment.title, "", *align([HEADINGS, *rows], right=range(1, 10))]))
@@ -164,7 +179,7 @@ def _print_published(network: str, name: str, *, as_json: bool) -> int:
         sizes = threshold_experiment.corrected()
     if as_json:
         keys = ("receptive_field", "above_0.75", "above_0.85")
-        print(json.dumps({"experiment": name, **dict(zip(keys, sizes, strict=True))}, indent=2))
+        print_json({"experiment": name, **dict(zip(keys, sizes, strict=True))})
         return 0
     print(", ".join(map(str, sizes)))
     print("\n" + textwrap.fill(threshold_experiment.EXPLANATION, 88))
@@ -173,9 +188,11 @@ def _print_published(network: str, name: str, *, as_json: bool) -> int:
 
 def _print_table(*, as_json: bool) -> int:
     """Print every LFFD branch: the true widths, and what the published steps would print."""
-    rows = threshold_experiment.table()
+    with waiting("measuring"):
+        rows = threshold_experiment.table()
     if as_json:
-        print(json.dumps([row.as_data() for row in rows], indent=2))
+        for row in rows:
+            print_json(row.as_data())
         return 0
     lines = [
         (
@@ -209,17 +226,18 @@ def _printed(printed: threshold_experiment.Printed) -> str:
 
 def _experiment(arguments: argparse.Namespace) -> tuple[Experiment, list[Array]]:
     """What the arguments ask to measure, and the images, at the size that the network takes."""
-    options = parse_options(arguments.option)
     images = [read_image(path) for path in arguments.image or ()]
     network: Graph | Model
-    if arguments.weights is None:
-        network = graph = read_graph(arguments.network, options)
+    if not arguments.trained:
+        network = graph = read_graph(arguments.network)
     else:
         if not images:
-            raise OptionError("--weights go with --image: what trained units look at depends on it")
+            raise OptionError(
+                "--trained goes with --image: what trained units look at depends on it"
+            )
         if arguments.draws:
-            raise OptionError("--draws makes its own weights; leave out --weights")
-        network = _trained(arguments.network, arguments.weights, options)
+            raise OptionError("--draws makes its own weights; leave out --trained")
+        network = read_model(arguments.network, backend="numpy")
         graph = network.graph
     images = [_fitted(graph, image) for image in images]
     experiment = Experiment(
@@ -241,17 +259,6 @@ def _fitted(graph: Graph, image: Array) -> Array:
     _, height, width = graph.input_shape
     resized: Array = opencv().resize(image, (width, height))
     return resized
-
-
-def _trained(network: str, weights: str, options: dict[str, Any]) -> Model:
-    """A network with the weights of a file; an ONNX network brings its own."""
-    if not network.lower().endswith(".onnx"):
-        return load(network, weights, backend="numpy", **options)
-    if Path(network) != Path(weights):
-        raise OptionError(
-            f"{network} has its own weights: pass --weights {network}, or no --weights"
-        )
-    return read_onnx(network, options)
 
 
 def network_input(
@@ -306,7 +313,7 @@ def _draw(
         made["sheet"] = figures.sheet(fields, image=None if face is None else image, face=face)
     if "compare" in asked:
         if not experiment.trained:
-            raise OptionError("--compare shows training: pass --weights and --image")
+            raise OptionError("--compare shows training: pass --trained and --image")
         pair = {
             "before training": experiment.before_training(branch.tensor),
             "after training": field,
@@ -362,37 +369,9 @@ def _size(size: Sequence[float]) -> str:
     return words[0] if words[0] == words[1] else " × ".join(words)
 
 
-def _numbers(text: str, count: int, form: str) -> list[int]:
-    try:
-        numbers = [int(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count:
-        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
-    return numbers
-
-
-def _unit(text: str) -> Pair:
-    row, column = _numbers(text, 2, "ROW,COLUMN")
-    return row, column
-
-
-def _scaling(text: str) -> tuple[float, float]:
-    try:
-        scale, shift = (float(word) for word in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected SCALE,SHIFT, got {text!r}") from None
-    return scale, shift
-
-
-def _box(text: str) -> tuple[int, int, int, int]:
-    x1, y1, x2, y2 = _numbers(text, 4, "X1,Y1,X2,Y2")
-    return x1, y1, x2, y2
-
-
 def _channel(text: str) -> tuple[int, float]:
     channel, _, weight = text.partition("=")
     try:
         return int(channel), float(weight or 1)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected C or C=WEIGHT, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"--channel is C or C=WEIGHT, not {text!r}") from None

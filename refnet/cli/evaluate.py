@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from refnet.cli.arguments import (
+    NETWORK,
     add_backend,
-    add_channel_order,
-    add_options,
-    add_resize_scale,
-    model_of,
-    parse_options,
-    scales_of,
+    add_json,
+    add_threads,
+    print_json,
+    read_model,
+    waiting,
+    whole_number,
 )
+from refnet.cli.parser import add_verb
 from refnet.detection.detections import Detections
 from refnet.detection.detector import Detector
 from refnet.errors import OptionError
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.media.images import read_image, write_image
-from refnet.model import load
 from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.ops import Array
 from refnet.results.sheets import boxes_tile, points_tile, sheet
@@ -38,14 +39,19 @@ WORST = 12
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb with its two kinds."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "evaluate",
-        help="measure a network on photos with true points or boxes",
+        "landmarks|detection [NETWORK] --data DIR [...]",
+        "measure a network on photos with true points or boxes",
         description="Measure a network on photos whose true points or boxes are known.",
     )
-    kinds = parser.add_subparsers(title="kinds", metavar="KIND", required=True)
+    kinds = parser.add_subparsers(
+        title="kinds", metavar="KIND", required=True, prog="refnet evaluate"
+    )
     landmarks = kinds.add_parser(
         "landmarks",
+        usage="refnet evaluate landmarks [NETWORK] --data DIR [--plot FILE] [--json] [...]",
         help="NME, AUC and failure rate",
         description="Cut every face as in training, by its true points' box times 1.2, find its points, "
         "and print the normalised mean error, the area under the curve of errors up to the limit, and "
@@ -60,10 +66,16 @@ def add_parser(subparsers: Any) -> None:
         help="what errors are over",
     )
     landmarks.add_argument("--limit", type=float, default=0.1, help="largest error that counts")
-    add_channel_order(landmarks)
+    landmarks.add_argument(
+        "--channel-order",
+        choices=("bgr", "rgb"),
+        default="bgr",
+        help="the order that the network was trained on (default: %(default)s)",
+    )
     landmarks.set_defaults(run=run, kind=run_landmarks)
     detection = kinds.add_parser(
         "detection",
+        usage="refnet evaluate detection [NETWORK] --data DIR [--plot FILE] [--json] [...]",
         help="average precision",
         description="Find the objects of every photo and print the average precision of each class. Reads "
         "WIDER FACE's text, Pascal VOC's and dlib's XML, and CSV tables of boxes.",
@@ -82,7 +94,12 @@ def add_parser(subparsers: Any) -> None:
     detection.add_argument(
         "--lowest", type=float, default=0.05, help="score from which boxes enter the curve"
     )
-    add_resize_scale(detection)
+    detection.add_argument(
+        "--min-size",
+        type=whole_number("--min-size"),
+        metavar="PX",
+        help="find from this size on, in pixels of the photo",
+    )
     detection.set_defaults(run=run, kind=run_detection)
 
 
@@ -91,17 +108,16 @@ def _add_network(parser: argparse.ArgumentParser, default: str) -> None:
         "--data", type=Path, required=True, metavar="DIR", help="photos and annotations"
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="a checkpoint (default: the released weights)"
+        "network", nargs="?", default=default, metavar="NETWORK", help=f"{NETWORK} ({default})"
     )
-    parser.add_argument("--network", help=f"its network (without a file: {default})")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the curve: .png, .svg or .pdf"
     )
     parser.add_argument("--sheet", type=Path, metavar="IMAGE", help="draw the worst cases")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_options(parser)
+    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    add_json(parser)
+    add_threads(parser)
     add_backend(parser)
-    parser.set_defaults(default=default)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -112,14 +128,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _network(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keywords that make a detector or a landmarker of what was asked for."""
-    model, weights = model_of(arguments.network, arguments.weights, arguments.default)
-    options = parse_options(arguments.option)
-    return {"model": load(model, weights, backend=arguments.backend, **options)}
+    model = read_model(arguments.network, backend=arguments.backend, threads=arguments.threads)
+    return {"model": model}
 
 
 def _print(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
     if arguments.json:
-        print(json.dumps(figures))
+        print_json(figures)
         return
     width = max(map(len, figures))
     for name, value in figures.items():
@@ -132,7 +147,8 @@ def _print(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
 
 def run_landmarks(arguments: argparse.Namespace) -> int:
     landmarker = FaceLandmarker(channel_order=arguments.channel_order, **_network(arguments))
-    results = find_landmarks(landmark_faces(arguments.data), landmarker)
+    with waiting("measuring"):
+        results = find_landmarks(landmark_faces(arguments.data), landmarker)
     errors = nme(results.predicted, results.truth, arguments.normalisation)
     curve = cumulative_error(errors, arguments.limit)
     _print(
@@ -184,7 +200,7 @@ def _plot(path: Path, lines: dict[str, tuple[Array, Array]], axes: tuple[str, st
 def run_detection(arguments: argparse.Namespace) -> int:
     detector = Detector(
         threshold=arguments.lowest,
-        scales=scales_of(arguments.resize_scale),
+        min_size=arguments.min_size,
         **_network(arguments),
     )
     photos = boxed_photos(arguments.data)
@@ -193,7 +209,7 @@ def run_detection(arguments: argparse.Namespace) -> int:
         raise OptionError(
             f"the network finds {', '.join(detector.classes)} and the data has {', '.join(sorted(known))}"
         )
-    found = [detector.detect(read_image(photo.image)) for photo in photos]
+    found = [detector(photo.image) for photo in tqdm(photos, delay=2, disable=None, leave=False)]
     figures: dict[str, Any] = {"network": detector.model.graph.name, "photos": len(photos)}
     lines: dict[str, tuple[Array, Array]] = {}
     threshold = detector.detection.threshold

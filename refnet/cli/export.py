@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import add_options, parse_options
+from refnet.cli.arguments import NETWORK, add_json, print_json, read_model
+from refnet.cli.parser import add_verb
+from refnet.errors import OptionError
 from refnet.exchange.onnx_export import export_onnx
-from refnet.model import load
 
 
 def add_parser(subparsers: Any) -> None:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "export",
-        help="write a network with its weights as ONNX",
+        "NETWORK OUT.onnx [--overwrite] [--json]",
+        "write a network with its weights as ONNX",
         description="Write a network with its weights as an ONNX file, batch norms folded and branches "
         "merged. Batch is free, and so is the image's size where the network allows it.",
     )
-    parser.add_argument("network", help="a name that `refnet models` lists, or a checkpoint")
+    parser.add_argument("network", metavar="NETWORK", help=NETWORK)
     parser.add_argument("output", metavar="OUT.onnx", help="where the file goes")
-    parser.add_argument(
-        "--weights", metavar="FILE", help="a checkpoint; needed where NETWORK is a name"
-    )
-    add_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.onnx")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    options = parse_options(arguments.option)
-    model = load(arguments.network, arguments.weights, backend="numpy", **options)
-    size = export_onnx(model.graph, model.weights, arguments.output)
-    print(f"{arguments.output}: {model.graph.name}, {size:,} bytes, ONNX opset 13")
+    output = Path(arguments.output)
+    if output.suffix.lower() != ".onnx":
+        raise OptionError(f"ONNX is what is written; let {output} end in .onnx")
+    if output.exists() and not arguments.overwrite:
+        raise OptionError(f"{output} is there; --overwrite replaces it")
+    model = read_model(arguments.network, backend="numpy")
+    size = export_onnx(model.graph, model.weights, output)
+    if arguments.json:
+        print_json({"output": str(output), "network": model.graph.name, "bytes": size, "opset": 13})
+    else:
+        print(f"{output}: {model.graph.name}, {size:,} bytes, ONNX opset 13")
     return 0

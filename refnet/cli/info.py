@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from refnet.cli.arguments import add_options, parse_options
+from refnet.cli.arguments import NETWORK, add_json, print_json, read_graph, waiting
+from refnet.cli.parser import add_verb
 from refnet.engine import Engine
-from refnet.exchange.graphs import read_graph
 from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
 from refnet.random_weights import random_weights
 
 
 def add_parser(subparsers: Any) -> None:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "info",
-        help="show a network layer by layer",
+        "NETWORK [--plan] [--json]",
+        "show a network layer by layer",
         description="Show a network layer by layer: output shape, parameters, multiply-accumulates, "
         "receptive field and jump (pixels between neighbouring units).",
     )
-    parser.add_argument("network", help="a name that `refnet models` lists, or an ONNX file")
-    add_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("network", metavar="NETWORK", help=NETWORK)
     parser.add_argument(
         "--plan", action="store_true", help="show what the compiled engine runs, and why"
     )
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    graph = read_graph(arguments.network, parse_options(arguments.option))
+    graph = read_graph(arguments.network)
     if arguments.plan:
-        print(Engine(graph, random_weights(graph)).plan().explain())
-        return 0
-    print(json.dumps(_as_data(graph), indent=2) if arguments.json else graph.summary())
+        with waiting("planning"):
+            text = Engine(graph, random_weights(graph)).plan().explain()
+        print(text)
+    elif arguments.json:
+        print_json(_as_data(graph))
+    else:
+        print(graph.summary())
     return 0
 
 

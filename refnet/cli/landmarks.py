@@ -1,111 +1,97 @@
-"""`refnet landmarks`: the points of the faces in a photo."""
+"""`refnet landmarks`: the points of faces whose boxes are known."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import (
-    add_backend,
-    add_channel_order,
-    add_crops,
-    add_options,
-    model_of,
-    parse_options,
-)
-from refnet.errors import OptionError, ShapeError
+import numpy as np
+
+from refnet.cli.arguments import add_threads, network, numbers
+from refnet.cli.media import add_output, add_paths, run_job
+from refnet.cli.parser import add_verb
+from refnet.errors import OptionError
+from refnet.faces.face import Face, Faces
 from refnet.faces.landmarks import FaceLandmarker
-from refnet.files import write_file
-from refnet.media.images import read_image, write_image
-from refnet.model import load
 from refnet.networks.defaults import LANDMARKER
-from refnet.results.drawing import draw_landmarks
+from refnet.ops import Array
+from refnet.results.drawing import draw_faces
+
+#: No pixel of a photo, or of a face at its border, is farther away.
+FARTHEST = 1e6
+
+_EPILOG = """\
+examples:
+  refnet landmarks photo.jpg --box 363,134,473,272
+  refnet landmarks crops/ --json              each photo is one face
+
+`refnet faces` finds the boxes as well.
+"""
 
 
 def add_parser(subparsers: Any) -> None:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "landmarks",
-        help="find the landmarks of the faces in a photo",
-        description="Find the landmarks of faces whose boxes are known, draw them over the photo, and "
-        "write them as JSON: for each face its box, its crop, and its points in image pixels.",
+        "PHOTO... [--box X1,Y1,X2,Y2]... [-o DIR|FILE] [--json]",
+        "find the landmarks of faces whose boxes are known",
+        epilog=_EPILOG,
     )
-    parser.add_argument("photo", help="an image file")
+    add_paths(parser)
     parser.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="a checkpoint of a PFLD-family network (PyTorch, ONNX, safetensors, ...); without it the "
-        "released weights of --network",
+        "--box",
+        action="append",
+        type=numbers("--box", "X1,Y1,X2,Y2"),
+        metavar="X1,Y1,X2,Y2",
+        help="a face in pixels of the photo, which may leave it; repeat it for several faces "
+        "(default: the whole image is one face)",
     )
-    parser.add_argument(
-        "--network",
-        help="its network, where the file does not tell (`refnet models` lists them; without a file: "
-        f"{LANDMARKER})",
-    )
-    parser.add_argument(
-        "--boxes",
-        nargs="+",
+    output = parser.add_argument_group("output")
+    add_output(output, "landmarks", ".jsonl, .csv or .parquet (default: DIR/landmarks.jsonl)")
+    output.add_argument("--no-media", action="store_true", help="draw nothing")
+    group = parser.add_argument_group("network: a name, name:option=value, or a file")
+    group.add_argument("--landmarker", default=LANDMARKER, metavar="N", help="default: %(default)s")
+    group.add_argument(
+        "--margin",
         type=float,
-        metavar=("X1 Y1 X2 Y2", "X1 Y1 X2 Y2"),
-        help="the faces' boxes in pixels, four numbers each, which may leave the image; without them "
-        "the whole image is one face",
+        default=1.0,
+        metavar="F",
+        help="side of the crop over the longer side of the box: 1 for boxes from forehead to chin, "
+        "1.2 for boxes that hug the points (default: %(default)s)",
     )
-    add_crops(parser, passes=1)
-    add_channel_order(parser)
-    parser.add_argument(
-        "--output", metavar="IMAGE", help="the drawing (default: PHOTO-landmarks.png, here)"
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", help="the points; - prints them (default: OUTPUT's name, .json)"
-    )
-    add_options(parser)
-    add_backend(parser)
+    add_threads(group)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    photo = Path(arguments.photo)
-    output = Path(arguments.output or f"{photo.stem}-landmarks.png")
-    if output.resolve() == photo.resolve():
-        raise OptionError(f"--output {output} is the photo itself; name another file")
-    image = read_image(photo)
-    boxes = _boxes(arguments.boxes)
-    model, weights = model_of(arguments.network, arguments.weights, LANDMARKER)
-    options = parse_options(arguments.option)
     landmarker = FaceLandmarker(
-        load(model, weights, backend=arguments.backend, **options),
-        margin=arguments.margin,
-        channel_order=arguments.channel_order,
-        refine=arguments.passes == 2,
+        network(arguments.landmarker), margin=arguments.margin, threads=arguments.threads
     )
-    landmarks = landmarker(image, boxes)
-    height, width = image.shape[:2]
-    found = {
-        "image": str(photo),
-        "width": width,
-        "height": height,
-        "network": landmarker.model.graph.name,
-        "faces": landmarks.to_dicts(),
-    }
-    text = json.dumps(found) + "\n"
-    write_image(output, draw_landmarks(image, landmarks))
-    if arguments.json == "-":
-        print(text, end="")
-        return 0
-    target = Path(arguments.json) if arguments.json else output.with_suffix(".json")
-    write_file(target, [text.encode()])
-    faces = len(landmarks)
-    points = landmarks.points.shape[1]
-    print(f"{faces} face{'s' * (faces != 1)}, {points} points each: {output}, {target}")
-    return 0
+    boxes = arguments.box
+    for x1, y1, x2, y2 in boxes or ():
+        if not (x2 > x1 and y2 > y1) or max(map(abs, (x1, y1, x2, y2))) > FARTHEST:
+            raise OptionError(
+                f"--box is X1,Y1,X2,Y2 with X2 > X1 and Y2 > Y1, in pixels, not {x1:g},{y1:g},{x2:g},{y2:g}"
+            )
+    return run_job(
+        arguments,
+        KnownFaces(landmarker, boxes),
+        folder="landmarks",
+        render=draw_faces,
+        results="landmarks.jsonl",
+    )
 
 
-def _boxes(numbers: list[float] | None) -> list[list[float]] | None:
-    if numbers is None:
-        return None
-    if len(numbers) % 4:
-        raise ShapeError(
-            f"--boxes takes four numbers a face, X1 Y1 X2 Y2 in pixels; got {len(numbers)} in all"
-        )
-    return [numbers[i : i + 4] for i in range(0, len(numbers), 4)]
+class KnownFaces:
+    """An analyzer of faces whose boxes are known, with the score 1."""
+
+    def __init__(self, landmarker: FaceLandmarker, boxes: list[tuple[float, ...]] | None) -> None:
+        self.landmarker, self.boxes = landmarker, boxes
+
+    def __call__(self, image: Array) -> Faces:
+        """The faces of an image, uint8 (H, W, 3) BGR, with their landmarks."""
+        height, width = image.shape[:2]
+        boxes = np.array(self.boxes or [(0, 0, width, height)], np.float32)
+        points = self.landmarker(image, boxes).points
+        pairs = zip(boxes, points, strict=True)
+        return Faces(Face(box, 1.0, one, (height, width)) for box, one in pairs)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from refnet.cli.arguments import add_options, parse_options
-from refnet.exchange.graphs import read_graph
+from refnet.cli.arguments import NETWORK, add_json, print_json, read_graph
+from refnet.cli.parser import add_verb
 from refnet.fields.branches import branches
 from refnet.fields.receptive_field import misalignments, receptive_field
 from refnet.graph import Graph
@@ -19,22 +18,23 @@ HEADINGS = ("tensor", "op", "sees", "stride", "centre of unit 0", "from", "objec
 
 
 def add_parser(subparsers: Any) -> None:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "rf",
-        help="show what a network's units see, in closed form",
+        "NETWORK [--layers] [--json]",
+        "show what a network's units see, in closed form",
         description="Show the theoretical receptive field of every branch of a network, or of every "
         "layer: size, stride, the centre and first pixel of what unit (0, 0) sees, all exact; and the "
         "joins whose paths are out of line, if any.",
     )
-    parser.add_argument("network", help="a name that `refnet models` lists, or an ONNX file")
-    add_options(parser)
+    parser.add_argument("network", metavar="NETWORK", help=NETWORK)
     parser.add_argument("--layers", action="store_true", help="every layer, not only the branches")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    graph = read_graph(arguments.network, parse_options(arguments.option))
+    graph = read_graph(arguments.network)
     objects = {branch.tensor: branch.objects for branch in branches(graph)}
     fields = receptive_field(graph)
     names = list(graph.node) if arguments.layers else list(objects)
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             "fields": [_as_data(graph, n, fields[n], objects.get(n)) for n in names],
             "misalignments": lines,
         }
-        print(json.dumps(data, indent=2))
+        print_json(data)
         return 0
     rows = [_row(graph, name, fields[name], objects.get(name)) for name in names]
     print("\n".join([graph.name, "", *align([HEADINGS, *rows], right=range(2, 7))]))

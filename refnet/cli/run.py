@@ -5,45 +5,56 @@ from __future__ import annotations
 import argparse
 import io
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refnet.cli.arguments import add_backend, add_options, parse_options
-from refnet.errors import ShapeError
-from refnet.files import write_file
-from refnet.model import load
+from refnet.cli.arguments import (
+    NETWORK,
+    add_backend,
+    add_json,
+    add_threads,
+    print_json,
+    read_model,
+    waiting,
+)
+from refnet.cli.parser import add_verb
+from refnet.errors import OptionError, ShapeError
+from refnet.files import reading, write_file
+from refnet.media.sources import PHOTO_SUFFIXES
 from refnet.ops import Array
 
 
 def add_parser(subparsers: Any) -> None:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_verb(
+        subparsers,
         "run",
-        help="run a network on an array in a .npy file",
+        "NETWORK IN.npy OUT.npz [--overwrite] [--json]",
+        "run a network on an array in a .npy file",
         description="Run a network on an array (N, C, H, W) and write its outputs, by name, to a .npz "
         "file.",
     )
-    parser.add_argument(
-        "network",
-        help="a name that `refnet models` lists, a file made by `refnet convert`, or an ONNX file",
-    )
-    parser.add_argument(
-        "--weights", metavar="FILE", help="a checkpoint; needed where NETWORK is a name"
-    )
-    parser.add_argument(
-        "--input", required=True, metavar="X.npy", help="float32 or float64, (N, C, H, W)"
-    )
-    parser.add_argument("--output", required=True, metavar="Y.npz", help="where the outputs go")
-    add_options(parser)
+    parser.add_argument("network", metavar="NETWORK", help=NETWORK)
+    parser.add_argument("input", metavar="IN.npy", help="float32 or float64, (N, C, H, W)")
+    parser.add_argument("output", metavar="OUT.npz", help="where the outputs go")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.npz")
+    add_json(parser)
+    add_threads(parser)
     add_backend(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    output = Path(arguments.output)
+    if output.suffix.lower() != ".npz":
+        raise OptionError(f"the outputs are written as .npz, not as {output}")
+    if output.exists() and not arguments.overwrite:
+        raise OptionError(f"{output} is there; --overwrite replaces it")
     x = _read_array(arguments.input)
-    options = parse_options(arguments.option)
-    model = load(arguments.network, arguments.weights, backend=arguments.backend, **options)
-    outputs = model(x)
+    model = read_model(arguments.network, backend=arguments.backend, threads=arguments.threads)
+    with waiting("running"):
+        outputs = model(x)
     named = dict(
         zip(model.graph.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
     )
@@ -52,10 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
         for name, array in named.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-    write_file(arguments.output, [buffer.getvalue()])
+    write_file(output, [buffer.getvalue()])
     for name, array in named.items():
-        shape = " × ".join(map(str, array.shape))
-        print(f"{name:12s} {shape:24s} {array.dtype}, {_range(array)}")
+        if arguments.json:
+            limits = [float(array.min()), float(array.max())] if array.size else None
+            shape = {"output": name, "shape": array.shape, "dtype": str(array.dtype)}
+            print_json(shape | {"range": limits})
+        else:
+            shown = " × ".join(map(str, array.shape))
+            print(f"{name:12s} {shown:24s} {array.dtype}, {_range(array)}")
     return 0
 
 
@@ -64,10 +80,14 @@ def _range(array: Array) -> str:
 
 
 def _read_array(path: str) -> Array:
+    if Path(path).suffix.lower() in PHOTO_SUFFIXES:
+        raise OptionError(f"{path} is no .npy array; photos go to refnet faces {path}")
     try:
-        x = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ShapeError(f"cannot read an array from {path}: {error}") from error
+        with reading(path), open(path, "rb") as file:
+            x = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        why = "it holds Python objects" if "pickle" in str(error) else str(error)
+        raise ShapeError(f"cannot read an array from {path}: {why}") from error
     if not isinstance(x, np.ndarray):
-        raise ShapeError(f"{path} holds several arrays; --input takes a .npy file of one")
+        raise ShapeError(f"{path} holds several arrays; IN.npy is a file of one")
     return x

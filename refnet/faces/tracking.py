@@ -22,7 +22,7 @@ from refnet.arguments import CalledWithImages, explicit
 from refnet.arrays import Array
 from refnet.detection.boxes import clip, iou
 from refnet.detection.detections import Detections
-from refnet.errors import OptionError
+from refnet.errors import ImageError, OptionError
 from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.face import Face, Faces
 from refnet.media.images import Image, as_image
@@ -282,7 +282,9 @@ class FaceTracker(CalledWithImages):
         path = str(source) if isinstance(source, int) else os.fspath(source)
         kind = "camera" if path.isdigit() and not os.path.exists(path) else "video"
         for frame in video_frames(Source(kind, path, path)):
-            assert frame.image is not None and frame.index is not None and frame.time is not None
+            assert frame.index is not None and frame.time is not None
+            if frame.image is None:
+                raise ImageError(frame.error or "")
             yield TrackedFrame(frame.image, self(frame.image, frame.time), frame.index, frame.time)
 
     @explicit

@@ -9,9 +9,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from time import monotonic
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
+#: Seconds that `Prefetch.close` waits for the item that is being made.
+PATIENCE = 0.5
 
 
 class Prefetch(Generic[Item]):
@@ -45,14 +48,14 @@ class Prefetch(Generic[Item]):
             yield value  # type: ignore[misc]
 
     def close(self) -> None:
-        """Stop the thread and wait for it."""
+        """Stop the thread, and wait for it, for `PATIENCE` at most: what it reads may never come."""
         self._stopped.set()
-        while self._thread.is_alive():
+        end = monotonic() + PATIENCE
+        while self._thread.is_alive() and monotonic() < end:
             try:
                 self._queue.get(timeout=0.05)
             except queue.Empty:
                 continue
-        self._thread.join()
 
     def _fill(self) -> None:
         iterator = iter(self._items)
@@ -111,3 +114,46 @@ class Background:
                 function()
             except BaseException as error:
                 self._error = self._error or error
+
+
+class Aside:
+    """Calls functions in a thread of its own, and waits for each.
+
+    Python handles signals in its main thread only, between two of its own steps. While compiled code
+    runs there, Ctrl-C waits; while it runs here, Ctrl-C ends the waiting at once.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name="refnet-aside", daemon=True).start()
+
+    def call(self, function: Callable[[], Item]) -> Item:
+        """What `function` returns or raises. After KeyboardInterrupt here, call no more."""
+        self._calls.put(function)
+        value, error = self._results.get()
+        if error is not None:
+            raise error
+        result: Item = value
+        return result
+
+    def close(self) -> None:
+        """End the thread after the call it is at, without waiting for it."""
+        self._calls.put(self._end)
+
+    def _serve(self) -> None:
+        while True:
+            function = self._calls.get()
+            try:
+                self._results.put((function(), None))
+            except _End:
+                return
+            except BaseException as error:
+                self._results.put((None, error))
+
+    def _end(self) -> None:
+        raise _End
+
+
+class _End(BaseException):
+    """Ends the thread of an `Aside`."""

@@ -20,8 +20,9 @@ from refnet.files import reading, write_file
 from refnet.ops import Array
 from refnet.optional import require
 
+#: Formats that OpenCV writes colours in.
 IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+    {".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp", ".ppm"}
 )
 
 if TYPE_CHECKING:

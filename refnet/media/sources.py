@@ -1,13 +1,17 @@
 """What to look at: photos, videos and cameras, from what people type, and their frames.
 
 A word is a file, a folder (searched through, hidden files left out), a pattern such as `*.jpg` or
-`**/*.png`, the number of a camera, or `-` for a list of words from standard input, one a line.
+`**/*.png`, the number of a camera, the address of a video or a network camera (rtsp://, http://, ...),
+or `-` for a list of words from standard input, one a line.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import re
+import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,12 +24,64 @@ import numpy as np
 from refnet.errors import FileError, ImageError
 from refnet.files import reading
 from refnet.media.images import IMAGE_SUFFIXES, opencv, read_image
+from refnet.media.mark import marked
 from refnet.ops import Array
 
+#: Photos that OpenCV reads; those of `IMAGE_SUFFIXES` it writes as well.
+PHOTO_SUFFIXES = IMAGE_SUFFIXES | {
+    *(".avif", ".dib", ".gif", ".hdr", ".jfif", ".jpe", ".pbm", ".pgm", ".pnm", ".ras"),
+}
 VIDEO_SUFFIXES = frozenset(
-    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+    {
+        *(".3g2", ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+        *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    }
 )
+_CONVERT = "convert them to JPEG or PNG first"
+#: Photos that OpenCV does not read, and how they can be read.
+OTHER_SUFFIXES = {
+    **dict.fromkeys(
+        (".heic", ".heif"),
+        "convert them to JPEG, or read them with the package pillow-heif and pass the PIL images to "
+        "refnet.FaceAnalyzer",
+    ),
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), _CONVERT),
+    **dict.fromkeys((".jxl", ".psd", ".tga", ".svg", ".pdf", ".ico", ".xcf", ".icns"), _CONVERT),
+}
+STREAMS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 CAMERA_RATE = 30.0
+_CAMERA_LABEL = re.compile(r"camera-\d+-\d{8}-\d{6}")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+#: A video that ends before this share of the length that it states was cut off.
+WHOLE = 0.9
+#: How long OpenCV may try to reach an address, in milliseconds.
+PATIENCE = 10_000
+
+
+def is_path(label: str) -> bool:
+    """Whether a source's label is a file's path, and no camera's name or address."""
+    return not _ADDRESS.match(label) and not _CAMERA_LABEL.fullmatch(label)
+
+
+def real_path(path: str, folder: str = "") -> str:
+    """The file that `path` leads to from `folder`, links followed; `path` itself where it can be none."""
+    return path if "\0" in path else os.path.realpath(os.path.join(folder, path))
+
+
+def special_kind(mode: int) -> str | None:
+    """What a file is by its `st_mode`, in words; None for one that can be read as a file."""
+    if stat.S_ISREG(mode):
+        return None
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((words for test, words in kinds if test(mode)), "a device")
+
+
+def copy_name(kind: str, name: str) -> str:
+    """What a drawn copy of a source is called: photos keep their format where it can be written."""
+    path = Path(name)
+    if kind != "image":
+        return str(path.with_suffix(".mp4"))
+    return name if path.suffix.lower() in IMAGE_SUFFIXES else f"{name}.png"
 
 
 @dataclass(frozen=True)
@@ -33,8 +89,8 @@ class Source:
     """A photo, a video or a camera.
 
     Attributes:
-        kind: "image", "video" or "camera".
-        path: as it was given or found; a camera's number.
+        kind: "image", "video", "stream" (a video's address) or "camera".
+        path: as it was given or found; a camera's number; an address.
         name: a relative path, unique among the sources, for what is made from this one.
     """
 
@@ -44,8 +100,13 @@ class Source:
 
     @property
     def label(self) -> str:
-        """What results call it: the path; of a camera the name, which holds when it began."""
-        return self.name if self.kind == "camera" else self.path
+        """What results call it: the path; of a camera the name, which holds when it began.
+
+        An address is without the name and password in it.
+        """
+        if self.kind == "camera":
+            return self.name
+        return re.sub(r"//[^/@]*@", "//", self.path) if self.kind == "stream" else self.path
 
 
 @dataclass(frozen=True)
@@ -71,12 +132,22 @@ class Frame:
     last: bool = True
 
 
+class Sources(list[Source]):
+    """The sources that words name, and `notes`, a sentence for all that was left out."""
+
+    def __init__(self, sources: Iterable[Source] = (), notes: Iterable[str] = ()) -> None:
+        super().__init__(sources)
+        self.notes = list(notes)
+
+
 def find_sources(
     words: Iterable[str], lines: Iterable[str] = (), exclude: Path | None = None
-) -> list[Source]:
+) -> Sources:
     """The sources that `words` name, each once, folders in sorted order.
 
-    A word that names nothing is kept as a photo, so that reading it says why it cannot be read.
+    A word that names nothing is kept as a photo, so that reading it says why it cannot be read. In
+    folders, what refnet has drawn is left out (see `refnet.media.mark`), and so are files that are no
+    files, such as pipes, and photos of a kind that OpenCV does not read; `notes` says so.
 
     Args:
         words: see the module.
@@ -85,55 +156,100 @@ def find_sources(
     """
     found: dict[str, Source] = {}
     names: set[str] = set()
+    search = _Search(exclude)
     for word in words:
-        for path, name in _listed(word, lines, exclude):
-            key = path if path.isdigit() else os.path.realpath(path)
+        for path, name in search.listed(word, lines):
+            kind = _kind(path)
+            key = real_path(path) if kind in ("image", "video") else path
             if key not in found:
-                found[key] = Source(_kind(path), path, _unused(name, names))
-    return list(found.values())
+                found[key] = Source(kind, path, _unused(kind, name, names))
+    return Sources(found.values(), search.notes())
 
 
-def _listed(word: str, lines: Iterable[str], exclude: Path | None) -> Iterator[tuple[str, str]]:
-    """(path, name) of every file that a word stands for."""
-    if word == "-":
-        for line in lines:
-            if path := line.rstrip("\r\n"):
-                yield from _listed(path, (), exclude) if path != "-" else ()
-    elif os.path.isdir(word):
+class _Search:
+    """Lists the files that words stand for, and counts what is left out."""
+
+    def __init__(self, exclude: Path | None) -> None:
+        self.exclude = exclude.resolve() if exclude is not None else None
+        self.unreadable: Counter[str] = Counter()
+        self.special: list[str] = []
+
+    def notes(self) -> list[str]:
+        """A sentence for each kind of file that was left out."""
+        kinds = [
+            f"left out {count} {suffix} file{'s' * (count > 1)}, which OpenCV does not read; "
+            f"{OTHER_SUFFIXES[suffix]}"
+            for suffix, count in sorted(self.unreadable.items())
+        ]
+        return [*self.special, *kinds]
+
+    def listed(self, word: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """(path, name) of every file that a word stands for."""
+        if word == "-":
+            for line in lines:
+                if path := line.rstrip("\r\n"):
+                    yield from self.listed(path, ()) if path != "-" else ()
+        elif "\0" in word:
+            yield word, "unnamed"
+        elif _ADDRESS.match(word):
+            tail = word.partition("://")[2].rpartition("@")[2]
+            yield word, re.sub(r"[^\w.-]+", "-", tail).strip("-.") or "stream"
+        elif os.path.isdir(word):
+            yield from self._folder(word)
+        elif not os.path.exists(word) and glob.has_magic(word):
+            matches = sorted(glob.glob(word, recursive=True))
+            for match in matches or [word]:
+                if not os.path.isdir(match):
+                    yield match, Path(match).name
+        else:
+            started = datetime.now().strftime("%Y%m%d-%H%M%S")
+            camera = _kind(word) == "camera"
+            yield word, f"camera-{word}-{started}" if camera else Path(word).name
+
+    def _folder(self, word: str) -> Iterator[tuple[str, str]]:
         root = Path(word)
-        skipped = exclude.resolve() if exclude is not None else None
         for folder, folders, files in os.walk(root):
             folders[:] = sorted(
-                f for f in folders if f[0] != "." and Path(folder, f).resolve() != skipped
+                f for f in folders if f[0] != "." and Path(folder, f).resolve() != self.exclude
             )
+            drawn = marked(Path(folder))
             for file in sorted(files):
-                inside = Path(folder, file)
-                if file[0] != "." and inside.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                    yield str(inside), str(inside.relative_to(root))
-    elif not os.path.exists(word) and glob.has_magic(word):
-        matches = sorted(glob.glob(word, recursive=True))
-        for match in matches or [word]:
-            if not os.path.isdir(match):
-                yield match, Path(match).name
-    else:
-        started = datetime.now().strftime("%Y%m%d-%H%M%S")
-        camera = _kind(word) == "camera"
-        yield word, f"camera-{word}-{started}" if camera else Path(word).name
+                inside, suffix = Path(folder, file), Path(file).suffix.lower()
+                if file[0] == "." or file in drawn:
+                    continue
+                if suffix in OTHER_SUFFIXES:
+                    self.unreadable[suffix] += 1
+                elif suffix in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
+                    if what := _special(inside):
+                        self.special.append(f"left out {inside}: it is {what}, no file")
+                    else:
+                        yield str(inside), str(inside.relative_to(root))
+
+
+def _special(path: str | Path) -> str | None:
+    """What `path` is, in words, where it is there and cannot be read as a file."""
+    try:
+        return special_kind(os.stat(path).st_mode)
+    except OSError:
+        return None
 
 
 def _kind(path: str) -> str:
-    if path.isdigit() and not os.path.exists(path):
+    if path.isdecimal() and path.isascii() and not os.path.exists(path):
         return "camera"
+    if _ADDRESS.match(path):
+        return "stream"
     return "video" if Path(path).suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
-def _unused(name: str, names: set[str]) -> str:
-    """`name`, or the first of name-2, name-3... that no other source has."""
+def _unused(kind: str, name: str, names: set[str]) -> str:
+    """`name`, or the first of name-2, name-3... whose drawn copy no other source has."""
     path, unused, count = Path(name), name, 1
-    while unused in names:
+    # Some file systems take a.jpg and A.JPG for one name.
+    while (copy := copy_name(kind, unused).casefold()) in names:
         count += 1
         unused = str(path.with_name(f"{path.stem}-{count}{path.suffix}"))
-    names.add(unused)
+    names.add(copy)
     return unused
 
 
@@ -141,6 +257,7 @@ def read_frames(sources: Iterable[Source]) -> Iterator[Frame]:
     """Every frame of every source in order; one with an error for what cannot be read."""
     for source in sources:
         try:
+            _check(source)
             if source.kind == "image":
                 yield Frame(source, read_image(source.path))
             else:
@@ -148,14 +265,38 @@ def read_frames(sources: Iterable[Source]) -> Iterator[Frame]:
         except (ImageError, FileError) as error:
             yield Frame(source, None, str(error))
         except (MemoryError, OSError) as error:
-            yield Frame(source, None, f"cannot read {source.path}: {error or 'out of memory'}")
+            why = getattr(error, "strerror", None) or str(error) or "out of memory"
+            yield Frame(source, None, f"cannot read {source.path}: {why}")
+
+
+def _check(source: Source) -> None:
+    """Refuse what would be waited for without end, or is of a kind that OpenCV does not read.
+
+    Raises:
+        ImageError: so it is; the message says what it is. OSError: it is not there.
+    """
+    path = source.path
+    if source.kind == "stream":
+        scheme = path.partition("://")[0].lower()
+        if scheme not in STREAMS:
+            raise ImageError(
+                f"cannot read {source.label}: {scheme}:// is no address of a video; known: "
+                f"{', '.join(f'{known}://' for known in STREAMS)}"
+            )
+    elif source.kind != "camera":
+        if "\0" in path:
+            raise ImageError("cannot read a path with a zero byte in it; is it a photo's content?")
+        if what := special_kind(os.stat(path).st_mode):
+            raise ImageError(f"cannot read {path}: it is {what}, no file")
+        if advice := OTHER_SUFFIXES.get(Path(path).suffix.lower()):
+            raise ImageError(f"cannot read {path}: OpenCV does not read this format; {advice}")
 
 
 def frame_count(source: Source) -> int | None:
     """Number of frames by the file's own word; None where it does not tell, as a camera."""
     if source.kind == "image":
         return 1
-    if source.kind == "camera":
+    if source.kind != "video" or _special(source.path):
         return None
     capture = opencv().VideoCapture(source.path)
     count = int(capture.get(opencv().CAP_PROP_FRAME_COUNT))
@@ -163,34 +304,72 @@ def frame_count(source: Source) -> int | None:
     return count if count > 0 else None
 
 
-def video_frames(source: Source) -> Iterator[Frame]:
-    """The frames of a video or a camera, each held back until it is known whether it is the last."""
+def _opened(source: Source) -> Any:
+    """The source as OpenCV's `VideoCapture`, which may have failed to open."""
     cv2 = opencv()
-    if source.kind == "video":
-        with reading(source.path), open(source.path, "rb"):
-            pass
-    camera = source.kind == "camera"
-    capture: Any = cv2.VideoCapture(int(source.path) if camera else source.path)
+    if source.kind == "camera":
+        return cv2.VideoCapture(int(source.path) if len(source.path) < 9 else source.path)
+    if source.kind == "stream":
+        waits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, PATIENCE, cv2.CAP_PROP_READ_TIMEOUT_MSEC, PATIENCE]
+        return cv2.VideoCapture(source.path, cv2.CAP_FFMPEG, waits)
+    with reading(source.path), open(source.path, "rb"):
+        pass
+    return cv2.VideoCapture(source.path)
+
+
+def video_frames(source: Source) -> Iterator[Frame]:
+    """The frames of a video or a camera, each held back until it is known whether it is the last.
+
+    A video that ends long before the length that it states ends with an error instead.
+    """
+    cv2, capture = opencv(), _opened(source)
     try:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         rate = rate if np.isfinite(rate) and 0 < rate <= 1000 else CAMERA_RATE
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if source.kind == "video" else 0
         held: Frame | None = None
-        index, start = 0, monotonic()
+        index, time, start = 0, 0.0, monotonic()
         while True:
             there, image = capture.read()
             if not there:
                 break
             if held is not None:
                 yield held
-            time = monotonic() - start if camera else index / rate
+            if source.kind == "camera":
+                time = monotonic() - start
+            else:
+                time = _time(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, index, time, rate)
             held = Frame(source, np.asarray(image), None, index, time, rate, last=False)
             index += 1
         if held is None:
-            raise ImageError(
-                f"there is no camera {source.path} here, or another program holds it"
-                if camera
-                else f"cannot read {source.path}: it gives no frame that OpenCV can decode"
-            )
+            raise ImageError(_no_frame(source))
+        if index < WHOLE * count and time + 1 / rate < WHOLE * count / rate:
+            yield held
+            why = f"{source.label} is cut off: it ends after {index} of {count} frames"
+            yield Frame(source, None, why, index, time, rate, last=True)
+            return
         yield Frame(source, held.image, None, held.index, held.time, rate, last=True)
     finally:
         capture.release()
+
+
+def _time(stated: float, index: int, before: float, rate: float) -> float:
+    """Seconds from the start of frame `index`: by the file, or one frame after the one before it.
+
+    Videos of phones have no constant rate, so that the index alone does not tell.
+    """
+    if index == 0:
+        return stated if 0 < stated < 1 / rate else 0.0
+    return stated if np.isfinite(stated) and stated > before else before + 1 / rate
+
+
+def _no_frame(source: Source) -> str:
+    """Why there is no frame."""
+    if source.kind == "camera":
+        return (
+            f"cannot read camera {source.path}: there is no such camera here, or another program "
+            "holds it"
+        )
+    if source.kind == "stream":
+        return f"cannot read {source.label}: it cannot be reached, or sends no video"
+    return f"cannot read {source.path}: it gives no frame that OpenCV can decode"

@@ -2,58 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from refnet.errors import OutputError
+from refnet.detection.detections import Detections
+from refnet.errors import OptionError, OutputError
 from refnet.faces.face import Faces
 from refnet.files import replacing
-from refnet.media.images import IMAGE_SUFFIXES, opencv, write_image
-from refnet.media.sources import Frame, Source
+from refnet.media.images import opencv, write_image
+from refnet.media.mark import hide_from_git, mark, marked
+from refnet.media.sources import Frame, Source, copy_name, real_path
 from refnet.ops import Array
 from refnet.results.drawing import draw_faces
 
-#: Makes a copy's image of a frame's, uint8 (H, W, 3) BGR, and the faces in it.
-Render = Callable[[Array, Faces], Array]
+#: Makes a copy's image of a frame's, uint8 (H, W, 3) BGR, and what was found in it.
+Render = Callable[[Array, Any], Array]
 
 
 class AnnotatedCopies:
     """Writes the drawn frames of sources, in order, into a folder; used from one thread.
 
     Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 (MPEG-4, without
-    sound). A file takes its place when it is complete.
+    sound). A file takes its place when it is complete. What is written is listed in the folder, see
+    `refnet.media.mark`: an input, or a file that is not on that list, is never replaced.
 
     Args:
         folder: where the copies go.
         render: what is drawn; by default the boxes, tracks or scores, and landmarks of the faces.
+        file: the copy's own path, where there is one source only; then nothing is listed.
     """
 
-    def __init__(self, folder: Path, render: Render = draw_faces) -> None:
-        self.folder, self.render = folder, render
+    def __init__(
+        self, folder: Path, render: Render = draw_faces, *, file: Path | None = None
+    ) -> None:
+        self.folder, self.render, self.file = folder, render, file
         self._video: _Video | None = None
+        self._marked: dict[Path, set[str]] = {}
+        #: Whether the folder is refnet's own, and no user's with other files in it.
+        self._new = file is None and not folder.exists()
 
     def path(self, source: Source) -> Path:
         """Where the copy of `source` goes."""
-        path = self.folder / source.name
-        if source.kind != "image":
-            return path.with_suffix(".mp4")
-        return path if path.suffix.lower() in IMAGE_SUFFIXES else path.with_name(f"{path.name}.png")
+        return self.file or self.folder / copy_name(source.kind, source.name)
 
-    def write(self, frame: Frame, faces: Faces) -> None:
+    def check(self, sources: Sequence[Source], *, overwrite: bool) -> None:
+        """Refuse to replace one of `sources`, or a file that refnet did not draw.
+
+        Args:
+            sources: all that are read and drawn.
+            overwrite: whether a `file` that is there may be replaced.
+
+        Raises:
+            OptionError: a copy would; the message names it.
+        """
+        read = {real_path(s.path) for s in sources if s.kind in ("image", "video")}
+        for source in sources:
+            path = self.path(source)
+            if real_path(str(path)) in read:
+                raise OptionError(
+                    f"the drawing of {source.label} would replace {path}, which is one of the inputs; "
+                    "name another place with -o"
+                )
+            if not os.path.lexists(path) or self._is_ours(path):
+                continue
+            if self.file is None:
+                raise OptionError(
+                    f"{path} is there and refnet did not draw it; name another folder with -o"
+                )
+            if not overwrite:
+                raise OptionError(f"{path} is there; --overwrite replaces it")
+
+    def check_made(self, sources: Iterable[Source]) -> None:
+        """Refuse to replace what an earlier run has drawn, of a file of the same name.
+
+        Raises:
+            OptionError: a copy would.
+        """
+        for source in sources:
+            path = self.path(source)
+            if os.path.lexists(path):
+                raise OptionError(
+                    f"{path} is there, of another run; --overwrite replaces it, and another -o keeps it"
+                )
+
+    def _is_ours(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self._marked:
+            self._marked[folder] = marked(folder)
+        return path.name in self._marked[folder]
+
+    def _mark(self, path: Path) -> None:
+        """List a copy in its folder, before it is there."""
+        if self.file is None and not self._is_ours(path):
+            if self._new:
+                hide_from_git(self.folder)
+                self._new = False
+            mark(path)
+            self._marked[path.parent].add(path.name)
+
+    def write(self, frame: Frame, faces: Faces | Detections) -> None:
         """Render the frame with its `faces`, and write it.
 
         Raises:
             OutputError: it cannot be written.
         """
         assert frame.image is not None
+        path = self.path(frame.source)
         drawn = self.render(frame.image, faces)
         if frame.source.kind == "image":
-            write_image(self.path(frame.source), drawn)
+            self._mark(path)
+            write_image(path, drawn)
             return
         if self._video is None:
-            self._video = _Video(self.path(frame.source), drawn, frame.rate)
+            self._mark(path)
+            self._video = _Video(path, drawn, frame.rate)
         self._video.write(drawn)
         if frame.last:
             self.close()
@@ -67,6 +132,50 @@ class AnnotatedCopies:
         video, self._video = self._video, None
         if video is not None:
             video.close()
+
+
+class FaceCrops:
+    """Writes every face, cut out, as a PNG file into a folder; used from one thread.
+
+    Args:
+        folder: where they go: photo-1.png, photo-2.png; of a video clip-000012-1.png, by frame.
+        aligned: side in pixels of crops that are turned upright; None for the box as it is.
+    """
+
+    def __init__(self, folder: Path, aligned: int | None = None) -> None:
+        self.folder, self.aligned = folder, aligned
+        self._marked: dict[Path, set[str]] = {}
+
+    def write(self, frame: Frame, faces: Faces) -> None:
+        """Write the faces of a frame.
+
+        Raises:
+            OutputError: a file cannot be written, or is there and is not refnet's.
+            OptionError: faces are to be turned upright, and their key points are not known.
+        """
+        assert frame.image is not None
+        name = Path(frame.source.name)
+        number = "" if frame.index is None else f"-{frame.index:06d}"
+        for i, face in enumerate(faces, 1):
+            path = self.folder / name.with_name(f"{name.stem}{number}-{i}.png")
+            if path.parent not in self._marked:
+                if not path.parent.exists():
+                    hide_from_git(path.parent)
+                self._marked[path.parent] = marked(path.parent)
+            ours = self._marked[path.parent]
+            if path.name not in ours:
+                if os.path.lexists(path):
+                    raise OutputError(
+                        f"cannot write {path}: it is there and refnet did not make it"
+                    )
+                mark(path)
+                ours.add(path.name)
+            cut = (
+                face.crop(frame.image)
+                if self.aligned is None
+                else face.align(frame.image, self.aligned)
+            )
+            write_image(path, cut)
 
 
 class _Video:

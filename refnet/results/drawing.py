@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from refnet.detection.detections import Detections
 from refnet.faces.crops import square_crop
 from refnet.faces.landmarks import Landmarks
 from refnet.faces.schemes import CLOSED
@@ -95,6 +96,11 @@ def draw_faces(image: Any, faces: Sequence[Drawable], *, scores: bool = True) ->
             landmarks = Landmarks(face.landmarks[None], face.box[None], crop)
             canvas = draw_landmarks(canvas, landmarks)
     return canvas
+
+
+def draw_detections(image: Any, found: Detections) -> Array:
+    """A copy of `image` with the boxes of `found`, their classes and scores."""
+    return draw_boxes(image, found.boxes, [f"{name} {score:.2f}" for _, score, name in found])
 
 
 def _name(face: Drawable) -> str:

@@ -7,23 +7,32 @@ Decoding, the networks and encoding all run without Python's lock.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
-from refnet.errors import RefnetError
-from refnet.faces.analyzer import FaceAnalyzer
-from refnet.faces.face import Faces
+from refnet.detection.detections import Detections
+from refnet.detection.detector import Detector
+from refnet.errors import OptionError, RefnetError
+from refnet.faces.face import Face, Faces
 from refnet.faces.tracking import FaceTracker, Smoothing
-from refnet.media.background import Background, Prefetch
-from refnet.media.sources import Frame, Source, frame_count, read_frames
-from refnet.results.copies import AnnotatedCopies
+from refnet.media.background import Aside, Background, Prefetch
+from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames, real_path
+from refnet.ops import Array
+from refnet.printable import printable
+from refnet.results.copies import AnnotatedCopies, FaceCrops
 from refnet.results.records import Record
+from refnet.results.settings import settings_of
 from refnet.results.sinks import Sink, open_sink
+
+#: How many faces of a photo a printed line shows.
+SHOWN = 4
 
 
 @dataclass
@@ -33,7 +42,8 @@ class Outcome:
     Attributes:
         images: photos that were analyzed.
         frames, videos: frames of videos and cameras that were analyzed; videos that came to their end.
-        faces: faces found, in every frame anew.
+        faces: faces or other objects found, in every frame anew.
+        what: what these are, "face" or "object".
         skipped: sources that an earlier run had finished.
         failed: {label of a source: why it could not be read, analyzed or drawn}.
         interrupted: whether Ctrl-C ended it; what was found until then is in the files.
@@ -43,6 +53,7 @@ class Outcome:
     frames: int = 0
     videos: int = 0
     faces: int = 0
+    what: str = "face"
     skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
@@ -52,13 +63,16 @@ class Job:
     """Finds the faces of sources, and writes what it finds.
 
     Args:
-        analyzer: finds the faces of one image.
-        results: the file of records, .jsonl, .csv or .parquet; "-" prints JSON lines. One that is there
-            is continued, see `refnet.results.sinks.open_sink`.
+        analyzer: finds the faces of one image, or with a `refnet.Detector` other objects.
+        results: the file of records, .jsonl, .csv or .parquet; "-" prints JSON lines, None writes none.
+            One that is there is continued, see `refnet.results.sinks.open_sink`.
         copies: where drawn copies go; None writes none. A source whose copy is missing is done again.
+        crops: writes every face, cut out; None writes none.
         smoothing: takes jitter from boxes and points in videos; None leaves them as found.
-        overwrite: start the results anew.
-        progress: shows how far the job is, and what fails; None shows nothing.
+        search_every: seconds between searches of a video's whole image, see `refnet.FaceTracker`.
+        overwrite: start the results anew, and replace drawn copies of other runs.
+        settings: what the results are made with, by name; what `settings_of` finds by default.
+        progress: shows how far the job is, what is found and what fails; None shows nothing.
 
     Raises:
         OptionError: a setting of `smoothing` is out of range.
@@ -66,18 +80,25 @@ class Job:
 
     def __init__(
         self,
-        analyzer: FaceAnalyzer,
-        results: str,
+        analyzer: Callable[[Array], Faces | Detections],
+        results: str | None,
         *,
         copies: AnnotatedCopies | None = None,
+        crops: FaceCrops | None = None,
         smoothing: Smoothing | None = None,
+        search_every: float = 0.0,
         overwrite: bool = False,
+        settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.analyzer, self.results, self.copies = analyzer, results, copies
         self.smoothing, self.overwrite = smoothing, overwrite
+        self.crops, self.search_every = crops, search_every
+        self.settings = (
+            settings_of(analyzer, smoothing, search_every) if settings is None else settings
+        )
         self.progress = progress if progress is not None else Progress(bar=False, failures=False)
-        self.tracker = FaceTracker(smoothing=smoothing)
+        self.tracker = self._tracker()
         self.outcome = Outcome()
         self._lock = threading.Lock()  # drawing fails in a thread of its own
 
@@ -87,13 +108,20 @@ class Job:
         A source that fails is a record with its error, and the rest goes on.
 
         Raises:
-            OptionError: the results' suffix is unknown, or the file has other columns.
-            OutputError: the results cannot be written.
+            OptionError: the results' suffix is unknown, the file was made with other settings or is
+                none of refnet's, or a file would be replaced that must stay.
+            OutputError: the results cannot be written, or another run is writing them.
             DependencyError: Parquet without pyarrow.
         """
         self.outcome = Outcome()
         sink = self._open(sources)
         left = [source for source in sources if source.label not in sink.done]
+        if self.copies is not None and not self.overwrite:
+            try:
+                self.copies.check_made(s for s in left if s.label not in sink.known)
+            except OptionError:
+                sink.close()
+                raise
         self.outcome.skipped = len(sources) - len(left)
         with closing(self.progress):
             self.progress.begin(left)
@@ -101,70 +129,90 @@ class Job:
         return self.outcome
 
     def _open(self, sources: Sequence[Source]) -> Sink:
-        lost = (
-            [] if self.copies is None else [s for s in sources if not self.copies.path(s).exists()]
-        )
+        """Open the results, when no input and no drawing stands in the way."""
+        target = "" if self.results is None else os.path.realpath(self.results)
+        if any(is_path(s.label) and real_path(s.path) == target for s in sources):
+            raise OptionError(
+                f"the results would replace {self.results}, which is one of the inputs"
+            )
+        lost = []
+        if self.copies is not None:
+            self.copies.check(sources, overwrite=self.overwrite)
+            lost = [s.label for s in sources if not self.copies.path(s).exists()]
         return open_sink(
             self.results,
             asked=[source.label for source in sources],
-            lost=[source.label for source in lost],
+            lost=lost,
             landmarks=_landmark_count(self.analyzer),
             overwrite=self.overwrite,
+            settings=self.settings,
         )
 
     def _run(self, sources: Sequence[Source], sink: Sink) -> None:
         frames = Prefetch(read_frames(sources))
-        writer = Background()
+        writer, aside = Background(), Aside()
         try:
             for frame in frames:
-                self._handle(frame, sink, writer)
+                self._handle(frame, sink, writer, aside)
                 self.progress.advance()
         except KeyboardInterrupt:
             self.outcome.interrupted = True
         finally:
             frames.close()
+            aside.close()
             if self.copies is not None:
                 writer.call(partial(self._finish_copies, self.copies))
             writer.close()
             sink.close()
 
-    def _handle(self, frame: Frame, sink: Sink, writer: Background) -> None:
+    def _handle(self, frame: Frame, sink: Sink, writer: Background, aside: Aside) -> None:
         """Analyze one frame, write its record, and have its copy drawn."""
-        label = frame.source.label
+        label, copies = frame.source.label, self.copies
         record = Record(label, frame=frame.index, time=frame.time, last=frame.last)
-        if frame.image is None:
-            self._fail(label, frame.error or "")
-            sink.write(replace(record, error=frame.error))
+        error = frame.error
+        if frame.image is not None:
+            record = replace(record, size=(frame.image.shape[0], frame.image.shape[1]))
+            try:
+                faces = aside.call(partial(self._found, frame))
+            except (RefnetError, MemoryError) as reason:
+                error = f"cannot analyze {label}: {reason or 'out of memory'}"
+        if error is not None or frame.image is None:
+            self._fail(label, error or "")
+            sink.write(replace(record, error=error))
+            if copies is not None and frame.last:  # what there is of a video that fails at its end
+                writer.call(partial(self._finish_copies, copies))
             return
-        record = replace(record, size=(frame.image.shape[0], frame.image.shape[1]))
-        try:
-            faces = self._tracked(frame, self.analyzer(frame.image))
-        except (RefnetError, MemoryError) as error:
-            message = f"cannot analyze {label}: {error or 'out of memory'}"
-            self._fail(label, message)
-            sink.write(replace(record, error=message))
-            return
-        if self.copies is not None:
-            writer.call(partial(self._draw, self.copies, frame, faces))
-        sink.write(replace(record, faces=faces))
+        if copies is not None:
+            writer.call(partial(self._draw, copies, frame, faces))
+        if self.crops is not None and isinstance(faces, Faces):
+            writer.call(partial(self._draw, self.crops, frame, faces))
+        record = replace(record, faces=faces)
+        sink.write(record)
+        self.progress.found(record, None if copies is None else copies.path(frame.source))
         self.outcome.faces += len(faces)
+        self.outcome.what = record.what[:-1]
         if frame.index is None:
             self.outcome.images += 1
         else:
             self.outcome.frames += 1
             self.outcome.videos += frame.last
 
-    def _tracked(self, frame: Frame, faces: Faces) -> Faces:
-        """The faces of a video's frame with their tracks; those of a photo as they are."""
-        if frame.index is None or frame.time is None:
-            return faces
-        if frame.index == 0:
-            self.tracker = FaceTracker(smoothing=self.smoothing)
-        return self.tracker.update(faces, frame.time)
+    def _tracker(self) -> FaceTracker:
+        analyzer: Any = self.analyzer
+        return FaceTracker(analyzer, search_every=self.search_every, smoothing=self.smoothing)
 
-    def _draw(self, copies: AnnotatedCopies, frame: Frame, faces: Faces) -> None:
+    def _found(self, frame: Frame) -> Faces | Detections:
+        """What is in a frame; of a video the faces with their tracks."""
+        assert frame.image is not None
+        if frame.time is None or isinstance(self.analyzer, Detector):
+            return self.analyzer(frame.image)
+        if frame.index == 0:
+            self.tracker = self._tracker()
+        return self.tracker(frame.image, frame.time)
+
+    def _draw(self, writer: AnnotatedCopies | FaceCrops, frame: Frame, faces: Any) -> None:
         try:
-            copies.write(frame, faces)
+            writer.write(frame, faces)
         except RefnetError as error:
             self._fail(frame.source.label, str(error))
 
@@ -183,29 +231,30 @@ class Job:
 
 
 class Progress:
-    """Shows on standard error how far a job is, and what fails.
+    """Shows how far a job is and what fails, on standard error, and what it finds, on standard output.
 
     Args:
-        bar: show a bar with rate and time left, where standard error is a terminal and tqdm is
-            installed.
+        bar: show a bar with rate and time left after two seconds, where standard error is a terminal.
         failures: print a line for every source that fails.
+        lines: print a line to standard output for every photo, and for every video at its end.
     """
 
-    def __init__(self, *, bar: bool = True, failures: bool = True) -> None:
-        self._wanted, self._failures = bar, failures
+    def __init__(self, *, bar: bool = True, failures: bool = True, lines: bool = False) -> None:
+        self._wanted, self._failures, self._lines = bar, failures, lines
         self._bar: Any = None
+        self._frames = self._most = 0
 
     def begin(self, sources: Sequence[Source]) -> None:
         """Open the bar for all frames of `sources`; without an end where a source does not give its length."""
-        if not self._wanted or not sys.stderr.isatty():
+        if not self._wanted or sys.stderr is None or not sys.stderr.isatty():
             return
-        try:
-            from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
-        except ImportError:
-            return
+        from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
         counts = [frame_count(source) for source in sources]
         total = None if None in counts else sum(c for c in counts if c is not None)
-        self._bar = tqdm(total=total, unit=" images", dynamic_ncols=True, file=sys.stderr)
+        self._bar = tqdm(
+            total=total, unit=" images", dynamic_ncols=True, file=sys.stderr, delay=2, leave=False
+        )
 
     def advance(self) -> None:
         """Count one frame."""
@@ -216,11 +265,32 @@ class Progress:
         """Print a failure, above the bar where there is one; from any thread."""
         if not self._failures:
             return
-        line = f"refnet: {message}"
+        self._print(f"refnet: {message}", sys.stderr)
+
+    def found(self, record: Record, copy: Path | None) -> None:
+        """Print what is in a photo, or at its end what was in a video; `copy` is its drawing."""
+        faces = [] if record.faces is None else [*record.faces]
+        self._frames, self._most = self._frames + 1, max(self._most, len(faces))
+        if not record.last:
+            return
+        one = record.what[:-1]
+        what = counted(len(faces), one)
+        if record.time is not None:
+            what = f"{counted(self._frames, 'frame')}, at most {counted(self._most, one)} at once"
+        elif faces:
+            what += f", {'; '.join(map(_place, faces[:SHOWN]))}"
+            what += f"; and {len(faces) - SHOWN} more" if len(faces) > SHOWN else ""
+        self._frames = self._most = 0
+        if self._lines:
+            made = "" if copy is None else f" → {copy}"
+            self._print(f"{record.source}: {what}{made}", sys.stdout)
+
+    def _print(self, line: str, file: TextIO | None) -> None:
+        line = printable(line)
         if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
+            self._bar.write(line, file=file)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=file, flush=True)
 
     def close(self) -> None:
         """Close the bar."""
@@ -228,9 +298,23 @@ class Progress:
             self._bar.close()
 
 
-def _landmark_count(analyzer: FaceAnalyzer) -> int:
+def counted(number: int, what: str) -> str:
+    """A number and its noun: "1 face", "1,200 frames"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _place(found: Any) -> str:
+    """Where a face or a detection is, for a reader: whole pixels, and the score."""
+    box, score, name = (found.box, found.score, "") if isinstance(found, Face) else found
+    place = f"{' '.join(str(round(float(v))) for v in box)} score {score:.2f}"
+    return f"{name} {place}" if name else place
+
+
+def _landmark_count(analyzer: Any) -> int:
     """The number of points that the analyzer finds in a face; 0 without a landmarker."""
-    if analyzer.landmarker is None:
+    landmarker = getattr(analyzer, "landmarker", None)
+    if landmarker is None:
         return 0
-    graph = analyzer.landmarker.model.graph
-    return graph.shapes()[graph.outputs[-1]][-1] // 2
+    graph = landmarker.model.graph
+    count: int = graph.shapes()[graph.outputs[-1]][-1] // 2
+    return count

@@ -1,0 +1,77 @@
+"""`refnet blur`: photos and videos in which faces cannot be recognised."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import Any
+
+from refnet.cli.arguments import network, positive
+from refnet.cli.media import add_detection, add_output, add_paths, run_job
+from refnet.cli.parser import add_verb
+from refnet.errors import OptionError
+from refnet.faces.analyzer import FaceAnalyzer
+from refnet.faces.face import Faces
+from refnet.networks.defaults import DETECTOR
+from refnet.ops import Array
+
+METHODS, SHAPES = ("blur", "pixelate", "solid"), ("ellipse", "box")
+
+_EPILOG = """\
+examples:
+  refnet blur photo.jpg -o blurred.jpg
+  refnet blur holiday/ clip.mp4 -o hidden --method pixelate --shape box
+
+Every frame of a video is searched. No detector finds all faces: look at the result before you
+publish it; a lower --threshold hides more. Copies of videos have no sound.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = add_verb(
+        subparsers,
+        "blur",
+        "PATH... -o DIR|FILE [--method M] [--shape S] [--threshold 0..1] [...]",
+        "hide the faces in photos, folders and videos",
+        epilog=_EPILOG,
+    )
+    add_paths(parser)
+    look = parser.add_argument_group("look")
+    look.add_argument("--method", choices=METHODS, default="blur", help="default: %(default)s")
+    look.add_argument("--shape", choices=SHAPES, default="ellipse", help="default: %(default)s")
+    look.add_argument(
+        "--margin",
+        type=positive("--margin"),
+        default=0.3,
+        metavar="F",
+        help="share of the box by which the shape is larger on each side (default: %(default)s)",
+    )
+    add_output(
+        parser.add_argument_group("output"), None, "where the faces were: .jsonl, .csv, .parquet"
+    )
+    group = parser.add_argument_group("network: a name, name:option=value, or a file")
+    group.add_argument("--detector", default=DETECTOR, metavar="N", help="default: %(default)s")
+    add_detection(group)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.output is None:
+        raise OptionError("refnet blur needs -o, a folder or a file for the copies")
+    analyzer = FaceAnalyzer(
+        network(arguments.detector),
+        None,
+        threshold=arguments.threshold,
+        min_size=arguments.min_size,
+        threads=arguments.threads,
+    )
+    render = partial(
+        hidden, method=arguments.method, shape=arguments.shape, margin=arguments.margin
+    )
+    return run_job(arguments, analyzer, folder=None, render=render)
+
+
+def hidden(image: Array, faces: Faces, **settings: Any) -> Array:
+    """`image`, uint8 (H, W, 3) BGR, with `faces` hidden."""
+    covered: Array = faces.blur(image, **settings)
+    return covered

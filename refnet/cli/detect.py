@@ -1,0 +1,54 @@
+"""`refnet detect`: boxes of anything that a network finds."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from refnet.cli.arguments import network
+from refnet.cli.media import add_detection, add_output, add_paths, run_job
+from refnet.cli.parser import add_verb
+from refnet.detection.detector import Detector
+from refnet.errors import OptionError
+from refnet.networks.defaults import DETECTOR
+from refnet.results.drawing import draw_detections
+
+_EPILOG = """\
+examples:
+  refnet detect photo.jpg --detector yunet_n.onnx
+  refnet detect game.mp4 --detector basketnet.safetensors -o out.mp4
+
+`refnet faces` finds landmarks as well, and follows faces through videos.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = add_verb(
+        subparsers,
+        "detect",
+        "PATH... --detector N [-o DIR|FILE] [--json] [--threshold 0..1] [...]",
+        "find boxes of anything: faces, heads, people, plates, balls, with their class",
+        epilog=_EPILOG,
+    )
+    add_paths(parser)
+    group = parser.add_argument_group("network: a name, name:option=value, or a file")
+    group.add_argument("--detector", default=DETECTOR, metavar="N", help="default: %(default)s")
+    add_detection(group)
+    output = parser.add_argument_group("output")
+    add_output(output, "detected", ".jsonl (default: DIR/objects.jsonl)")
+    output.add_argument("--no-media", action="store_true", help="draw nothing")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.results and not arguments.results.lower().endswith(".jsonl"):
+        raise OptionError("refnet detect writes JSON lines: let --results end in .jsonl")
+    detector = Detector(
+        network(arguments.detector),
+        threshold=arguments.threshold,
+        min_size=arguments.min_size,
+        threads=arguments.threads,
+    )
+    return run_job(
+        arguments, detector, folder="detected", render=draw_detections, results="objects.jsonl"
+    )

@@ -1,0 +1,120 @@
+"""The file beside a results file: the lock of the run that writes it, and the settings it was made with.
+
+Results hold what was found and nothing else, so that any reader of JSON lines, CSV or Parquet takes
+them as they are. What a second run has to know is in a small JSON file of its own, `.faces.jsonl.refnet`
+for `faces.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from refnet.errors import OptionError, OutputError
+from refnet.files import writing
+from refnet.version import __version__
+
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Companion:
+    """The companion of a results file, locked until `close`.
+
+    Args:
+        results: the results file, which need not be there.
+
+    Attributes:
+        settings: {name: plain value} that the results were made with; None where that is not known.
+        folder: what relative paths in the results are relative to: the folder in which the first run
+            was started; None where that is not known.
+
+    Raises:
+        OutputError: another run holds the lock, or the file cannot be written.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.results, self.path = results, results.with_name(f".{results.name}.refnet")
+        self.settings: dict[str, Any] | None = None
+        self.folder: str | None = None
+        with writing(self.path):
+            self._new = not self.path.exists()
+            self._handle = os.open(self.path, _FLAGS, 0o666)
+            try:
+                _lock(self._handle)
+            except OSError:
+                os.close(self._handle)
+                raise OutputError(
+                    f"{results} is being written by another run; wait until it ends, or name another "
+                    "file for the results"
+                ) from None
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            found = json.loads(os.read(self._handle, 1 << 20) or b"{}")
+        except (ValueError, RecursionError):
+            return
+        if isinstance(found, dict):
+            settings, folder = found.get("settings"), found.get("folder")
+            self.settings = settings if isinstance(settings, dict) else None
+            self.folder = folder if isinstance(folder, str) else None
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to continue results that were made with other settings.
+
+        Raises:
+            OptionError: they were, or it is not known; the message names what differs.
+        """
+        advice = "; --overwrite makes it anew, and another -o or --results keeps both"
+        if self.settings is None:
+            raise OptionError(f"{self.results} was made with settings that are not known{advice}")
+        ours = json.loads(json.dumps(dict(settings)))  # as it comes back from a file
+        names = [n for n in {**self.settings, **ours} if self.settings.get(n) != ours.get(n)]
+        if names:
+            # A digest says nothing to a reader, so that other weights are named by the network.
+            shown = [name for name in names if not name.endswith("weights")]
+            before = ", ".join(f"{n} {_shown(self.settings.get(n))}" for n in shown)
+            now = ", ".join(_shown(ours.get(n)) for n in shown)
+            made = f"{before}, and this run has {now}" if shown else f"other {names[0]}"
+            raise OptionError(f"{self.results} was made with {made}{advice}")
+
+    def note(self, settings: Mapping[str, Any] | None, folder: str) -> None:
+        """Write down what the results are made with. Raises OutputError where that fails."""
+        noted = {"refnet": __version__, "settings": settings, "folder": folder}
+        with writing(self.path):
+            os.lseek(self._handle, 0, os.SEEK_SET)
+            os.ftruncate(self._handle, 0)
+            os.write(self._handle, (json.dumps(noted) + "\n").encode())
+        self._new = False
+
+    def close(self) -> None:
+        """Let go of the lock; a companion that was made for nothing is removed."""
+        if self._handle >= 0:
+            if self._new:
+                self.path.unlink(missing_ok=True)
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_shown(inner)}" for name, inner in value.items()) or "none"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file for this process. Raises OSError where another has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(handle, 1 << 30, os.SEEK_SET)  # far out of the content, which others may read
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        os.lseek(handle, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
