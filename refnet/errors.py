@@ -94,7 +94,7 @@ class FileError(RefnetError, OSError):
         self.errno = errno
 
     def __str__(self) -> str:
-        return str(self.args[0])  # an OSError's own would be made of number and name
+        return printable(str(self.args[0]))  # an OSError's own is made of number and name
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.filename, self.errno)
