@@ -250,7 +250,7 @@ def test_wrong_options(
 
 
 def test_without_weights_it_says_which_option_to_give(tmp_path: Path, capsys: Any) -> None:
-    call = ["faces", str(tmp_path), "--detector", "lffd-pedestrian", "--boxes-only"]
+    call = ["faces", str(tmp_path), "--detector", "lffd-face-v1", "--boxes-only"]
     assert main(call) == 1
     assert "--detector-weights FILE" in capsys.readouterr().err
 
