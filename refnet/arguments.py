@@ -27,6 +27,7 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "confidence": ("threshold",),
     "confidence_threshold": ("threshold",),
     "det_size": ("min_size",),
+    "detector_weights": ("detector",),
     "det_thresh": ("threshold",),
     "engine": ("backend", "on"),
     "fps": ("time",),
@@ -34,6 +35,7 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "imgsz": ("min_size",),
     "input_size": ("min_size",),
     "iou": ("nms_threshold", "overlap"),
+    "landmarker_weights": ("landmarker",),
     "max_num": ("top_k",),
     "method": ("shape",),
     "min_confidence": ("threshold",),
@@ -51,6 +53,9 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "timestamp": ("time",),
     "timestamp_ms": ("time",),
 }
+#: What is set when an object is made, not in its calls.
+SETTINGS = frozenset({"backend", "branches", "min_size", "nms_threshold", "scales", "threads"})
+SETTINGS |= {"refine", "threshold", "top_k"}
 
 #: What other libraries call the call of an object with an image, and the rest that is here.
 METHODS: Mapping[str, str] = {
@@ -97,7 +102,7 @@ def explicit(function: Callable[P, R]) -> Callable[P, R]:
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
     ]
     known = frozenset(named)
-    caller = function.__qualname__.removesuffix(".__init__").removesuffix(".__call__")
+    caller = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
     def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
@@ -112,10 +117,14 @@ def explicit(function: Callable[P, R]) -> Callable[P, R]:
 def unknown_keyword(caller: str, word: str, known: Iterable[str]) -> str:
     """The sentence about a keyword `word` that `caller`, which takes `known`, does not have."""
     known = list(known)
-    same = [ours for ours in KEYWORDS.get(word, ()) if ours in known]
+    meant = KEYWORDS.get(word, (word,))
+    same = [ours for ours in meant if ours in known]
+    kind, _, method = caller.partition(".")
+    if not same and method and meant[0] in SETTINGS:
+        return f"a call of {kind} has no argument {word}; set {meant[0]} when it is made"
     near = same[0] if same else nearest(word, known)
     hint = f"did you mean {near}?" if near else f"it takes {', '.join(known)}"
-    return f"{caller} has no argument {word}; {hint}"
+    return f"{caller.removesuffix('.__call__')} has no argument {word}; {hint}"
 
 
 class CalledWithImages:

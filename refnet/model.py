@@ -17,6 +17,7 @@ from refnet.cores import thread_count
 from refnet.engine import Engine, unavailable
 from refnet.errors import (
     BackendError,
+    CheckpointError,
     FileError,
     OptionError,
     RefnetError,
@@ -28,6 +29,8 @@ from refnet.networks import NETWORKS, build, check_options, network_options, spl
 from refnet.ops import Array
 from refnet.values import objection, variances
 
+#: Suffixes of what is given for a network by mistake.
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 BACKENDS = ("auto", "compiled", "numpy")
 FLOAT32, FLOAT64 = FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -270,6 +273,8 @@ def load(
 
         if not Path(weights).exists():
             raise _absent(os.fspath(weights))
+        if Path(weights).suffix.lower() in PICTURES:
+            raise CheckpointError(f"{os.fspath(weights)} is a picture, no network")
         checkpoint = read(weights)
         try:
             network, options, tensors = identify(checkpoint, network, **options)
@@ -308,6 +313,15 @@ def network_of(name_or_file: str | os.PathLike[str]) -> tuple[str | None, dict[s
     network_options(network)  # raises the error that names the networks
     check_options(network, options)
     return network, options
+
+
+def name_of(net: Net) -> str | None:
+    """The network's name where `net` is one, with options or without; None for a file or a model.
+
+    Raises:
+        As `network_of`.
+    """
+    return None if isinstance(net, Model) else network_of(net)[0]
 
 
 def model_for(

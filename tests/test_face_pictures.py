@@ -118,7 +118,7 @@ def test_wrong_blurs_are_named() -> None:
 def test_slices_and_masks_of_faces_are_faces() -> None:
     faces = Faces([face(x) for x in (10, 20, 30)])
     assert isinstance(faces[:2], Faces) and len(faces[:2]) == 2
-    assert faces[faces.boxes[:, 0] > 15] == [faces[1], faces[2]]
+    assert list(faces[faces.boxes[:, 0] > 15]) == [faces[1], faces[2]]
     assert isinstance(faces[[2, 0]], Faces) and faces[[2, 0]][0] is faces[2]
     assert faces[-1] is list(faces)[2]
     assert Faces().boxes.shape == (0, 4) and Faces().scores.shape == (0,)

@@ -120,6 +120,13 @@ GUESSES: list[tuple[str, Callable[[], Any], str]] = [
     ("result.plot()", lambda: any_faces().plot, r"did you mean draw\(image\)"),
     ("model.track", lambda: any_analyzer().track, "FaceTracker"),
     ("box.id", lambda: any_face().id, "did you mean track_id"),
+    ("model(image, conf=)", lambda: any_analyzer()(IMAGE, conf=1), "set threshold when it is made"),
+    (
+        "detector(image, iou=)",
+        lambda: any_analyzer().detector(IMAGE, iou=1),
+        "set nms_threshold when",
+    ),
+    ("model=a picture", lambda: R.FaceAnalyzer(str(PHOTO)), "is a picture, no network"),
     # mediapipe
     ("refnet.FaceMesh", lambda: R.FaceMesh, "did you mean FaceLandmarker"),
     ("min_detection_confidence=", lambda: R.FaceDetector(min_detection_confidence=1), "threshold"),

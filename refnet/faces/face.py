@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -195,13 +195,20 @@ class Faces(list[Face]):
     Slices, masks and lists of indices give `Faces` too: `faces[faces.scores > 0.8]`.
     """
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload  # type: ignore[override]  # an array has __index__ and gives several here
+    def __getitem__(self, index: int) -> Face: ...
+
+    @overload
+    def __getitem__(self, index: slice | Array | Sequence[int]) -> Faces: ...
+
+    def __getitem__(self, index: Any) -> Face | Faces:
         """A face at a number; the faces of a slice, a mask or several indices."""
         if isinstance(index, slice):
             return Faces(super().__getitem__(index))
         if isinstance(index, np.ndarray | list):
             return Faces(list.__getitem__(self, i) for i in np.arange(len(self))[index])
-        return super().__getitem__(index)
+        face: Face = super().__getitem__(index)
+        return face
 
     @property
     def boxes(self) -> Array:
