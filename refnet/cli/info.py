@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import Any
 
 from refnet.cli.arguments import add_options, parse_options
@@ -11,6 +12,7 @@ from refnet.engine import Engine
 from refnet.exchange.graphs import read_graph
 from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
+from refnet.networks.defaults import NEUTRAL, Defaults, defaults_of
 from refnet.random_weights import random_weights
 
 
@@ -19,7 +21,8 @@ def add_parser(subparsers: Any) -> None:
         "info",
         help="show a network layer by layer",
         description="Show a network layer by layer: output shape, parameters, multiply-accumulates, "
-        "receptive field and jump (pixels between neighbouring units).",
+        "receptive field and jump (pixels between neighbouring units); of networks that are known, also what they "
+        "expect of an image, and how their outputs are read.",
     )
     parser.add_argument("network", help="a name that `refnet models` lists, or an ONNX file")
     add_options(parser)
@@ -35,12 +38,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         print(Engine(graph, random_weights(graph)).plan().explain())
         return 0
-    print(json.dumps(_as_data(graph), indent=2) if arguments.json else graph.summary())
+    if arguments.json:
+        print(json.dumps(_as_data(graph), indent=2))
+    else:
+        print("\n".join([graph.summary(), *_use(defaults_of(graph))]))
     return 0
+
+
+def _use(defaults: Defaults) -> list[str]:
+    """Lines on what a network expects and means; none of one that is not known."""
+    if defaults == NEUTRAL:
+        return []
+    lines = [f"pixels       {defaults.preprocessing}"]
+    if (detection := defaults.detection) is not None:
+        lines.append(
+            f"decoder      {detection.head}: boxes of {' and '.join(detection.classes)}, threshold "
+            f"{detection.threshold:g}, nms {detection.overlap} {detection.nms_threshold:g}"
+        )
+    return lines
 
 
 def _as_data(graph: Graph) -> dict[str, Any]:
     shapes, macs, fields = graph.shapes(), graph.macs(), receptive_field(graph)
+    defaults = defaults_of(graph)
+    known, detection = defaults != NEUTRAL, defaults.detection
     layers = []
     for node in graph.nodes:
         field = fields[node.name]
@@ -65,5 +86,7 @@ def _as_data(graph: Graph) -> dict[str, Any]:
         "parameters": graph.parameter_count,
         "buffers": graph.buffer_count,
         "macs": sum(macs.values()),
+        "preprocessing": asdict(defaults.preprocessing) if known else None,
+        "decoder": detection and detection.head,
         "layers": layers,
     }

@@ -22,14 +22,36 @@ from refnet.detection.detections import Candidates, Detections
 from refnet.detection.head import Head, HeadSettings
 from refnet.detection.lffd import LFFDHead
 from refnet.detection.nms import OVERLAPS, sorted_by_score, suppress
+from refnet.detection.published import (
+    CenterFaceHead,
+    RetinaFaceHead,
+    SCRFDHead,
+    UltraLightHead,
+    YuNetHead,
+)
 from refnet.detection.pyramid import checked_scales
 from refnet.errors import OptionError
 from refnet.media.images import Image, as_image, as_images
 from refnet.model import Net, model_for
-from refnet.networks.defaults import DEFAULTS, DETECTOR, Defaults, defaults_of, detection_of
+from refnet.networks.defaults import (
+    DEFAULTS,
+    DETECTOR,
+    Defaults,
+    defaults_of,
+    detection_of,
+    published,
+)
 
 #: What turns a network's outputs into candidates, by the name that `refnet.networks.defaults` uses.
-HEADS: Mapping[str, type[Head]] = {"lffd": LFFDHead, "basketnet": BasketNetHead}
+HEADS: Mapping[str, type[Head]] = {
+    "lffd": LFFDHead,
+    "basketnet": BasketNetHead,
+    "yunet": YuNetHead,
+    "scrfd": SCRFDHead,
+    "ultralight": UltraLightHead,
+    "centerface": CenterFaceHead,
+    "retinaface": RetinaFaceHead,
+}
 
 #: The class of the boxes that a face detector must have.
 FACE = "face"
@@ -39,8 +61,9 @@ class Detector:
     """Finds objects: faces, heads, pedestrians, licence plates, balls, by the network that it is given.
 
     Args:
-        model: an LFFD network or BasketNet: a `Model`, a name from `refnet.networks()` such as
-            "basketnet" or "lffd-face-v2:width=0.5", or a checkpoint's path.
+        model: a detection network: a `Model`, a name from `refnet.networks()` such as "basketnet" or
+            "lffd-face-v2:width=0.5", a checkpoint's path, or the path of a published face detector in
+            ONNX, see `refnet.networks.published`.
         weights: as in `refnet.load`, where `model` is a name or a path.
         threshold: boxes with a strictly higher score are kept, in [0, 1). The network's own by default;
             see `refnet.networks.defaults`.
@@ -59,6 +82,8 @@ class Detector:
             None for all.
         defaults: what the network expects and means, for one that `refnet.networks.defaults` does
             not list.
+        decoder: how an ONNX file's outputs are read, where their shapes do not tell: "yunet", "scrfd",
+            "ultralight", "centerface" or "retinaface".
         threads, backend: as in `refnet.load`.
 
     Attributes:
@@ -84,12 +109,19 @@ class Detector:
         top_k: int = 10000,
         branches: Sequence[int] | None = None,
         defaults: Defaults | None = None,
+        decoder: str | None = None,
         threads: int | None = None,
         backend: str = "auto",
     ) -> None:
+        if decoder is not None and defaults is not None:
+            raise OptionError(
+                "defaults say how outputs are read, and so does decoder: pass one of them"
+            )
         settings = _settings(threshold, min_size, scales, branches)
         self.model = model_for(model, weights, threads=threads, backend=backend)
-        defaults = defaults_of(self.model.graph) if defaults is None else defaults
+        if defaults is None:
+            graph = self.model.graph
+            defaults = defaults_of(graph) if decoder is None else published(decoder)
         self.detection = detection_of(self.model.graph, defaults)
         self.threshold = self.detection.threshold if threshold is None else float(threshold)
         self.nms_threshold = (
@@ -230,6 +262,7 @@ class FaceDetector(Detector):
         top_k: int = 10000,
         branches: Sequence[int] | None = None,
         defaults: Defaults | None = None,
+        decoder: str | None = None,
         threads: int | None = None,
         backend: str = "auto",
     ) -> None:
@@ -244,6 +277,7 @@ class FaceDetector(Detector):
             top_k=top_k,
             branches=branches,
             defaults=defaults,
+            decoder=decoder,
             threads=threads,
             backend=backend,
         )
