@@ -596,7 +596,8 @@ def test_a_network_of_ones_own_brings_its_defaults() -> None:
     with pytest.raises(OptionError, match="one range of sizes for each"):
         Detector(mine, defaults=OWN)
     detection = replace(OWN.detection or Detection((), 0, 0), head="none")
-    with pytest.raises(OptionError, match="head is one of lffd, light, basketnet, not 'none'"):
+    heads = "lffd, light, basketnet, yunet, scrfd, ultralight, centerface, retinaface"
+    with pytest.raises(OptionError, match=f"head is one of {heads}, not 'none'"):
         Detector(mine, defaults=replace(OWN, detection=detection))
 
 
