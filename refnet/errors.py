@@ -22,6 +22,19 @@ import os
 from typing import Any
 
 
+def printable(text: str) -> str:
+    """`text` in one line that does nothing to a terminal: what is no visible character is escaped, as "\\x1b".
+
+    Names in a file, and names of files, may hold anything. Text that is escaped already stays as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 class RefnetError(Exception):
     """The root of the tree: `except refnet.RefnetError` catches all that refnet raises on purpose."""
 

@@ -6,12 +6,7 @@ import argparse
 import json
 import math
 import os
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from refnet.errors import OptionError, WeightsError
@@ -24,8 +19,6 @@ from refnet.networks import parse_options
 NETWORK = "a name that `refnet networks` lists, name:option=value, or a file"
 #: More threads than any machine has cores.
 MOST_THREADS = 1024
-#: Seconds after which a wait is shown.
-PATIENCE = 2.0
 
 
 def threshold(text: str) -> float:
@@ -166,28 +159,3 @@ def file_with_options(text: str) -> tuple[str | None, dict[str, Any]]:
     if not colon or "=" not in words or not os.path.isfile(path):
         return None, {}
     return path, parse_options(words.split(","))
-
-
-@contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Show on a terminal that something takes long, and how long so far, until the block ends."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield
-        return
-    ended, start = threading.Event(), monotonic()
-
-    def show() -> None:
-        shown, wait = False, PATIENCE
-        while not ended.wait(wait):
-            print(f"\r{what}, {monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
-            shown, wait = True, 1.0
-        if shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=show, name="refnet-waiting", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

@@ -10,10 +10,9 @@ from typing import Any
 from refnet.checkpoints import FORMATS, Checkpoint, identify, read, save
 from refnet.cli.arguments import add_json, file_with_options, print_json
 from refnet.cli.parser import add_verb
-from refnet.errors import OptionError
+from refnet.errors import OptionError, printable
 from refnet.model import network_of
 from refnet.networks import build
-from refnet.printable import printable
 
 
 def add_parser(subparsers: Any) -> None:

@@ -15,7 +15,6 @@ from refnet.cli.arguments import (
     print_json,
     read_graph,
     read_model,
-    waiting,
 )
 from refnet.cli.parser import add_verb
 from refnet.errors import OptionError
@@ -30,6 +29,7 @@ from refnet.model import Model
 from refnet.networks.defaults import defaults_of
 from refnet.ops import Array
 from refnet.tables import align
+from refnet.waiting import waiting
 
 HEADINGS = (
     "branch",

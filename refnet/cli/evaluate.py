@@ -17,7 +17,6 @@ from refnet.cli.arguments import (
     add_threads,
     print_json,
     read_model,
-    waiting,
     whole_number,
 )
 from refnet.cli.parser import add_verb
@@ -32,6 +31,7 @@ from refnet.results.sheets import boxes_tile, points_tile, sheet
 from refnet.training.annotations import BoxedPhoto, boxed_photos, landmark_faces
 from refnet.training.evaluation import find_landmarks, missed_and_false, results_by_class
 from refnet.training.metrics import NORMALISATIONS, RULES, cumulative_error, nme
+from refnet.waiting import waiting
 
 #: How many cases a sheet shows.
 WORST = 12

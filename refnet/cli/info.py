@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from refnet.cli.arguments import NETWORK, add_json, print_json, read_graph, waiting
+from refnet.cli.arguments import NETWORK, add_json, print_json, read_graph
 from refnet.cli.parser import add_verb
 from refnet.engine import Engine
 from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
 from refnet.random_weights import random_weights
+from refnet.waiting import waiting
 
 
 def add_parser(subparsers: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from refnet.cli.arguments import (
     add_threads,
     print_json,
     read_model,
-    waiting,
 )
 from refnet.cli.parser import add_verb
 from refnet.errors import OptionError, ShapeError
 from refnet.files import reading, write_file
 from refnet.media.sources import PHOTO_SUFFIXES
 from refnet.ops import Array
+from refnet.waiting import waiting
 
 
 def add_parser(subparsers: Any) -> None:
@@ -58,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
         zip(model.graph.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
     )
     buffer = io.BytesIO()
-    np.savez(buffer, **named)  # type: ignore[arg-type]  # names are ours, none is a keyword
+    with zipfile.ZipFile(buffer, "w") as archive:  # as np.savez, which takes no array called "file"
+        for name, array in named.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
     write_file(output, [buffer.getvalue()])
     for name, array in named.items():
         if arguments.json:
