@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,34 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help=f"what computes: {', '.join(BACKENDS)} (default: the fastest that runs here)",
     )
+
+
+def add_overwrite(parser: argparse._ActionsContainer, what: str = "files that are there") -> None:
+    """`--overwrite`."""
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
+
+
+def check_new(
+    outputs: Iterable[str | os.PathLike[str] | None],
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    *,
+    overwrite: bool,
+) -> None:
+    """Refuse to replace an input, or without `overwrite` any file.
+
+    Raises:
+        OptionError: an output would; the message names it.
+    """
+    read = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if path is None or not os.path.lexists(path):
+            continue
+        if os.path.realpath(path) in read:
+            raise OptionError(
+                f"{os.fspath(path)} is read here, and would be replaced; name another file"
+            )
+        if not overwrite:
+            raise OptionError(f"{os.fspath(path)} is there; --overwrite replaces it")
 
 
 def print_json(value: Any) -> None:

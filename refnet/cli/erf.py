@@ -11,6 +11,8 @@ from typing import Any
 from refnet.cli.arguments import (
     NETWORK,
     add_json,
+    add_overwrite,
+    check_new,
     numbers,
     print_json,
     read_graph,
@@ -142,10 +144,16 @@ def _add_figures(group: argparse._ArgumentGroup) -> None:
         metavar="X1,Y1,X2,Y2",
         help="a face in the image, which scales a sheet",
     )
+    add_overwrite(group, "pictures that are there")
     group.add_argument("--compact", action="store_true", help="PNG of 256 colours")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_new(
+        [getattr(arguments, name) for name in FIGURES],
+        [*(arguments.image or ()), arguments.network or ""],
+        overwrite=arguments.overwrite,
+    )
     if arguments.table:
         return _print_table(as_json=arguments.json)
     if arguments.network is None:
