@@ -1,11 +1,14 @@
 """Stages that overlap: all at work at once, errors where they belong, threads that end."""
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from refnet.media.background import Background, Prefetch
+from refnet.media.background import Aside, Background, Prefetch
 
 COUNT = 15
 FOREVER = (
@@ -111,3 +114,32 @@ def test_what_goes_wrong_last_is_raised_at_the_end() -> None:
 
     with pytest.raises(ValueError, match="disk"), Background() as writer:
         writer.call(fail)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+def test_ctrl_c_does_not_wait_for_what_runs_aside() -> None:
+    aside = Aside()
+    assert aside.call(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        aside.call(lambda: 1 // 0)
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        aside.call(lambda: time.sleep(3))
+    aside.close()
+    assert time.perf_counter() - start < 2
+
+
+def test_closing_does_not_wait_for_what_never_comes() -> None:
+    comes = threading.Event()
+
+    def never() -> Iterator[int]:
+        yield 1
+        comes.wait(20)
+
+    prefetched = Prefetch(never())
+    next(iter(prefetched))
+    start = time.perf_counter()
+    prefetched.close()
+    assert time.perf_counter() - start < 5
+    comes.set()

@@ -130,6 +130,12 @@ def test_erf_of_weights_on_an_image(
     out = capsys.readouterr().out
     assert out.startswith("lffd-head, trained, on 1 image(s)")
     assert all(path.stat().st_size > 3000 for path in written.values())
+    before = photo.read_bytes()
+    for words in ((str(written["compare"]),), (str(photo), "--overwrite")):
+        assert main([*command, "--heat-map", *words]) == 2
+    assert photo.read_bytes() == before
+    said = capsys.readouterr().err.splitlines()
+    assert "--overwrite replaces it" in said[0] and "is read here" in said[1]
     assert main([*command, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["unit"] == [9, 14]

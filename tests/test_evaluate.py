@@ -74,7 +74,9 @@ def test_landmarks_of_a_network_that_errs_by_a_known_shift(
     assert (figures["faces"], figures["points"]) == (4, 98)
     assert refnet.read_image(files[1]).shape == (224, 896, 3)
     assert refnet.read_image(files[0]).shape[0] > 300
-    assert call("landmarks", *words, "--normalisation", "box", "--limit", "0.2") == 0
+    with pytest.raises(OptionError, match=r"curve\.png is there; --overwrite"):
+        call("landmarks", *words)
+    assert call("landmarks", *words, "--overwrite", "--normalisation", "box", "--limit", "0.2") == 0
     assert "auc@0.2" in capsys.readouterr().out
 
 

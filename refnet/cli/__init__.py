@@ -21,8 +21,8 @@ from refnet.errors import (
     OutputError,
     RefnetError,
     WeightsError,
+    printable,
 )
-from refnet.printable import printable
 
 VERBS = (
     *("faces", "detect", "blur", "landmarks", "networks", "info", "rf", "erf", "run", "convert"),

@@ -6,12 +6,8 @@ import argparse
 import json
 import math
 import os
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from refnet.errors import OptionError, WeightsError
@@ -24,8 +20,6 @@ from refnet.networks import parse_options
 NETWORK = "a name that `refnet networks` lists, name:option=value, or a file"
 #: More threads than any machine has cores.
 MOST_THREADS = 1024
-#: Seconds after which a wait is shown.
-PATIENCE = 2.0
 
 
 def threshold(text: str) -> float:
@@ -116,6 +110,34 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_overwrite(parser: argparse._ActionsContainer, what: str = "files that are there") -> None:
+    """`--overwrite`."""
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
+
+
+def check_new(
+    outputs: Iterable[str | os.PathLike[str] | None],
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    *,
+    overwrite: bool,
+) -> None:
+    """Refuse to replace an input, or without `overwrite` any file.
+
+    Raises:
+        OptionError: an output would; the message names it.
+    """
+    read = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if path is None or not os.path.lexists(path):
+            continue
+        if os.path.realpath(path) in read:
+            raise OptionError(
+                f"{os.fspath(path)} is read here, and would be replaced; name another file"
+            )
+        if not overwrite:
+            raise OptionError(f"{os.fspath(path)} is there; --overwrite replaces it")
+
+
 def print_json(value: Any) -> None:
     """Print one line of JSON."""
     print(json.dumps(value))
@@ -166,28 +188,3 @@ def file_with_options(text: str) -> tuple[str | None, dict[str, Any]]:
     if not colon or "=" not in words or not os.path.isfile(path):
         return None, {}
     return path, parse_options(words.split(","))
-
-
-@contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Show on a terminal that something takes long, and how long so far, until the block ends."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield
-        return
-    ended, start = threading.Event(), monotonic()
-
-    def show() -> None:
-        shown, wait = False, PATIENCE
-        while not ended.wait(wait):
-            print(f"\r{what}, {monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
-            shown, wait = True, 1.0
-        if shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=show, name="refnet-waiting", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

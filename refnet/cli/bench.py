@@ -14,6 +14,8 @@ from refnet.cli.arguments import (
     MOST_THREADS,
     NETWORK,
     add_json,
+    add_overwrite,
+    check_new,
     print_json,
     read_graph,
     whole_number,
@@ -78,10 +80,12 @@ def add_parser(subparsers: Any) -> None:
     )
     add_json(parser)
     parser.add_argument("--plot", metavar="OUT.png", help="draw the ratios")
+    add_overwrite(parser, "OUT.png")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_new([arguments.plot], overwrite=arguments.overwrite)
     if arguments.photos or arguments.video:
         return _print_media(arguments)
     if not arguments.networks:

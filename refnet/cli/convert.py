@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from refnet.checkpoints import FORMATS, Checkpoint, identify, read, save
-from refnet.cli.arguments import add_json, file_with_options, print_json
+from refnet.cli.arguments import (
+    add_json,
+    add_overwrite,
+    check_new,
+    file_with_options,
+    print_json,
+)
 from refnet.cli.parser import add_verb
-from refnet.errors import OptionError
+from refnet.errors import OptionError, printable
 from refnet.model import network_of
 from refnet.networks import build
-from refnet.printable import printable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="take the tensors out of a pickled module; its classes are neither imported nor run",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors")
+    add_overwrite(parser, "OUT.safetensors")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -50,8 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.suffix != ".safetensors":
         raise OptionError(f"{output}: safetensors is what is written; let its name end so")
-    if output.exists() and not arguments.overwrite:
-        raise OptionError(f"{output} is there; --overwrite replaces it")
+    check_new([output], [arguments.input], overwrite=arguments.overwrite)
     named, given = (None, {}) if arguments.network is None else network_of(arguments.network)
     if arguments.network is not None and named is None:
         raise OptionError(f"--network is a network's name, and {arguments.network} is a file")

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from refnet import __version__, engine
-from refnet.cli.arguments import add_json, print_json, waiting
+from refnet.cli.arguments import add_json, print_json
 from refnet.cli.parser import add_verb
 from refnet.errors import BackendError
 from refnet.model import load
 from refnet.networks import build
 from refnet.random_weights import random_weights
+from refnet.waiting import waiting
 
 PACKAGES = ("numpy", "numba", "llvmlite", "opencv-python-headless", "opencv-python", "onnx")
 #: How far the compiled backend may be from the float64 reference.

@@ -11,11 +11,12 @@ from typing import Any
 from refnet.cli.arguments import (
     NETWORK,
     add_json,
+    add_overwrite,
+    check_new,
     numbers,
     print_json,
     read_graph,
     read_model,
-    waiting,
 )
 from refnet.cli.parser import add_verb
 from refnet.errors import OptionError
@@ -30,6 +31,7 @@ from refnet.model import Model
 from refnet.networks.defaults import defaults_of
 from refnet.ops import Array
 from refnet.tables import align
+from refnet.waiting import waiting
 
 HEADINGS = (
     "branch",
@@ -142,10 +144,16 @@ def _add_figures(group: argparse._ArgumentGroup) -> None:
         metavar="X1,Y1,X2,Y2",
         help="a face in the image, which scales a sheet",
     )
+    add_overwrite(group, "pictures that are there")
     group.add_argument("--compact", action="store_true", help="PNG of 256 colours")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    check_new(
+        [getattr(arguments, name) for name in FIGURES],
+        [*(arguments.image or ()), arguments.network or ""],
+        overwrite=arguments.overwrite,
+    )
     if arguments.table:
         return _print_table(as_json=arguments.json)
     if arguments.network is None:

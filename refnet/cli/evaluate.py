@@ -14,10 +14,11 @@ from refnet.cli.arguments import (
     NETWORK,
     add_backend,
     add_json,
+    add_overwrite,
     add_threads,
+    check_new,
     print_json,
     read_model,
-    waiting,
     whole_number,
 )
 from refnet.cli.parser import add_verb
@@ -32,6 +33,7 @@ from refnet.results.sheets import boxes_tile, points_tile, sheet
 from refnet.training.annotations import BoxedPhoto, boxed_photos, landmark_faces
 from refnet.training.evaluation import find_landmarks, missed_and_false, results_by_class
 from refnet.training.metrics import NORMALISATIONS, RULES, cumulative_error, nme
+from refnet.waiting import waiting
 
 #: How many cases a sheet shows.
 WORST = 12
@@ -115,6 +117,7 @@ def _add_network(parser: argparse.ArgumentParser, default: str) -> None:
     )
     parser.add_argument("--sheet", type=Path, metavar="IMAGE", help="draw the worst cases")
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    add_overwrite(parser, "pictures that are there")
     add_json(parser)
     add_threads(parser)
     add_backend(parser)
@@ -122,6 +125,7 @@ def _add_network(parser: argparse.ArgumentParser, default: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the figures, and return 0. Raises RefnetError where it cannot."""
+    check_new([arguments.plot, arguments.sheet], overwrite=arguments.overwrite)
     code: int = arguments.kind(arguments)
     return code
 

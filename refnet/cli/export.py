@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import NETWORK, add_json, print_json, read_model
+from refnet.cli.arguments import NETWORK, add_json, add_overwrite, check_new, print_json, read_model
 from refnet.cli.parser import add_verb
 from refnet.errors import OptionError
 from refnet.exchange.onnx_export import export_onnx
@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("network", metavar="NETWORK", help=NETWORK)
     parser.add_argument("output", metavar="OUT.onnx", help="where the file goes")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT.onnx")
+    add_overwrite(parser, "OUT.onnx")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -32,8 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.suffix.lower() != ".onnx":
         raise OptionError(f"ONNX is what is written; let {output} end in .onnx")
-    if output.exists() and not arguments.overwrite:
-        raise OptionError(f"{output} is there; --overwrite replaces it")
+    check_new([output], [arguments.network], overwrite=arguments.overwrite)
     model = read_model(arguments.network, backend="numpy")
     size = export_onnx(model.graph, model.weights, output)
     if arguments.json:

@@ -6,13 +6,14 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from refnet.cli.arguments import NETWORK, add_json, print_json, read_graph, waiting
+from refnet.cli.arguments import NETWORK, add_json, print_json, read_graph
 from refnet.cli.parser import add_verb
 from refnet.engine import Engine
 from refnet.fields.receptive_field import receptive_field
 from refnet.graph import Graph
 from refnet.networks.defaults import NEUTRAL, Defaults, defaults_of
 from refnet.random_weights import random_weights
+from refnet.waiting import waiting
 
 
 def add_parser(subparsers: Any) -> None:

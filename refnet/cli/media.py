@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from refnet.cli.arguments import add_json, add_threads, threshold, whole_number
-from refnet.errors import OptionError
+from refnet.errors import OptionError, printable
 from refnet.media.images import IMAGE_SUFFIXES
 from refnet.media.sources import Sources, find_sources
-from refnet.printable import printable
 from refnet.results.copies import AnnotatedCopies, FaceCrops, Render
 from refnet.results.job import Job, Outcome, Progress, counted
 from refnet.results.sinks import SUFFIXES

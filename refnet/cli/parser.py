@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from refnet.printable import printable
+from refnet.errors import printable
 
 #: The exit code of a wrong call.
 WRONG_CALL = 2

@@ -14,16 +14,18 @@ from refnet.cli.arguments import (
     NETWORK,
     add_backend,
     add_json,
+    add_overwrite,
     add_threads,
+    check_new,
     print_json,
     read_model,
-    waiting,
 )
 from refnet.cli.parser import add_verb
 from refnet.errors import OptionError, ShapeError
 from refnet.files import reading, write_file
 from refnet.media.sources import PHOTO_SUFFIXES
 from refnet.ops import Array
+from refnet.waiting import waiting
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("network", metavar="NETWORK", help=NETWORK)
     parser.add_argument("input", metavar="IN.npy", help="float32 or float64, (N, C, H, W)")
     parser.add_argument("output", metavar="OUT.npz", help="where the outputs go")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT.npz")
+    add_overwrite(parser, "OUT.npz")
     add_json(parser)
     add_threads(parser)
     add_backend(parser)
@@ -49,8 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.suffix.lower() != ".npz":
         raise OptionError(f"the outputs are written as .npz, not as {output}")
-    if output.exists() and not arguments.overwrite:
-        raise OptionError(f"{output} is there; --overwrite replaces it")
+    check_new([output], [arguments.input, arguments.network], overwrite=arguments.overwrite)
     x = _read_array(arguments.input)
     model = read_model(arguments.network, backend=arguments.backend, threads=arguments.threads)
     with waiting("running"):

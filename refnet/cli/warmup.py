@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from refnet.cli.arguments import add_json, print_json, waiting
+from refnet.cli.arguments import add_json, print_json
 from refnet.cli.parser import add_verb
 from refnet.engine import unavailable, warmup
 from refnet.errors import BackendError
+from refnet.waiting import waiting
 
 
 def add_parser(subparsers: Any) -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,17 +19,17 @@ from typing import Any, TextIO
 
 from refnet.detection.detections import Detections
 from refnet.detection.detector import Detector
-from refnet.errors import OptionError, RefnetError
+from refnet.errors import OptionError, RefnetError, printable
 from refnet.faces.face import Face, Faces
 from refnet.faces.tracking import FaceTracker, Smoothing
 from refnet.media.background import Aside, Background, Prefetch
 from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames, real_path
 from refnet.ops import Array
-from refnet.printable import printable
 from refnet.results.copies import AnnotatedCopies, FaceCrops
 from refnet.results.records import Record
 from refnet.results.settings import settings_of
 from refnet.results.sinks import Sink, open_sink
+from refnet.waiting import waiting
 
 #: How many faces of a photo a printed line shows.
 SHOWN = 4
@@ -242,12 +242,14 @@ class Progress:
     def __init__(self, *, bar: bool = True, failures: bool = True, lines: bool = False) -> None:
         self._wanted, self._failures, self._lines = bar, failures, lines
         self._bar: Any = None
+        self._start = ExitStack()  # open until the first image is done, which may compile kernels
         self._frames = self._most = 0
 
     def begin(self, sources: Sequence[Source]) -> None:
         """Open the bar for all frames of `sources`; without an end where a source does not give its length."""
         if not self._wanted or sys.stderr is None or not sys.stderr.isatty():
             return
+        self._start.enter_context(waiting("preparing"))
         from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
         counts = [frame_count(source) for source in sources]
@@ -258,6 +260,7 @@ class Progress:
 
     def advance(self) -> None:
         """Count one frame."""
+        self._start.close()
         if self._bar is not None:
             self._bar.update()
 
@@ -286,6 +289,7 @@ class Progress:
             self._print(f"{record.source}: {what}{made}", sys.stdout)
 
     def _print(self, line: str, file: TextIO | None) -> None:
+        self._start.close()
         line = printable(line)
         if self._bar is not None:
             self._bar.write(line, file=file)
@@ -294,6 +298,7 @@ class Progress:
 
     def close(self) -> None:
         """Close the bar."""
+        self._start.close()
         if self._bar is not None:
             self._bar.close()
 
