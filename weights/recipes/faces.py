@@ -4,9 +4,10 @@
 
 The first run decodes DATA/train into OUT/photos and labels five points with the landmark networks under
 DATA/pfld/onnx, if they are there. `--minutes` ends a run early; the next one with the same OUT goes on from
-its state, which is all that has to be kept (OUT/checkpoint.pt). The learning rate is constant and falls over
-the last quarter of the steps; the averaged weights are good at any time. The last run writes
-OUT/lffd-light.safetensors and its card.
+its state, which is all that has to be kept: OUT/checkpoint.pt. A run under way has its state beside this file,
+as lffd-light.checkpoint.pt, to be copied there. The learning rate is constant and falls over the last quarter
+of the steps; the averaged weights are good at any time. The last run writes OUT/lffd-light.safetensors and its
+card.
 """
 
 from __future__ import annotations
