@@ -10,7 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "confidence": ("threshold",),
     "confidence_threshold": ("threshold",),
     "det_size": ("min_size",),
+    "detector_weights": ("detector",),
     "det_thresh": ("threshold",),
     "engine": ("backend", "on"),
     "fps": ("time",),
@@ -34,6 +35,7 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "imgsz": ("min_size",),
     "input_size": ("min_size",),
     "iou": ("nms_threshold", "overlap"),
+    "landmarker_weights": ("landmarker",),
     "max_num": ("top_k",),
     "method": ("shape",),
     "min_confidence": ("threshold",),
@@ -50,6 +52,29 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "skip_branches": ("branches",),
     "timestamp": ("time",),
     "timestamp_ms": ("time",),
+}
+#: What is set when an object is made, not in its calls.
+SETTINGS = frozenset({"backend", "branches", "min_size", "nms_threshold", "scales", "threads"})
+SETTINGS |= {"refine", "threshold", "top_k"}
+
+#: What other libraries call the call of an object with an image, and the rest that is here.
+METHODS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("get", "predict", "infer", "process", "analyze"), "a call, as in analyzer(image)"
+    ),
+    **dict.fromkeys(
+        ("detect_faces", "detectMultiScale", "detect_for_video"), "a call with the image"
+    ),
+    **dict.fromkeys(("detect_batch", "predict_batch", "detect_many"), "batch"),
+    "get_landmarks": "a call, as in landmarker(image, boxes)",
+    "track": "refnet.FaceTracker",
+    "stream": "refnet.FaceTracker().video(path)",
+    "prepare": "the arguments of the class: threshold, min_size, threads",
+    "setInputSize": "a call: an image of any size will do",
+    "names": "classes",
+    "to": "nothing: networks run on the CPU",
+    "cuda": "nothing: networks run on the CPU",
+    "eval": "nothing: networks only run",
 }
 
 
@@ -77,7 +102,7 @@ def explicit(function: Callable[P, R]) -> Callable[P, R]:
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
     ]
     known = frozenset(named)
-    caller = function.__qualname__.removesuffix(".__init__").removesuffix(".__call__")
+    caller = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
     def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
@@ -92,10 +117,23 @@ def explicit(function: Callable[P, R]) -> Callable[P, R]:
 def unknown_keyword(caller: str, word: str, known: Iterable[str]) -> str:
     """The sentence about a keyword `word` that `caller`, which takes `known`, does not have."""
     known = list(known)
-    same = [ours for ours in KEYWORDS.get(word, ()) if ours in known]
+    meant = KEYWORDS.get(word, (word,))
+    same = [ours for ours in meant if ours in known]
+    kind, _, method = caller.partition(".")
+    if not same and method and meant[0] in SETTINGS:
+        return f"a call of {kind} has no argument {word}; set {meant[0]} when it is made"
     near = same[0] if same else nearest(word, known)
     hint = f"did you mean {near}?" if near else f"it takes {', '.join(known)}"
-    return f"{caller} has no argument {word}; {hint}"
+    return f"{caller.removesuffix('.__call__')} has no argument {word}; {hint}"
+
+
+class CalledWithImages:
+    """A class whose objects are called with one image, and say so to those who look for a method."""
+
+    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+
+        def __getattr__(self, name: str) -> Any:
+            raise unknown_attribute(self, name, METHODS)
 
 
 def unknown_attribute(owner: Any, name: str, elsewhere: Mapping[str, str]) -> AttributeError:

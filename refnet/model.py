@@ -17,6 +17,7 @@ from refnet.cores import thread_count
 from refnet.engine import Engine, unavailable
 from refnet.errors import (
     BackendError,
+    CheckpointError,
     FileError,
     OptionError,
     RefnetError,
@@ -27,6 +28,8 @@ from refnet.graph import Graph
 from refnet.networks import NETWORKS, build, check_options, network_options, split_name
 from refnet.ops import Array
 
+#: Suffixes of what is given for a network by mistake.
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 BACKENDS = ("auto", "compiled", "numpy")
 FLOAT32, FLOAT64 = FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -269,6 +272,8 @@ def load(
 
         if not Path(weights).exists():
             raise _absent(os.fspath(weights))
+        if Path(weights).suffix.lower() in PICTURES:
+            raise CheckpointError(f"{os.fspath(weights)} is a picture, no network")
         network, options, tensors = identify(read(weights), network, **options)
     return Model(build(network, **options), tensors, backend=backend, threads=threads)
 
@@ -293,6 +298,15 @@ def network_of(name_or_file: str | os.PathLike[str]) -> tuple[str | None, dict[s
     network_options(network)  # raises the error that names the networks
     check_options(network, options)
     return network, options
+
+
+def name_of(net: Net) -> str | None:
+    """The network's name where `net` is one, with options or without; None for a file or a model.
+
+    Raises:
+        As `network_of`.
+    """
+    return None if isinstance(net, Model) else network_of(net)[0]
 
 
 def model_for(

@@ -11,7 +11,7 @@ import pytest
 import refnet
 import refnet.media.images
 from refnet.detection.detector import FaceDetector
-from refnet.errors import DependencyError, WeightsError
+from refnet.errors import DependencyError, OptionError, WeightsError
 from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.face import FACE_COLUMNS, Face, Faces
 from refnet.faces.landmarks import FaceLandmarker
@@ -144,8 +144,23 @@ def test_boxes_alone() -> None:
 
 
 def test_names_without_weights_say_what_is_missing() -> None:
-    with pytest.raises(WeightsError, match="lffd-pedestrian"):
-        FaceAnalyzer("lffd-pedestrian")
+    with pytest.raises(WeightsError, match="lffd-face-v1"):
+        FaceAnalyzer("lffd-face-v1")
+
+
+def test_networks_for_something_else_are_refused_before_weights_are_sought() -> None:
+    for detector, landmarker, says in (
+        ("lffd-pedestrian", None, "lffd-pedestrian finds boxes of pedestrian, no faces"),
+        ("pfld", None, "pfld detects nothing"),
+        (
+            "lffd-face-v2",
+            "lffd-head",
+            "lffd-head finds boxes of head, no landmarks; landmark networks",
+        ),
+        ("lffd-face-v2", "tinynet", "tinynet finds no landmarks"),
+    ):
+        with pytest.raises(OptionError, match=says):
+            FaceAnalyzer(detector, landmarker)
 
 
 def two_faces() -> Faces:

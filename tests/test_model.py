@@ -20,6 +20,7 @@ from refnet.errors import (
     UnknownNetworkError,
     WeightsError,
 )
+from refnet.model import graph_of
 from refnet.random_weights import random_weights
 
 
@@ -285,3 +286,51 @@ def test_a_backend_that_cannot_load_gives_way_to_numpy_once(tinynet: refnet.Mode
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
     ).stdout
     assert printed.startswith("numpy 1 the compiled backend cannot run here: REFNET_LANES is '5'")
+
+
+def test_inputs_and_outputs_by_name(tinynet: refnet.Model, polaris: refnet.Model) -> None:
+    """None where any size will do; a run returns the outputs in this order."""
+    assert polaris.inputs == {"input": (None, 3, 112, 112)}
+    outputs = polaris(image(2, 3, 112, 112))
+    for (name, shape), output in zip(polaris.outputs.items(), outputs, strict=True):
+        assert shape == (None, *output.shape[1:]), name
+    assert tinynet.inputs == {"input": (None, 3, None, None)}
+    (shape,) = tinynet.outputs.values()
+    assert shape[0] is None and shape[1] == np.shape(tinynet(image(1, 3, 15, 15)))[1]
+
+
+def test_options_may_stand_in_the_name() -> None:
+    weights = random_weights(refnet.build("pfld", width=0.25))
+    model = refnet.load("pfld:width=0.25", weights)
+    assert model.graph.options == refnet.build("pfld", width=0.25).options
+    assert refnet.build("lffd-head:input_size=255x333").input_shape == (3, 255, 333)
+    for name, says in {
+        "pfld:widht=1": "did you mean width",
+        "pfld:width": "KEY=VALUE",
+        "pfdl:width=1": "no network is named 'pfdl'",
+    }.items():
+        with pytest.raises(OptionError, match=says):
+            refnet.load(name)
+        with pytest.raises(OptionError, match=says):
+            refnet.build(name)
+
+
+def test_a_name_means_the_released_variant() -> None:
+    """In `load` and wherever a network is asked for; `build` has defaults of its own."""
+    name = "lffd-face-v2"
+    assert refnet.load(name).graph.options["width"] == graph_of(name).options["width"] == 0.5
+    assert graph_of(f"{name}:width=0.25").options["width"] == 0.25
+    assert refnet.build(name).options["width"] == 1
+    assert graph_of("pfld").options == refnet.build("pfld").options
+
+
+def test_networks_by_pattern() -> None:
+    assert refnet.networks("lffd-plate*") == ("lffd-plate", "lffd-plate-small")
+    assert set(refnet.networks(released=True)) < set(refnet.networks())
+    assert refnet.networks("lffd-*", released=True) == ("lffd-face-v2",)
+
+
+def test_images_are_told_from_inputs(tinynet: refnet.Model) -> None:
+    for array in (np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30, 3), np.float32)):
+        with pytest.raises(ShapeError, match=r"looks like an image: .*transpose\(2, 0, 1\)"):
+            tinynet(array)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refnet
+import refnet.weights
 from refnet import reference
 from refnet.builder import Builder, Window
 from refnet.fields.branches import branches
@@ -310,4 +312,18 @@ def _gaps(graph: Graph) -> bool:
             node.attributes.get("dilation", (1, 1)),
             strict=True,
         )
+    )
+
+
+def test_a_name_a_file_a_model_and_a_graph_are_all_networks() -> None:
+    model = refnet.load("lffd-face-v2")
+    want = refnet.receptive_field(model.graph)
+    path = refnet.weights.released("lffd-face-v2", {})
+    assert path is not None
+    nets: list[str | Path | refnet.Model] = ["lffd-face-v2", "lffd-face-v2:width=0.5", path, model]
+    for net in nets:
+        assert refnet.receptive_field(net) == want
+    erf = refnet.effective_receptive_field("tinynet")
+    np.testing.assert_array_equal(
+        erf.map, refnet.effective_receptive_field(refnet.build("tinynet")).map
     )

@@ -210,3 +210,58 @@ def test_a_real_face_before_a_noisy_camera(assets: Path) -> None:
             assert (before - after)[:, :, 0].mean() / speed < 1  # frames behind
         else:
             assert before.std(axis=0).mean() > 3 * after.std(axis=0).mean()
+
+
+def astronaut(shift: float = 0) -> np.ndarray:
+    """The astronaut's face, moved to the right by `shift` pixels."""
+    photo = refnet.read_image(Path(__file__).parents[1] / "docs" / "astronaut.jpg")
+    return np.roll(photo, round(shift), axis=1)
+
+
+def test_between_searches_the_landmarks_alone_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = FaceTracker(search_every=0.2, smoothing=None)
+    searched: list[int] = []
+    batch = FaceDetector.batch
+
+    def counted(self: FaceDetector, images: list[np.ndarray]) -> object:
+        searched.append(frame)
+        return batch(self, images)
+
+    monkeypatch.setattr(FaceDetector, "batch", counted)
+    for frame in range(13):
+        image = astronaut(4 * frame)
+        (face,) = tracker(image, frame / FRAMES)
+        assert face.track_id == 1
+        if frame not in searched:
+            (alone,) = FaceAnalyzer()(image)
+            searched.pop()
+            assert iou(face.box[None], alone.box[None]) > 0.8
+            assert np.abs(points_of(face) - points_of(alone)).mean() < 2
+    assert searched == [0, 6, 12]
+
+
+def test_a_face_that_leaves_is_searched_for_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = FaceTracker(search_every=10)
+    assert len(tracker(astronaut(), 0.0)) == 1
+    assert tracker(np.zeros((512, 512, 3), np.uint8), 0.1) is not None
+    assert len(tracker(np.zeros((512, 512, 3), np.uint8), 10.1)) == 0
+    tracker.reset()
+    (face,) = tracker(astronaut())
+    assert face.track_id == 1
+
+
+def test_a_video_is_a_generator_of_frames_with_faces(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (512, 512))
+    for i in range(7):
+        writer.write(astronaut(3 * i))
+    writer.release()
+    tracker = FaceTracker()
+    for _ in range(2):  # a second video starts anew
+        frames = list(tracker.video(path))
+        assert [frame.index for frame in frames] == list(range(7))
+        assert [frame.faces[0].track_id for frame in frames] == [1] * 7
+        assert frames[5].time == pytest.approx(0.2)
+    with pytest.raises(refnet.FileError, match="No such file"):
+        next(tracker.video(tmp_path / "gone.mp4"))

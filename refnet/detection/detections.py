@@ -11,6 +11,7 @@ import numpy as np
 
 from refnet.arguments import unknown_attribute
 from refnet.arrays import Array, Pair
+from refnet.media.markup import overview
 
 #: The five points that face detectors find; left and right are the image's.
 KEYPOINTS = ("left_eye", "right_eye", "nose_tip", "left_mouth_corner", "right_mouth_corner")
@@ -185,6 +186,22 @@ class Detections:
         if len(self) > SHOWN:
             lines.append(f"  and {len(self) - SHOWN} more")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """A table and a drawing, for notebooks."""
+        height, width = self.image_size
+        rows = [
+            [name, f"{score:.3f}", " ".join(str(round(float(v))) for v in box)]
+            for box, score, name in self
+        ]
+        return overview(
+            f"{len(self)} found in {width}×{height}",
+            ("class", "score", "box"),
+            rows,
+            size=self.image_size,
+            boxes=self.boxes,
+            points=[None] * len(self) if self.keypoints is None else list(self.keypoints),
+        )
 
     if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from refnet.arguments import checked_number, explicit, shown
+from refnet.arguments import CalledWithImages, checked_number, explicit, shown
 from refnet.arrays import Array, Pair
 from refnet.detection.basketnet import BasketNetHead
 from refnet.detection.detections import Candidates, Detections
@@ -25,8 +25,15 @@ from refnet.detection.nms import OVERLAPS, sorted_by_score, suppress
 from refnet.detection.pyramid import checked_scales
 from refnet.errors import OptionError
 from refnet.media.images import Image, as_image, as_images
-from refnet.model import Net, model_for
-from refnet.networks.defaults import DEFAULTS, DETECTOR, Defaults, defaults_of, detection_of
+from refnet.model import Net, model_for, name_of
+from refnet.networks.defaults import (
+    DEFAULTS,
+    DETECTOR,
+    Defaults,
+    Detection,
+    defaults_of,
+    detection_of,
+)
 
 #: What turns a network's outputs into candidates, by the name that `refnet.networks.defaults` uses.
 HEADS: Mapping[str, type[Head]] = {"lffd": LFFDHead, "basketnet": BasketNetHead}
@@ -35,7 +42,7 @@ HEADS: Mapping[str, type[Head]] = {"lffd": LFFDHead, "basketnet": BasketNetHead}
 FACE = "face"
 
 
-class Detector:
+class Detector(CalledWithImages):
     """Finds objects: faces, heads, pedestrians, licence plates, balls, by the network that it is given.
 
     Args:
@@ -88,9 +95,12 @@ class Detector:
         backend: str = "auto",
     ) -> None:
         settings = _settings(threshold, min_size, scales, branches)
+        if (named := name_of(model)) is not None:  # before weights are looked for
+            self._check(named, detection_of(named, defaults))
         self.model = model_for(model, weights, threads=threads, backend=backend)
         defaults = defaults_of(self.model.graph) if defaults is None else defaults
         self.detection = detection_of(self.model.graph, defaults)
+        self._check(self.model.graph.name, self.detection)
         self.threshold = self.detection.threshold if threshold is None else float(threshold)
         self.nms_threshold = (
             self.detection.nms_threshold
@@ -105,6 +115,9 @@ class Detector:
             raise OptionError(f"head is one of {', '.join(HEADS)}, not {self.detection.head!r}")
         self.settings = replace(settings, threshold=self.threshold)
         self.head = HEADS[self.detection.head](self.model, defaults, self.settings)
+
+    def _check(self, name: str, detection: Detection) -> None:
+        """Refuse a network by what it finds."""
 
     def __repr__(self) -> str:
         own = {
@@ -247,9 +260,11 @@ class FaceDetector(Detector):
             threads=threads,
             backend=backend,
         )
-        if FACE not in self.classes:
+
+    def _check(self, name: str, detection: Detection) -> None:
+        if FACE not in detection.classes:
             raise OptionError(
-                f"{self.model.graph.name} finds boxes of {' and '.join(self.classes)}, no faces; "
+                f"{name} finds boxes of {' and '.join(detection.classes)}, no faces; "
                 f"refnet.Detector gives its boxes. Faces are found by {', '.join(_face_networks())}"
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from refnet.arguments import explicit
+from refnet.arguments import CalledWithImages, explicit
 from refnet.arrays import Array
 from refnet.detection.detections import Detections
 from refnet.detection.detector import FACE, Detector, FaceDetector
@@ -18,7 +18,7 @@ from refnet.model import Model, Net
 from refnet.networks.defaults import DETECTOR, LANDMARKER
 
 
-class FaceAnalyzer:
+class FaceAnalyzer(CalledWithImages):
     """Finds the faces of an image and the landmarks of each: `for face in analyzer(image)`.
 
     Args:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from refnet.faces.hiding import grown, hidden
 from refnet.faces.measures import MEASURES, FaceMeasures, measure
 from refnet.faces.schemes import parts_of
 from refnet.media.images import Image, as_image
+from refnet.media.markup import overview
 from refnet.media.picture import Picture
 
 #: Columns of the tables, in order: name and Arrow type. Landmarks are x, y, x, y, ...
@@ -28,6 +29,8 @@ FACE_COLUMNS: tuple[tuple[str, str], ...] = (
     *((name, "float32") for name in MEASURES),
 )
 
+#: A repr lists so many faces.
+SHOWN = 5
 #: What other libraries call what is here.
 ELSEWHERE: Mapping[str, str] = {
     "bbox": "box",
@@ -192,13 +195,20 @@ class Faces(list[Face]):
     Slices, masks and lists of indices give `Faces` too: `faces[faces.scores > 0.8]`.
     """
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload  # type: ignore[override]  # an array has __index__ and gives several here
+    def __getitem__(self, index: int) -> Face: ...
+
+    @overload
+    def __getitem__(self, index: slice | Array | Sequence[int]) -> Faces: ...
+
+    def __getitem__(self, index: Any) -> Face | Faces:
         """A face at a number; the faces of a slice, a mask or several indices."""
         if isinstance(index, slice):
             return Faces(super().__getitem__(index))
         if isinstance(index, np.ndarray | list):
             return Faces(list.__getitem__(self, i) for i in np.arange(len(self))[index])
-        return super().__getitem__(index)
+        face: Face = super().__getitem__(index)
+        return face
 
     @property
     def boxes(self) -> Array:
@@ -298,10 +308,40 @@ class Faces(list[Face]):
             return detections, None
         return detections, supervision_points(np.stack(points))
 
+    def __repr__(self) -> str:
+        lines = [f"<Faces: {len(self)}>", *(f"  {face!r}" for face in list(self)[:SHOWN])]
+        if len(self) > SHOWN:
+            lines.append(f"  and {len(self) - SHOWN} more")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """A table and a drawing, for notebooks."""
+        height, width = self[0].image_size if self else (1, 1)
+        return overview(
+            f"{len(self)} faces in {width}×{height}" if self else "no faces",
+            ("track", "score", "box", "yaw", "pitch", "roll"),
+            [_cells(face) for face in self],
+            size=(height, width),
+            boxes=self.boxes,
+            points=[f.keypoints if f.landmarks is None else f.landmarks for f in self],
+        )
+
     if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(self, name, LIST_ELSEWHERE)
+
+
+def _cells(face: Face) -> list[str]:
+    """A row of the table that notebooks show."""
+    pose = face.pose
+    angles = ("", "", "") if pose is None else (pose.yaw, pose.pitch, pose.roll)
+    return [
+        "" if face.track_id is None else str(face.track_id),
+        f"{face.score:.3f}",
+        " ".join(str(round(float(v))) for v in face.box),
+        *(angle if isinstance(angle, str) else f"{angle:.0f}°" for angle in angles),
+    ]
 
 
 def _of_size(pixels: Array, size: Pair) -> Array:

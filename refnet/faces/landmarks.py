@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refnet.arguments import explicit, shown, unknown_attribute
+from refnet.arguments import CalledWithImages, explicit, shown, unknown_attribute
 from refnet.arrays import Array
 from refnet.detection.detections import Detections
 from refnet.errors import OptionError, ShapeError
 from refnet.faces.crops import LARGEST_CROP, cut, square_crop
 from refnet.faces.schemes import parts_of
 from refnet.media.images import Image, as_image, as_images
-from refnet.model import Net, model_for
-from refnet.networks.defaults import LANDMARKER, LANDMARKERS, Defaults, defaults_of
+from refnet.model import Net, model_for, name_of
+from refnet.networks.defaults import LANDMARKER, LANDMARKERS, Defaults, check_landmarks, defaults_of
 
 #: Side of a refined crop over the longer side of the points that were found first: that of training crops.
 REFINED_MARGIN = 1.2
@@ -97,7 +97,7 @@ class Landmarks:
             raise unknown_attribute(self, name, ELSEWHERE)
 
 
-class FaceLandmarker:
+class FaceLandmarker(CalledWithImages):
     """Finds the landmarks of faces whose boxes are known.
 
     Args:
@@ -139,14 +139,11 @@ class FaceLandmarker:
             raise OptionError(f"margin is a factor above 0 and at most 4, not {margin!r}")
         if not isinstance(refine, bool):
             raise OptionError(f"refine is True or False, not {refine!r}")
+        if (named := name_of(model)) is not None:  # before weights are looked for
+            check_landmarks(named, named in LANDMARKERS)
         self.model = model_for(model, weights, threads=threads, backend=backend)
         graph = self.model.graph
-        if "landmarks" not in graph.outputs:
-            detection = defaults_of(graph).detection
-            what = f"boxes of {' and '.join(detection.classes)}, no" if detection else "no"
-            raise OptionError(
-                f"{graph.name} finds {what} landmarks; landmark networks: {', '.join(LANDMARKERS)}"
-            )
+        check_landmarks(graph.name, "landmarks" in graph.outputs)
         self.refine, self.margin = refine, float(margin)
         self.preprocessing = (defaults or defaults_of(graph)).preprocessing
         self._usual_order = self.preprocessing.channel_order

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from refnet.arguments import explicit
+from refnet.arguments import CalledWithImages, explicit
 from refnet.arrays import Array
 from refnet.detection.boxes import clip, iou
 from refnet.detection.detections import Detections
@@ -171,7 +171,7 @@ class TrackedFrame:
     time: float
 
 
-class FaceTracker:
+class FaceTracker(CalledWithImages):
     """Finds the faces of a video, numbers them, and takes the jitter from them.
 
         tracker = refnet.FaceTracker()

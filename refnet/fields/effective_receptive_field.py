@@ -36,7 +36,7 @@ Box = tuple[int, int, int, int]
 THRESHOLDS = (0.5, 0.75, 0.85)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EffectiveReceptiveField:
     """The effective receptive field of a unit: a map, and how wide it is.
 

@@ -147,6 +147,19 @@ NEUTRAL = Defaults()
 LANDMARKERS = tuple(name for name in DEFAULTS if name.startswith("pfld"))
 
 
+def check_landmarks(name: str, finds: bool) -> None:
+    """Refuse the network `name` as a landmarker unless it `finds` landmarks.
+
+    Raises:
+        OptionError: the message names those that do.
+    """
+    if finds:
+        return
+    detection = defaults_of(name).detection
+    what = f"boxes of {' and '.join(detection.classes)}, no" if detection else "no"
+    raise OptionError(f"{name} finds {what} landmarks; landmark networks: {', '.join(LANDMARKERS)}")
+
+
 def defaults_of(network: Graph | str) -> Defaults:
     """What `network`, a graph or a name, expects and means; `NEUTRAL` for one that is not listed."""
     return DEFAULTS.get(network if isinstance(network, str) else network.name, NEUTRAL)
