@@ -1,25 +1,39 @@
-"""Direct k x k convolution of any stride and padding, by bands of rows.
+"""Direct k x k convolution of any stride and padding, by groups of rows.
 
-A band of input rows is copied into scratch with its padding, columns that a stride would skip sorted apart
-(*phases*: with stride 2, even columns and odd columns). There, every tap of every pixel is one step of the register
+The input rows of a group of output rows are copied into scratch with their padding, columns that a stride would skip sorted apart
+(*phases*: with stride 2, even columns and odd columns). There, every tap of every pixel is one segment of the register
 tile, at a constant distance from its neighbour pixel. The copy costs one load and one store where the product costs
 k * k * O multiplications. A convolution without stride and padding needs no copy and reads its input where it lies.
 
-Scratch: [blocks][rows of the band][phases][columns of a phase][LANES]; for the first layer, which reads the image
+Scratch: [blocks][rows of the group][phases][columns of a phase][LANES]; for the first layer, which reads the image
 itself, [channels][rows][phases][columns].
 """
 
 from __future__ import annotations
 
-from .machine_code import kernel
-from .pointwise import FIRST, LAST, STEPS, WEIGHTS, Y, multiply, multiply_planar
-from .simd import LANES, Integers, Pointer, at, evens, fma, integers_at, load, splat, store
-
-# Columns of a DENSE or PLANAR row, after those that all products share; FIRST and LAST are output rows.
-BAND, SCRATCH, INPUTS, PLANES = 14, 15, 16, 17
-ROWS, COLUMNS, STRIDE, TOP, LEFT = 18, 19, 20, 21, 22
-TAP_ROWS, PHASE, OUT_COLUMNS, COPY = 23, 24, 25, 26
-NORMALIZATION = 27
+from .instructions import (
+    COLUMNS,
+    CONSTANTS,
+    COPY,
+    FIRST,
+    GROUP,
+    INPUT_BLOCKS,
+    INPUTS,
+    KERNEL_ROWS,
+    LAST,
+    LEFT,
+    OUT_COLUMNS,
+    PHASE,
+    ROWS,
+    SCRATCH,
+    SEGMENTS,
+    STRIDE,
+    TOP,
+    WEIGHTS,
+    Y,
+)
+from .register_tile import multiply, multiply_planar
+from .simd import LANES, Integers, Pointer, at, evens, fma, integers_at, kernel, load, splat, store
 
 
 @kernel
@@ -27,6 +41,8 @@ def _copy_row(
     x: Pointer, scratch: Pointer, columns: int, stride: int, left: int, phase: int
 ) -> None:
     """One blocked row into its phases, zeros left and right of it."""
+    # Phase q holds the columns q, q + stride, ... of the padded row, one after the other. A window that moves by the
+    # stride then moves by one pixel within each phase, as the register tile wants it.
     zero = splat(0.0)
     for q in range(stride):
         target = at(scratch, q * phase * LANES)
@@ -68,6 +84,8 @@ def _copy_planar_row(
         for i in range(first):
             target[i] = 0.0
         source = at(x, first * stride + q - left)
+        # Most first layers have stride 2, and their image is the largest tensor that is copied: both phases are
+        # taken from the same two vectors.
         done = 0
         if stride == 2:
             # The last vector is left to the loop below: it would read one float past the row.
@@ -83,69 +101,102 @@ def _copy_planar_row(
 
 
 @kernel
-def dense(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode DENSE: a k x k convolution of blocked inputs."""
-    stride, phase, columns, band = row[STRIDE], row[PHASE], row[COLUMNS], row[BAND]
-    steps, inputs = integers_at(program, row[STEPS]), integers_at(program, row[INPUTS])
-    w, y = at(weights, row[WEIGHTS]), at(arena, row[Y])
+def dense(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """DENSE: output rows FIRST to LAST of a k x k convolution of channel blocks."""
+    stride, phase, columns, group = (
+        instruction[STRIDE],
+        instruction[PHASE],
+        instruction[COLUMNS],
+        instruction[GROUP],
+    )
+    segments, inputs = (
+        integers_at(program, instruction[SEGMENTS]),
+        integers_at(program, instruction[INPUTS]),
+    )
+    w, y = at(weights, instruction[WEIGHTS]), at(arena, instruction[Y])
+    # Floats from a row to the next one: of the copy, or of the map itself where it is read in place.
     pitch = stride * phase * LANES
-    if row[COPY] == 0:
+    if instruction[COPY] == 0:
         pitch = columns * LANES
-    scratch = at(arena, row[SCRATCH])
-    band_rows = (band - 1) * stride + row[TAP_ROWS]
-    first = row[FIRST]
-    while first < row[LAST]:
-        last = min(first + band, row[LAST])
+    scratch = at(arena, instruction[SCRATCH])
+    group_rows = (group - 1) * stride + instruction[KERNEL_ROWS]
+    # A group's rows fit the second-level cache, from which the tiles read each of them for all taps and panels.
+    first = instruction[FIRST]
+    while first < instruction[LAST]:
+        last = min(first + group, instruction[LAST])
         base = arena
-        if row[COPY] != 0:
-            for block in range(row[PLANES]):
-                for i in range((last - first - 1) * stride + row[TAP_ROWS]):
-                    source = first * stride - row[TOP] + i
-                    target = at(scratch, (block * band_rows + i) * pitch)
-                    if source >= 0 and source < row[ROWS]:
+        if instruction[COPY] != 0:
+            for block in range(instruction[INPUT_BLOCKS]):
+                for i in range((last - first - 1) * stride + instruction[KERNEL_ROWS]):
+                    source = first * stride - instruction[TOP] + i
+                    target = at(scratch, (block * group_rows + i) * pitch)
+                    # Rows of padding lie above and below the map.
+                    if source >= 0 and source < instruction[ROWS]:
                         x = at(arena, inputs[block] + source * columns * LANES)
-                        _copy_row(x, target, columns, stride, row[LEFT], phase)
+                        _copy_row(x, target, columns, stride, instruction[LEFT], phase)
                     else:
                         _zero_row(target, pitch)
             base = scratch
+        # One row of outputs at a time: consecutive pixels of a tile must be consecutive in the copy.
         for r in range(first, last):
             start = r
-            if row[COPY] != 0:
+            if instruction[COPY] != 0:
                 start = (r - first) * stride
-            out = at(y, r * row[OUT_COLUMNS] * LANES)
-            multiply(row, at(base, start * pitch), steps, w, out, row[OUT_COLUMNS])
+            out = at(y, r * instruction[OUT_COLUMNS] * LANES)
+            multiply(
+                instruction, at(base, start * pitch), segments, w, out, instruction[OUT_COLUMNS]
+            )
         first = last
 
 
 @kernel
 def planar(
-    row: Integers, program: Integers, arena: Pointer, weights: Pointer, image: Pointer
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
 ) -> None:
-    """Opcode PLANAR: a k x k convolution of the caller's image (C, H, W), usually the first layer."""
-    stride, phase, band = row[STRIDE], row[PHASE], row[BAND]
-    steps = integers_at(program, row[STEPS])
-    w, y = at(weights, row[WEIGHTS]), at(arena, row[Y])
-    constants = at(weights, row[NORMALIZATION])
+    """PLANAR: output rows FIRST to LAST of a k x k convolution of the caller's image (C, H, W): most first layers."""
+    stride, phase, group = instruction[STRIDE], instruction[PHASE], instruction[GROUP]
+    segments = integers_at(program, instruction[SEGMENTS])
+    w, y = at(weights, instruction[WEIGHTS]), at(arena, instruction[Y])
+    constants = at(weights, instruction[CONSTANTS])
     scale, shift = constants[0], constants[1]
     pitch = stride * phase
-    scratch = at(arena, row[SCRATCH])
-    band_rows = (band - 1) * stride + row[TAP_ROWS]
-    first = row[FIRST]
-    while first < row[LAST]:
-        last = min(first + band, row[LAST])
-        for channel in range(row[PLANES]):
-            for i in range((last - first - 1) * stride + row[TAP_ROWS]):
-                source = first * stride - row[TOP] + i
-                target = at(scratch, (channel * band_rows + i) * pitch)
-                if source >= 0 and source < row[ROWS]:
-                    x = at(image, (channel * row[ROWS] + source) * row[COLUMNS])
+    scratch = at(arena, instruction[SCRATCH])
+    group_rows = (group - 1) * stride + instruction[KERNEL_ROWS]
+    first = instruction[FIRST]
+    while first < instruction[LAST]:
+        last = min(first + group, instruction[LAST])
+        for channel in range(instruction[INPUT_BLOCKS]):
+            for i in range((last - first - 1) * stride + instruction[KERNEL_ROWS]):
+                source = first * stride - instruction[TOP] + i
+                target = at(scratch, (channel * group_rows + i) * pitch)
+                if source >= 0 and source < instruction[ROWS]:
+                    x = at(image, (channel * instruction[ROWS] + source) * instruction[COLUMNS])
                     _copy_planar_row(
-                        x, target, row[COLUMNS], stride, row[LEFT], phase, scale, shift
+                        x,
+                        target,
+                        instruction[COLUMNS],
+                        stride,
+                        instruction[LEFT],
+                        phase,
+                        scale,
+                        shift,
                     )
                 else:
                     _zero_row(target, pitch)
         for r in range(first, last):
             source = at(scratch, (r - first) * stride * pitch)
-            out = at(y, r * row[OUT_COLUMNS] * LANES)
-            multiply_planar(row, source, steps, w, out, row[OUT_COLUMNS])
+            out = at(y, r * instruction[OUT_COLUMNS] * LANES)
+            multiply_planar(instruction, source, segments, w, out, instruction[OUT_COLUMNS])
         first = last

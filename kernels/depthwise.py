@@ -9,22 +9,30 @@ Weights: [blocks][bias, then nine taps][LANES].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .machine_code import kernel
-from .pointwise import (
-    INFINITY,
-    RELU,
-    RELU6,
-    RESIDUAL_FIRST,
-    RESIDUAL_SECOND,
-    SECOND_RELU,
-    SECOND_RELU6,
-    STORE_FIRST,
-    STORE_SECOND,
+from .epilogue import INFINITY, RELU, RELU6, RESIDUAL_FIRST
+from .instructions import (
+    BLOCKS,
+    COLUMNS,
+    FIRST,
+    FLAGS,
+    LAST,
+    LEFT,
+    OUT_COLUMNS,
+    OUT_ROWS,
+    RESIDUAL,
+    ROWS,
+    STRIDE,
+    TOP,
+    WEIGHTS,
+    ZEROS,
+    X,
+    Y,
 )
 from .simd import (
     LANES,
@@ -34,33 +42,13 @@ from .simd import (
     add,
     at,
     fma,
+    kernel,
     load,
     maximum,
     minimum,
     splat,
     store,
 )
-
-
-@kernel
-def finish(value: Vector, y: Pointer, offset: int, flags: int, second: int, residual: int) -> None:
-    """What a tile does with its sums, for one vector: see the flags in `pointwise.py`."""
-    if flags & RESIDUAL_FIRST:
-        value = add(value, load(y, offset + residual))
-    if flags & (RELU | RELU6):
-        value = maximum(splat(0.0), value)
-    if flags & RELU6:
-        value = minimum(splat(6.0), value)
-    if flags & STORE_FIRST:
-        store(y, offset, value)
-    if flags & STORE_SECOND:
-        if flags & RESIDUAL_SECOND:
-            value = add(value, load(y, offset + residual))
-        if flags & (SECOND_RELU | SECOND_RELU6):
-            value = maximum(splat(0.0), value)
-        if flags & SECOND_RELU6:
-            value = minimum(splat(6.0), value)
-        store(y, offset + second, value)
 
 
 @kernel
@@ -84,6 +72,8 @@ def _slide(
     w0, w1, w2 = load(w, LANES), load(w, 2 * LANES), load(w, 3 * LANES)
     w3, w4, w5 = load(w, 4 * LANES), load(w, 5 * LANES), load(w, 6 * LANES)
     w6, w7, w8 = load(w, 7 * LANES), load(w, 8 * LANES), load(w, 9 * LANES)
+    # Three columns of inputs at a time, each of a top, middle and bottom vector: 0 left of the output, 1 above it, 2
+    # right of it. Column 0 begins outside of the map where there is padding.
     zero = splat(0.0)
     t0, m0, b0 = zero, zero, zero
     if padding == 0:
@@ -104,6 +94,7 @@ def _slide(
             if added:
                 value = add(value, load(y, q * LANES + residual))
             store(y, q * LANES, minimum(high, maximum(low, value)))
+            # The window moves by one column: two of the three stay in their registers.
             t0, m0, b0, t1, m1, b1 = t1, m1, b1, t2, m2, b2
             column += LANES
     else:
@@ -119,31 +110,39 @@ def _slide(
             if added:
                 value = add(value, load(y, q * LANES + residual))
             store(y, q * LANES, minimum(high, maximum(low, value)))
+            # The window moves by two columns: one stays.
             t0, m0, b0 = t2, m2, b2
             column += LANES
 
 
 @kernel
-def depthwise(row: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode DEPTHWISE; columns: y, x, blocks, weights, input rows, input columns, output rows, output columns,
-    stride, padding, flags (an activation and RESIDUAL_FIRST only), residual, first row, last row.
-
-    Zeros for a row of inputs lie at the start of the weights.
-    """
-    rows, columns, out_rows, out_columns = row[5], row[6], row[7], row[8]
-    stride, padding, flags = row[9], row[10], row[11]
+def depthwise(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """DEPTHWISE: output rows FIRST to LAST of every block. Of the flags, an activation and RESIDUAL_FIRST."""
+    rows, columns = instruction[ROWS], instruction[COLUMNS]
+    out_rows, out_columns = instruction[OUT_ROWS], instruction[OUT_COLUMNS]
+    stride, flags = instruction[STRIDE], instruction[FLAGS]
+    zeros = at(weights, instruction[ZEROS])
+    # Limits that let everything pass stand for no activation: two instructions a vector, and no branch.
     low, high = splat(-INFINITY), splat(INFINITY)
     if flags & (RELU | RELU6):
         low = splat(0.0)
     if flags & RELU6:
         high = splat(6.0)
-    for block in range(row[3]):
-        x = at(arena, row[2] + block * rows * columns * LANES)
-        w = at(weights, row[4] + block * 10 * LANES)
-        y = at(arena, row[1] + block * out_rows * out_columns * LANES)
-        for r in range(row[13], row[14]):
-            source = r * stride - padding
-            top = middle = bottom = weights
+    for block in range(instruction[BLOCKS]):
+        x = at(arena, instruction[X] + block * rows * columns * LANES)
+        w = at(weights, instruction[WEIGHTS] + block * 10 * LANES)
+        y = at(arena, instruction[Y] + block * out_rows * out_columns * LANES)
+        for r in range(instruction[FIRST], instruction[LAST]):
+            source = r * stride - instruction[TOP]
+            # A row outside of the map is one of zeros, so that the walk needs no test.
+            top = middle = bottom = zeros
             if source >= 0:
                 top = at(x, source * columns * LANES)
             if source + 1 < rows:
@@ -159,15 +158,15 @@ def depthwise(row: Integers, arena: Pointer, weights: Pointer) -> None:
                 columns,
                 out_columns,
                 stride,
-                padding,
+                instruction[LEFT],
                 low,
                 high,
-                row[12],
+                instruction[RESIDUAL],
                 flags & RESIDUAL_FIRST,
             )
 
 
-def pack(weight: NDArray[Any], bias: NDArray[Any], channels: list[int]) -> NDArray[np.float32]:
+def pack(weight: NDArray[Any], bias: NDArray[Any], channels: Sequence[int]) -> NDArray[np.float32]:
     """Weights (C, 1, 3, 3) and bias (C,) by physical lane: `channels` has the logical channel of each, or -1."""
     lanes = np.asarray(channels)
     rows = np.concatenate([bias[:, None], weight.reshape(len(bias), 9)], axis=1)

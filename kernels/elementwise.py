@@ -1,9 +1,10 @@
-"""Operations on single elements, and the ways between the caller's planar arrays and channel blocks."""
+"""Operations on single elements: sigmoid, addition and activation, scale and shift; the check for NaN and infinity;
+the measure of a core's peak."""
 
 from __future__ import annotations
 
-from .machine_code import kernel
-from .pointwise import INFINITY, RELU, RELU6
+from .epilogue import INFINITY, RELU, RELU6
+from .instructions import CONSTANTS, FLAGS, OTHER, PIXELS, ROUNDS, X, Y
 from .simd import (
     LANES,
     Integers,
@@ -15,7 +16,7 @@ from .simd import (
     broadcast,
     div,
     fma,
-    integers_at,
+    kernel,
     load,
     maximum,
     minimum,
@@ -52,27 +53,84 @@ def exponential(x: Vector) -> Vector:
 
 
 @kernel
-def sigmoid(row: Integers, arena: Pointer) -> None:
-    """Opcode SIGMOID; columns: y, x, vectors."""
+def sigmoid(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """SIGMOID: y = 1 / (1 + exp(-x)), PIXELS vectors."""
     one = splat(1.0)
-    for i in range(row[3]):
-        e = exponential(sub(splat(0.0), load(arena, row[2] + i * LANES)))
-        store(arena, row[1] + i * LANES, div(one, add(one, e)))
+    for i in range(instruction[PIXELS]):
+        e = exponential(sub(splat(0.0), load(arena, instruction[X] + i * LANES)))
+        store(arena, instruction[Y] + i * LANES, div(one, add(one, e)))
 
 
 @kernel
-def combine(row: Integers, arena: Pointer) -> None:
-    """Opcode COMBINE: y = activation(x0 + x1), or of x0 alone; columns: y, x0, vectors, x1 or -1, flags."""
+def add_vectors(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """ADD: y = activation(x + other), or of x alone where OTHER is -1; PIXELS vectors."""
     low, high = splat(-INFINITY), splat(INFINITY)
-    if row[5] & (RELU | RELU6):
+    if instruction[FLAGS] & (RELU | RELU6):
         low = splat(0.0)
-    if row[5] & RELU6:
+    if instruction[FLAGS] & RELU6:
         high = splat(6.0)
-    for i in range(row[3]):
-        value = load(arena, row[2] + i * LANES)
-        if row[4] >= 0:
-            value = add(value, load(arena, row[4] + i * LANES))
-        store(arena, row[1] + i * LANES, minimum(high, maximum(low, value)))
+    for i in range(instruction[PIXELS]):
+        # Limits of infinity stand for no activation: the loop waits for memory, not for two instructions more.
+        value = load(arena, instruction[X] + i * LANES)
+        if instruction[OTHER] >= 0:
+            value = add(value, load(arena, instruction[OTHER] + i * LANES))
+        store(arena, instruction[Y] + i * LANES, minimum(high, maximum(low, value)))
+
+
+@kernel
+def affine(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """AFFINE: y = x * scale + shift, PIXELS vectors."""
+    constants = at(weights, instruction[CONSTANTS])
+    scale, shift = broadcast(constants, 0), broadcast(constants, 1)
+    for i in range(instruction[PIXELS]):
+        x = load(arena, instruction[X] + i * LANES)
+        store(arena, instruction[Y] + i * LANES, fma(x, scale, shift))
+
+
+@kernel
+def probe(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """PROBE: nothing but independent fused multiply-adds, 24 in a round. What the core reaches here is the peak that
+    benchmarks are compared with."""
+    # Twelve sums that do not depend on each other: a multiply-add takes four cycles and two can begin in each, so
+    # eight would do; twelve leave room for whatever else the core does.
+    a = load(arena, instruction[Y])
+    b = load(arena, instruction[Y] + LANES)
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = s10 = s11 = a
+    for _ in range(2 * instruction[ROUNDS]):
+        s0, s1, s2, s3 = fma(s0, a, b), fma(s1, a, b), fma(s2, a, b), fma(s3, a, b)
+        s4, s5, s6, s7 = fma(s4, a, b), fma(s5, a, b), fma(s6, a, b), fma(s7, a, b)
+        s8, s9, s10, s11 = fma(s8, a, b), fma(s9, a, b), fma(s10, a, b), fma(s11, a, b)
+    total = add(add(add(s0, s1), add(s2, s3)), add(add(s4, s5), add(s6, s7)))
+    total = add(total, add(add(s8, s9), add(s10, s11)))
+    store(arena, instruction[Y] + 2 * LANES, total)
 
 
 @kernel
@@ -96,76 +154,3 @@ def not_finite(image: Pointer, size: int) -> int:
         s1 = fma(broadcast(image, i), zero, s1)
         i += 1
     return any_nan(add(add(s0, s1), add(s2, s3)))
-
-
-@kernel
-def affine(row: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode AFFINE: y = x * scale + shift; columns: y, x, vectors, weights (scale, shift)."""
-    scale, shift = broadcast(weights, row[4]), broadcast(weights, row[4] + 1)
-    for i in range(row[3]):
-        store(arena, row[1] + i * LANES, fma(load(arena, row[2] + i * LANES), scale, shift))
-
-
-@kernel
-def gather_channels(row: Integers, program: Integers, arena: Pointer) -> None:
-    """Opcode GATHER: another order of channels; columns: y, pixels, lanes, sources. Each physical lane of y has the
-    arena offset of its first pixel in the table of sources, or -1 for zeros."""
-    pixels = row[2]
-    sources = integers_at(program, row[4])
-    for lane in range(row[3]):
-        block = lane // LANES
-        y = at(arena, row[1] + block * pixels * LANES + lane - block * LANES)
-        if sources[lane] >= 0:
-            x = at(arena, sources[lane])
-            for p in range(pixels):
-                y[p * LANES] = x[p * LANES]
-        else:
-            for p in range(pixels):
-                y[p * LANES] = 0.0
-
-
-@kernel
-def block_image(row: Integers, arena: Pointer, weights: Pointer, image: Pointer) -> None:
-    """Opcode BLOCK: the caller's (C, H, W) into channel blocks; columns: y, pixels, channels, weights (scale, shift)."""
-    pixels, channels = row[2], row[3]
-    constants = at(weights, row[4])
-    scale, shift = constants[0], constants[1]
-    lanes = (channels + LANES - 1) // LANES * LANES
-    for lane in range(lanes):
-        block = lane // LANES
-        y = at(arena, row[1] + block * pixels * LANES + lane - block * LANES)
-        if lane < channels:
-            x = at(image, lane * pixels)
-            for p in range(pixels):
-                y[p * LANES] = x[p] * scale + shift
-        else:
-            for p in range(pixels):
-                y[p * LANES] = 0.0
-
-
-@kernel
-def unblock(row: Integers, program: Integers, arena: Pointer, output: Pointer) -> None:
-    """Opcode UNBLOCK: channels back into the caller's array; columns: y (offset in the output), pixels, channels,
-    sources (table of arena offsets), channel pitch, pixel pitch, first pixel, last pixel."""
-    sources = integers_at(program, row[4])
-    for channel in range(row[3]):
-        x = at(arena, sources[channel])
-        y = at(output, row[1] + channel * row[5])
-        for p in range(row[7], row[8]):
-            y[p * row[6]] = x[p * LANES]
-
-
-@kernel
-def probe(row: Integers, arena: Pointer) -> None:
-    """Opcode PROBE: nothing but independent fused multiply-adds, 24 in a round; columns: y, rounds. What the core
-    reaches here is the peak that benchmarks are compared with."""
-    a = load(arena, row[1])
-    b = load(arena, row[1] + LANES)
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = s10 = s11 = a
-    for _ in range(2 * row[2]):
-        s0, s1, s2, s3 = fma(s0, a, b), fma(s1, a, b), fma(s2, a, b), fma(s3, a, b)
-        s4, s5, s6, s7 = fma(s4, a, b), fma(s5, a, b), fma(s6, a, b), fma(s7, a, b)
-        s8, s9, s10, s11 = fma(s8, a, b), fma(s9, a, b), fma(s10, a, b), fma(s11, a, b)
-    total = add(add(add(s0, s1), add(s2, s3)), add(add(s4, s5), add(s6, s7)))
-    total = add(total, add(add(s8, s9), add(s10, s11)))
-    store(arena, row[1] + 2 * LANES, total)

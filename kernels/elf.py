@@ -53,7 +53,10 @@ def load(content: bytes, entry: str) -> int | None:
     """
     if sys.platform != "linux" or content[:7] != _HEADER or content[16:20] != _KIND:
         return None
-    linked = _link(content, entry)
+    try:
+        linked = _link(content, entry)
+    except (IndexError, ValueError):  # a table that is missing, or reaches outside of the file
+        return None
     start = None if linked is None else _executable(linked[0])
     return None if linked is None or start is None else start + linked[1]
 
@@ -81,7 +84,7 @@ def _link(content: bytes, entry: str) -> tuple[bytes, int] | None:
         return None
     image, places = placed
     where, names = _resolved(content, sections, image, places)
-    if entry not in names:
+    if not 0 <= names.get(entry, -1) < len(image):
         return None
     bytewise = np.frombuffer(image, np.uint8)
     for section in sections[sections["type"] == _RELOCATIONS]:
@@ -92,6 +95,8 @@ def _link(content: bytes, entry: str) -> tuple[bytes, int] | None:
         if (targets < 0).any() or not np.isin(entries["type"], _RELATIVE).all():
             return None
         at = place + entries["offset"]
+        if (at < 0).any() or (at > len(image) - 4).any():
+            return None
         values = (targets + entries["addend"] - at).astype("<i4")
         bytewise[at[:, None] + np.arange(4)] = values.view(np.uint8).reshape(-1, 4)
     return bytes(image), names[entry]
@@ -107,9 +112,10 @@ def _placed(content: bytes, sections: Table) -> tuple[bytearray, dict[int, int]]
     for number, section in enumerate(sections):
         if not section["flags"] & _ALLOCATE or not section["size"]:
             continue
-        if section["type"] != _PROGRAM or section["flags"] & _WRITE:
+        alignment = max(1, int(section["alignment"]))  # 0 says the same as 1
+        if section["type"] != _PROGRAM or section["flags"] & _WRITE or alignment > mmap.PAGESIZE:
             return None
-        image += bytes(-len(image) % int(section["alignment"]))
+        image += bytes(-len(image) % alignment)
         places[number] = len(image)
         image += _bytes(content, section)
     return image, places

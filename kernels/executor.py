@@ -1,4 +1,4 @@
-"""One compiled function runs a whole network: it walks the plan's table and calls a kernel for every row.
+"""One compiled function runs a whole network: it walks the program and calls a kernel for every instruction.
 
 Everything it needs comes as raw pointers and sizes, so it holds no Python object, releases the GIL for its whole
 run, and one compilation serves every network.
@@ -8,59 +8,34 @@ from __future__ import annotations
 
 from .dense import dense, planar
 from .depthwise import depthwise
-from .elementwise import (
-    affine,
-    block_image,
-    combine,
-    gather_channels,
-    not_finite,
-    probe,
-    sigmoid,
-    unblock,
-)
-from .machine_code import kernel
-from .pointwise import pointwise
-from .pooling import global_average, window_pool
-from .simd import Integers, Pointer, at, floats_of, integers_at, integers_of
-from .softmax import softmax
-from .winograd import winograd
-
-#: Integers of a table row; the first is its opcode, the columns of the others are listed at each kernel.
-ROW = 32
-(
-    PLANAR,
+from .elementwise import add_vectors, affine, not_finite, probe, sigmoid
+from .instructions import (
+    ADD,
+    AFFINE,
     DENSE,
-    POINTWISE,
     DEPTHWISE,
-    WINOGRAD,
+    GATHER,
     GLOBAL_AVERAGE,
-    WINDOW_POOL,
+    LOAD_IMAGE,
+    OPCODE,
+    PLANAR,
+    POINTWISE,
+    PROBE,
     SIGMOID,
     SOFTMAX,
-    COMBINE,
-    AFFINE,
-    GATHER,
-    BLOCK,
-    UNBLOCK,
-    PROBE,
-) = range(15)
-OPCODES = [
-    "planar",
-    "dense",
-    "pointwise",
-    "depthwise",
-    "winograd",
-    "global_average",
-    "window_pool",
-    "sigmoid",
-    "softmax",
-    "combine",
-    "affine",
-    "gather",
-    "block",
-    "unblock",
-    "probe",
-]
+    STORE_OUTPUT,
+    UPSAMPLE,
+    WIDTH,
+    WINDOW_POOL,
+    WINOGRAD,
+)
+from .pointwise import pointwise
+from .pooling import global_average, window_pool
+from .reorder import gather, load_image, store_output
+from .simd import Integers, Pointer, at, floats_of, integers_at, integers_of, kernel
+from .softmax import softmax
+from .upsample import upsample
+from .winograd import winograd
 
 
 @kernel
@@ -77,47 +52,52 @@ def execute(
     images: int,
     output: Pointer,
 ) -> int:
-    """Run rows first to last of the table for every image; images and outputs follow each other in memory.
+    """Run instructions first to last of the program for every image; images and outputs follow each other in memory.
 
     Returns how many images hold NaN or infinity where `check` is 1; 0 unseen where it is 0.
     """
     refused = 0
     for n in range(images):
+        source, target = at(image, n * image_size), at(output, n * output_size)
+        # Just before the image is used, so that it is read from far memory once.
         if check:
-            refused += not_finite(at(image, n * image_size), image_size)
+            refused += not_finite(source, image_size)
         for i in range(first, last):
-            row = integers_at(program, i * ROW)
-            op = row[0]
-            if op == POINTWISE:
-                pointwise(row, program, arena, weights)
-            elif op == DEPTHWISE:
-                depthwise(row, arena, weights)
-            elif op == WINOGRAD:
-                winograd(row, program, arena, weights)
-            elif op == DENSE:
-                dense(row, program, arena, weights)
-            elif op == PLANAR:
-                planar(row, program, arena, weights, at(image, n * image_size))
-            elif op == GLOBAL_AVERAGE:
-                global_average(row, program, arena, weights)
-            elif op == WINDOW_POOL:
-                window_pool(row, program, arena, weights)
-            elif op == SIGMOID:
-                sigmoid(row, arena)
-            elif op == SOFTMAX:
-                softmax(row, program, arena, weights)
-            elif op == COMBINE:
-                combine(row, arena)
-            elif op == AFFINE:
-                affine(row, arena, weights)
-            elif op == GATHER:
-                gather_channels(row, program, arena)
-            elif op == BLOCK:
-                block_image(row, arena, weights, at(image, n * image_size))
-            elif op == UNBLOCK:
-                unblock(row, program, arena, at(output, n * output_size))
-            elif op == PROBE:
-                probe(row, arena)
+            instruction = integers_at(program, i * WIDTH)
+            opcode = instruction[OPCODE]
+            # Written out, since Numba has no table of functions that a linker could inline. NOTHING has no branch.
+            if opcode == POINTWISE:
+                pointwise(instruction, program, arena, weights, source, target)
+            elif opcode == DEPTHWISE:
+                depthwise(instruction, program, arena, weights, source, target)
+            elif opcode == WINOGRAD:
+                winograd(instruction, program, arena, weights, source, target)
+            elif opcode == DENSE:
+                dense(instruction, program, arena, weights, source, target)
+            elif opcode == PLANAR:
+                planar(instruction, program, arena, weights, source, target)
+            elif opcode == GLOBAL_AVERAGE:
+                global_average(instruction, program, arena, weights, source, target)
+            elif opcode == WINDOW_POOL:
+                window_pool(instruction, program, arena, weights, source, target)
+            elif opcode == SIGMOID:
+                sigmoid(instruction, program, arena, weights, source, target)
+            elif opcode == SOFTMAX:
+                softmax(instruction, program, arena, weights, source, target)
+            elif opcode == ADD:
+                add_vectors(instruction, program, arena, weights, source, target)
+            elif opcode == AFFINE:
+                affine(instruction, program, arena, weights, source, target)
+            elif opcode == UPSAMPLE:
+                upsample(instruction, program, arena, weights, source, target)
+            elif opcode == GATHER:
+                gather(instruction, program, arena, weights, source, target)
+            elif opcode == LOAD_IMAGE:
+                load_image(instruction, program, arena, weights, source, target)
+            elif opcode == STORE_OUTPUT:
+                store_output(instruction, program, arena, weights, source, target)
+            elif opcode == PROBE:
+                probe(instruction, program, arena, weights, source, target)
     return refused
 
 

@@ -1,147 +1,20 @@
-"""Graph to graph, on the way to a plan: what need not be computed, and which layers run as one.
+"""Which layers run as one: what a convolution can do with its sums before it stores them. It can add a residual, apply
+an activation, and store a second time.
 
-The first half rewrites the graph, with its weights in float64, into one whose outputs are the same. The second half
-finds what a convolution can do with its results before it stores them: add a residual, apply an activation, store
-twice.
+`fuse` decides for a whole graph and changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from refnet.graph import Graph, Node, consumers
 
-from .pointwise import ACTIVATIONS, RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
+from .algorithm import is_depthwise, winograd_side
+from .epilogue import ACTIVATIONS, RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
 
-Weights = dict[str, NDArray[Any]]
 RELUS = ("relu", "relu6")
-
-
-def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
-    """The graph that is planned: dead code gone, input normalisation folded, two-logit softmaxes made sigmoids,
-    additions moved to the parts of a concatenation."""
-    wide: Weights = {name: np.asarray(w, np.float64) for name, w in weights.items()}
-    graph = drop_dead(graph)
-    graph, wide = fold_normalization(graph, wide)
-    graph, wide = collapse_softmax(graph, wide)
-    return drop_dead(distribute_additions(graph)), wide
-
-
-def drop_dead(graph: Graph) -> Graph:
-    """Without the nodes that no output needs."""
-    needed = set(graph.outputs)
-    kept: list[Node] = []
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-            kept.append(node)
-    return replace(graph, nodes=tuple(reversed(kept)))
-
-
-def fold_normalization(graph: Graph, weights: Weights) -> tuple[Graph, Weights]:
-    """Move (x - mean) / std into the convolutions that read it: w / std and b - sum(w) mean / std.
-
-    Exact only without padding, since a padded zero is a zero after the normalisation.
-    """
-    readers = consumers(graph)
-    nodes = list(graph.nodes)
-    weights = dict(weights)
-    state = dict(graph.state_dict)
-    for node in graph.nodes:
-        users = readers[node.name]
-        foldable = node.op == "normalize" and node.name not in graph.outputs
-        if not foldable or any(u.op != "conv" or u.attributes["padding"] != (0, 0) for u in users):
-            continue
-        mean, std = node.attributes["mean"], node.attributes["std"]
-        for user in users:
-            weight = weights[user.parameters["weight"]] / std
-            bias = -weight.sum(axis=(1, 2, 3)) * mean
-            if "bias" in user.parameters:
-                bias = bias + weights[user.parameters["bias"]]
-            names = {"weight": f"{user.name}.normalized", "bias": f"{user.name}.normalized_bias"}
-            for name, array in zip(names.values(), (weight, bias), strict=True):
-                weights[name], state[name] = array, array.shape
-            at = next(i for i, n in enumerate(nodes) if n.name == user.name)
-            nodes[at] = replace(user, inputs=node.inputs, parameters=names)
-    return replace(graph, nodes=tuple(nodes), state_dict=state), weights
-
-
-def collapse_softmax(graph: Graph, weights: Weights) -> tuple[Graph, Weights]:
-    """softmax(a, b) of which only one channel is read is sigmoid(a - b): one output channel instead of two."""
-    readers = consumers(graph)
-    nodes = {node.name: node for node in graph.nodes}
-    weights, state = dict(weights), dict(graph.state_dict)
-    for softmax in graph.nodes:
-        conv = graph.node.get(softmax.inputs[0])
-        taken = readers[softmax.name]
-        if (
-            softmax.op != "softmax"
-            or softmax.attributes["axis"] != 1
-            or conv is None
-            or conv.op != "conv"
-            or graph.state_dict[conv.parameters["weight"]][0] != 2
-            or conv.attributes["groups"] != 1
-            or len(readers[conv.name]) != 1
-            or {softmax.name, conv.name} & set(graph.outputs)
-            or len(taken) != 1
-            or taken[0].op != "slice"
-            or taken[0].attributes["stop"] - taken[0].attributes["start"] != 1
-        ):
-            continue
-        chosen = taken[0].attributes["start"]
-        names = {}
-        for role, name in conv.parameters.items():
-            new = f"{conv.name}.{role}.difference"  # others may read the same tensor
-            weights[new] = weights[name][chosen, None] - weights[name][1 - chosen, None]
-            names[role], state[new] = new, weights[new].shape
-        nodes[conv.name] = replace(conv, parameters=names)
-        nodes[softmax.name] = replace(softmax, op="sigmoid", attributes={})
-        nodes[taken[0].name] = replace(taken[0], attributes={"start": 0, "stop": 1})
-    return replace(graph, nodes=tuple(nodes.values()), state_dict=state), weights
-
-
-def distribute_additions(graph: Graph) -> Graph:
-    """concat(a, b) + s = concat(a + s[:n], b + s[n:]): the sums can then be made where a and b are made."""
-    readers, shapes = consumers(graph), graph.shapes()
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        joined = [
-            graph.node[x]
-            for x in node.inputs
-            if x in graph.node
-            and _only(graph, readers, x, "concat")
-            and graph.node[x].attributes["axis"] == 1
-        ]
-        if (
-            node.op != "add"
-            or len(node.inputs) != 2
-            or len(joined) != 1
-            or len(shapes[node.name]) != 3
-        ):
-            nodes.append(node)
-            continue
-        (other,) = (x for x in node.inputs if x != joined[0].name)
-        parts, first = [], 0
-        for part in joined[0].inputs:
-            stop = first + shapes[part][0]
-            name = f"{node.name}[{first}:{stop}]"
-            cut = Node(f"{name} addend", "slice", (other,), {"start": first, "stop": stop})
-            parts.append(Node(name, "add", (part, cut.name)))
-            nodes += [cut, parts[-1]]
-            first = stop
-        names = tuple(part.name for part in parts)
-        nodes.append(Node(node.name, "concat", names, {"axis": 1}))
-    return replace(graph, nodes=tuple(nodes))
-
-
-def _only(graph: Graph, readers: Mapping[str, list[Node]], name: str, op: str) -> bool:
-    node = graph.node[name]
-    return node.op == op and len(readers[name]) == 1 and name not in graph.outputs
 
 
 @dataclass
@@ -166,7 +39,7 @@ class Epilogue:
 
     @property
     def flags(self) -> int:
-        """The same as bits, for the tiles."""
+        """The same as bits, for the kernels."""
         flags = ACTIVATIONS[self.activation] | ACTIVATIONS[self.second_activation] << 2
         flags |= STORE_FIRST if self.first is not None else 0
         flags |= STORE_SECOND if self.second is not None else 0
@@ -174,28 +47,94 @@ class Epilogue:
             flags |= RESIDUAL_FIRST if self.residual_first else RESIDUAL_SECOND
         return flags
 
+    @property
+    def note(self) -> str:
+        """The same in words, to follow a layer's own note."""
+        parts = []
+        if self.residual and self.residual_first:
+            parts.append(f"+ {self.residual}")
+        if self.activation:
+            parts.append(self.activation)
+        if self.second:
+            added = f"+ {self.residual} " if self.residual and not self.residual_first else ""
+            parts.append(f"and {added}{self.second_activation}".rstrip())
+        return "".join(f", {part}" for part in parts)
 
-class Fuser:
-    """Decides, node by node, which activations and additions a layer takes in."""
 
-    def __init__(self, graph: Graph, lazy: set[str]) -> None:
+@dataclass(frozen=True)
+class Fusion:
+    """What runs as one.
+
+    Attributes:
+        epilogues: {convolution or linear layer: what it does with its sums}.
+        producers: {tensor: the node that makes it}, for every tensor that is made at all.
+        consumers: {tensor: the nodes that read it}, in the order of the graph.
+        deferred_relus: ReLUs that all their consumers apply as they load.
+    """
+
+    epilogues: Mapping[str, Epilogue]
+    producers: Mapping[str, Node]
+    consumers: Mapping[str, list[Node]]
+    deferred_relus: frozenset[str]
+
+
+def fuse(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Fusion:
+    """Decide, layer by layer in the order of the graph, which activations and additions it absorbs."""
+    fuser = _Fuser(graph, deferred_relus(graph, shapes))
+    epilogues: dict[str, Epilogue] = {}
+    producers: dict[str, Node] = {}
+    for node in graph.nodes:
+        names: tuple[str, ...] = (node.name,)
+        # Layers earlier in the graph choose first: what they absorb is not free for later ones.
+        if node.op in ("conv", "linear"):
+            epilogues[node.name] = fuser.epilogue(node, dual=not is_depthwise(node, graph, shapes))
+            names = epilogues[node.name].names
+        for name in names:
+            producers.setdefault(name, node)
+    made = {name for epilogue in epilogues.values() for name in epilogue.names}
+    for name in fuser.claimed - made:
+        # Fused away: this tensor exists only in registers, so it has no producer.
+        producers.pop(name, None)
+    return Fusion(epilogues, producers, fuser.consumers, fuser.deferred)
+
+
+def deferred_relus(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """ReLUs that cost nothing because all their consumers are Winograd layers, which can apply them as they load. Where
+    a layer could take the ReLU into its own epilogue and store nothing else, that is better still."""
+    deferred = set()
+    readers = consumers(graph)
+    for node in graph.nodes:
+        if node.op == "relu" and node.name not in graph.outputs:
+            # A ReLU that is its input's only consumer would be absorbed by the layer that makes that input.
+            shared = len(readers[node.inputs[0]]) > 1 or node.inputs[0] in graph.outputs
+            if shared and all(winograd_side(r, shapes) for r in readers[node.name]):
+                deferred.add(node.name)
+    return frozenset(deferred)
+
+
+class _Fuser:
+    """The state of `fuse`: what has been absorbed so far."""
+
+    def __init__(self, graph: Graph, deferred: frozenset[str]) -> None:
         self.graph = graph
-        self.readers = consumers(graph)
+        self.consumers = consumers(graph)
         self.claimed: set[str] = set()
-        self.lazy = lazy
-        #: {tensor: what else must be made before it}, because its layer adds that on the way.
+        self.deferred = deferred
+        #: {tensor: what else must be made before it}, because its layer adds that to its sums.
         self.awaits: dict[str, str] = {}
 
     def epilogue(self, node: Node, dual: bool) -> Epilogue:
         """The epilogue of `node`; `dual` says whether its kernel can store twice."""
         plan = Epilogue(node.name)
+        # conv, ReLU: only the ReLU's result is stored.
         relu = self._sole(node.name, RELUS)
         if relu:
             plan.first, plan.activation = relu.name, relu.op
             self.claimed.add(relu.name)
         current = plan.first or node.name
         added = self._addition(current, node)
-        alone = len(self.readers[current]) == 1 and current not in self.graph.outputs
+        alone = len(self.consumers[current]) == 1 and current not in self.graph.outputs
+        # conv + residual [, ReLU]: the sum of the convolution is needed by nothing else and never stored.
         if added and alone and not plan.activation:
             plan.residual = self._other(added, current)
             plan.first = current = added.name
@@ -204,6 +143,7 @@ class Fuser:
                 plan.first, plan.activation = relu.name, relu.op
                 return self._claim(node, plan, added, relu)
             self._claim(node, plan, added)
+        # conv [, ReLU] + residual [, ReLU]: what comes before the addition is stored first if others need it.
         elif added and dual:
             plan.residual, plan.residual_first = self._other(added, current), False
             plan.first = None if alone else current
@@ -212,8 +152,9 @@ class Fuser:
             if relu:
                 plan.second, plan.second_activation = relu.name, relu.op
             return self._claim(node, plan, added, relu)
+        # conv and its ReLU are both needed: one kernel stores both.
         if not plan.activation and dual:
-            rectified = [r for r in self.readers[current] if r.op in RELUS and self._free(r)]
+            rectified = [r for r in self.consumers[current] if r.op in RELUS and self._free(r)]
             if rectified:
                 plan.second, plan.second_activation = rectified[0].name, rectified[0].op
         return self._claim(node, plan)
@@ -226,18 +167,18 @@ class Fuser:
         return plan
 
     def _free(self, node: Node) -> bool:
-        return node.name not in self.claimed and node.name not in self.lazy
+        return node.name not in self.claimed and node.name not in self.deferred
 
     def _sole(self, name: str, ops: tuple[str, ...]) -> Node | None:
-        """The one reader of `name`, if it is of these ops and free to take."""
-        readers = self.readers[name]
+        """The one consumer of `name`, if it is of these ops and free to take."""
+        readers = self.consumers[name]
         if len(readers) != 1 or name in self.graph.outputs:
             return None
         return readers[0] if readers[0].op in ops and self._free(readers[0]) else None
 
     def _addition(self, name: str, node: Node) -> Node | None:
         """An addition of `name` to something that does not depend on `node`."""
-        for reader in self.readers[name]:
+        for reader in self.consumers[name]:
             if reader.op == "add" and len(set(reader.inputs)) == 2 and self._free(reader):
                 other = self._other(reader, name)
                 if len(reader.inputs) == 2 and not self._depends(other, node.name):
@@ -246,6 +187,8 @@ class Fuser:
 
     def _depends(self, name: str, on: str) -> bool:
         """Whether `name` can only be made after `on`, in the graph or by what has been fused so far."""
+        # A walk upstream, over the graph and over what layers already wait for: without the latter, two layers could
+        # each wait for the other's result.
         seen: set[str] = set()
         stack = [name]
         while stack:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import machine_code
+from .packing import aligned
 from .plan import Plan
 from .simd import LANES
-from .threads import aligned
 
 CANARY = np.uint32(0x7FC0CAFE)  # a quiet NaN
 MARGIN = 16 * LANES
@@ -35,7 +35,7 @@ def run_guarded(plan: Plan, x: NDArray[np.float32]) -> tuple[NDArray[np.float32]
     """The outputs for a batch, image by image, each in fresh memory; the plan should have been compiled with `guard`.
 
     Raises:
-        GuardError: something was written outside of the values of the plan.
+        GuardError: something was written outside of the buffers of the plan.
     """
     outputs = []
     for image in x:
@@ -45,14 +45,15 @@ def run_guarded(plan: Plan, x: NDArray[np.float32]) -> tuple[NDArray[np.float32]
         source[:] = image.ravel()
         before = image_memory.view(np.uint32).copy()
         call = machine_code.Call(
-            *(plan.program.ctypes.data, 0, plan.rows, plan.weights.ctypes.data),
+            *(plan.program.ctypes.data, 0, len(plan.instructions), plan.weights.ctypes.data),
             *(arena.ctypes.data, source.size, output.size, 1),
         )
         machine_code.entry()(ctypes.byref(call), source.ctypes.data, 1, output.ctypes.data)
         free = np.ones(arena_memory.size, bool)
-        for step in plan.steps:
-            for value in step.touched():
-                free[MARGIN + value.offset : MARGIN + value.offset + value.floats] = False
+        for instruction in plan.instructions:
+            for buffer in instruction.touched():
+                start = MARGIN + buffer.offset
+                free[start : start + buffer.floats] = False
         edge = np.ones(output_memory.size, bool)
         edge[MARGIN : MARGIN + plan.output_size] = False
         for name, memory, outside in (

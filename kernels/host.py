@@ -33,21 +33,21 @@ def identity() -> str:
         return "\n".join(_cpuinfo().get(key, "") for key in _DECISIVE)
     import llvmlite.binding as llvm
 
-    told = llvm.get_process_triple(), llvm.get_host_cpu_name()
-    return "\n".join((*told, llvm.get_host_cpu_features().flatten()))
+    names = llvm.get_process_triple(), llvm.get_host_cpu_name()
+    return "\n".join((*names, llvm.get_host_cpu_features().flatten()))
 
 
 @cache
 def _cpuinfo() -> dict[str, str]:
-    """What Linux tells of the first x86 processor; empty elsewhere."""
-    told: dict[str, str] = {}
+    """What Linux says of the first x86 processor; empty elsewhere."""
+    found: dict[str, str] = {}
     try:
         with _CPUINFO.open(encoding="ascii", errors="replace") as lines:
             for line in lines:
                 key, colon, value = line.partition(":")
                 if not colon:
                     break
-                told[key.strip()] = value.strip()
+                found[key.strip()] = value.strip()
     except OSError:
         return {}
-    return told
+    return found

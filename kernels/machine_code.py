@@ -1,13 +1,14 @@
 """Compile all kernels once, keep the machine code, and run it in processes that never import Numba.
 
 `entry()` returns the one compiled function, `executor.enter`, as a C function: from this process, else from the
-cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file of
-this folder, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a file made
-for something else is never found. The file carries a hash of its own content and is not run unless that agrees; it
-is written under a temporary name and then renamed, so that several processes may start at once. A process that finds
-its file imports neither Numba nor, on Linux with x86-64, LLVM (`elf.py`).
+cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file that
+machine code is made from, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a
+file made for something else is never found. The file carries a hash of its own content and is not run unless that agrees,
+which is against damage; nor is it run where another user can have written it (`trust.py`). It is written under a
+temporary name and then renamed, so that several processes may start at once. A process that finds its file imports
+neither Numba nor, on Linux with x86-64, LLVM (`elf.py`).
 
-Where the cache cannot be written (read-only home, full disk) the code stays in memory and one warning says so.
+Where the cache cannot be written (read-only home, full disk) or trusted, the code stays in memory and one warning says so.
 `REFNET_CACHE` names another folder; `REFNET_CACHE=off` keeps nothing. Nothing else in refnet calls Numba.
 """
 
@@ -24,19 +25,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from refnet.files import write_file
 
-from . import elf, host
-from .simd import LANES
+from . import elf, host, trust
+from .simd import KERNELS, LANES
 
-F = TypeVar("F", bound=Callable[..., Any])
 Entry = Callable[..., int]
 
-#: Every function that compiled code may call, in the order of definition.
-KERNELS: list[Callable[..., Any]] = []
 MAGIC = b"refnet kernels 2\n"
+#: Kernels that become part of their callers whatever LLVM estimates: their argument is a whole register tile, which a
+#: call would send through memory.
+INLINED = ("finish_tile",)
 _POINTER, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 #: enter(call, image, images, output) -> int
 _PROTOTYPE = ctypes.CFUNCTYPE(_INTEGER, _POINTER, _POINTER, _INTEGER, _POINTER)
@@ -50,12 +51,6 @@ class Call(ctypes.Structure):
         *(("weights", _INTEGER), ("arena", _INTEGER)),
         *(("image_size", _INTEGER), ("output_size", _INTEGER), ("check", _INTEGER)),
     )
-
-
-def kernel(function: F) -> F:
-    """Mark a function as compiled code. It stays plain Python until `entry()` compiles all of them together."""
-    KERNELS.append(function)
-    return function
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,8 @@ class MachineCode:
 
 
 def _hash(content: bytes) -> str:
-    """16 digits, by what Python itself tells changed sources by; hashlib takes 4 ms to import."""
+    """64-bit SipHash in hex, as in .pyc files: detects damage, not tampering. Importing hashlib would cost a warm start
+    4 ms."""
     return importlib.util.source_hash(content).hex()
 
 
@@ -100,11 +96,12 @@ def compile_kernels() -> MachineCode:
     from numba import cfunc, types
     from numba.extending import register_jitable
 
-    from . import executor, lowering
+    from . import executor, simd_llvm
 
     _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
-    integer, pointer, integers = types.int64, lowering.pointer, lowering.integers
+    integer, pointer, integers = types.int64, simd_llvm.pointer, simd_llvm.integers
     signature = integer(integers, pointer, integer, pointer)
+    # Numba translates to LLVM; from there on, LLVM is called directly.
     with _deferred_optimization():
         compiled: Any = cfunc(signature, error_model="numpy")(executor.enter)
     module = llvm.parse_assembly(compiled._library.get_llvm_str())
@@ -159,6 +156,8 @@ def _optimize(module: Any, name: str, machine: Any) -> None:
     for function in module.functions:
         if not function.is_declaration and function.name != name:
             function.linkage = "internal"
+            if any(inlined in function.name for inlined in INLINED):
+                function.add_function_attribute("alwaysinline")
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization, options.slp_vectorization = True, False
     builder = llvm.create_pass_builder(machine, options)
@@ -191,6 +190,7 @@ def load(code: MachineCode) -> Entry:
     """Link an object file into this process and return its entry; Numba is not needed."""
     address = elf.load(code.content, code.name)
     function: Entry = _PROTOTYPE(_load_by_llvm(code) if address is None else address)
+    # Never unloaded: any thread may be running it.
     _loaded.append(function)
     return function
 
@@ -213,29 +213,36 @@ def _load_by_llvm(code: MachineCode) -> int:
 
 
 def cache_folder() -> Path | None:
-    """Where machine code is kept: REFNET_CACHE, else the user's cache folder; None where it says "off"."""
+    """Where machine code is kept: REFNET_CACHE, else the user's cache folder; None where it says "off", and where the user
+    has no home folder."""
     chosen = os.environ.get("REFNET_CACHE", "")
     if chosen.lower() == "off":
         return None
     if chosen:
         return Path(chosen)
     if sys.platform == "linux":  # what platformdirs says too, but that takes 8 ms to import
-        return (
-            Path(os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache").expanduser() / "refnet"
-        )
+        base = os.environ.get("XDG_CACHE_HOME", "").strip()
+        if os.path.isabs(base):  # by the standard, a relative path is to be ignored
+            return Path(base) / "refnet"
+        try:
+            return Path("~/.cache").expanduser() / "refnet"
+        except RuntimeError:  # neither HOME nor an entry in the list of users, as in containers
+            return None
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("refnet", appauthor=False))
 
 
 def source_files() -> list[Path]:
-    """The files that decide what the machine code does: those with kernels, and how they are compiled."""
-    from . import executor  # marks every kernel
+    """The files that decide what the machine code does: those with kernels, the constants that are compiled into them,
+    and how they are compiled. What any of them imports from this folder is among them, except `host` and `elf`, which
+    only say where the code runs."""
+    from . import executor  # imports every file with kernels
 
     here = Path(executor.__file__)
-    names = {here.with_name(f"{name}.py") for name in ("simd", "lowering", "machine_code")}
-    names |= {here.with_name(f"{f.__module__.rpartition('.')[2]}.py") for f in KERNELS}
-    return sorted(path for path in names if path.exists())
+    modules = {"simd", "simd_llvm", "instructions", "machine_code"}
+    modules |= {f.__module__.rpartition(".")[2] for f in KERNELS}
+    return sorted(path for name in modules if (path := here.with_name(f"{name}.py")).exists())
 
 
 def _version(package: str) -> bytes:
@@ -251,36 +258,53 @@ def _version(package: str) -> bytes:
 def cache_key() -> str:
     """A hash of everything that the machine code depends on."""
     parts = [part for path in source_files() for part in (path.name.encode(), path.read_bytes())]
+    # Another compiler, another CPU or another lane count makes other code from the same sources.
     parts += [_version("llvmlite"), _version("numba"), host.identity().encode(), b"%d" % LANES]
     return _hash(b"\0".join(parts))
 
 
 def cache_file() -> Path | None:
-    """The file that this host's machine code is kept in, whether it exists or not; None without a cache."""
+    """The file that this host's machine code is kept in, whether it exists or not; None without a cache, or without one
+    that can be trusted."""
     folder = cache_folder()
-    return None if folder is None else folder / f"kernels-{cache_key()}.bin"
+    if folder is None or trust.objection(folder):
+        return None
+    return folder / f"kernels-{cache_key()}.bin"
 
 
 def read(path: Path) -> MachineCode | None:
-    """The machine code in a cache file, or None where there is none that may be run."""
+    """The machine code in a cache file, or None where there is none that may be run; a warning names a file that others
+    can have written."""
     try:
-        return MachineCode.from_bytes(path.read_bytes())
+        return MachineCode.from_bytes(trust.read(path))
+    except trust.UntrustedError as error:
+        warnings.warn(
+            f"refnet does not run the compiled kernels in its cache, since {error}; they are compiled anew.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     except OSError:
-        return None
+        pass
+    return None
+
+
+def _not_kept(where: str, reason: object) -> None:
+    warnings.warn(
+        f"refnet cannot keep its compiled kernels{where} ({reason}); they stay in memory and are compiled again in "
+        'the next process. Set REFNET_CACHE to a folder of your own that can be written, or to "off" to accept this.',
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def write(path: Path, code: MachineCode) -> bool:
     """Store machine code, whole or not at all; False, with a warning, where that is impossible."""
     try:
-        write_file(path, [code.to_bytes()])
+        trust.make_folder(path.parent)
+        # A file that others may write to would not be run.
+        write_file(path, [code.to_bytes()], mode=0o600)
     except OSError as error:
-        warnings.warn(
-            f"refnet cannot keep its compiled kernels in {path.parent} ({error}); they stay in memory and are "
-            "compiled again in the next process. Set REFNET_CACHE to a folder that can be written, or to "
-            '"off" to accept this.',
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _not_kept(f" in {path.parent}", error)
         return False
     return True
 
@@ -296,13 +320,23 @@ def entry() -> Entry:
     return _loaded[0]
 
 
+def _place() -> tuple[Path | None, str]:
+    """The cache file, and where it is in words; None, and why there is none."""
+    folder = cache_folder()
+    if folder is None:
+        off = os.environ.get("REFNET_CACHE", "").lower() == "off"
+        return None, "REFNET_CACHE is off" if off else "this user has no home folder"
+    path = cache_file()
+    return path, trust.objection(folder) if path is None else str(path)
+
+
 def warmup() -> str:
     """Load the kernels, compiling them if there is no machine code for them yet; says what it did."""
     with _lock:
-        path = cache_file()
-        place = "in memory only, REFNET_CACHE is off" if path is None else str(path)
+        path, place = _place()
         if _loaded:
-            return f"the kernels are loaded already ({place})"
+            where = f"in memory only, {place}" if path is None else place
+            return f"the kernels are loaded already ({where})"
         code = None if path is None else read(path)
         if code is not None:
             load(code)
@@ -312,6 +346,8 @@ def warmup() -> str:
             print("refnet: compiling kernels once ...", file=sys.stderr, flush=True)
         code = compile_kernels()
         kept = path is not None and write(path, code)
+        if path is None and os.environ.get("REFNET_CACHE", "").lower() != "off":
+            _not_kept("", place)
         load(code)
         seconds = time.perf_counter() - started
         done = f"compiled the kernels for {LANES} lanes in {seconds:.1f} s"

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from .machine_code import kernel
-from .pointwise import INFINITY
+from .epilogue import INFINITY
+from .instructions import (
+    BLOCKS,
+    COLUMNS,
+    CONSTANTS,
+    INPUTS,
+    KERNEL_COLUMNS,
+    KERNEL_ROWS,
+    MAXIMUM,
+    OUT_COLUMNS,
+    OUT_ROWS,
+    PIXELS,
+    STRIDE,
+    STRIDE_COLUMNS,
+    Y,
+)
 from .simd import (
     LANES,
     Integers,
@@ -12,6 +26,7 @@ from .simd import (
     at,
     broadcast,
     integers_at,
+    kernel,
     load,
     maximum,
     mul,
@@ -21,14 +36,21 @@ from .simd import (
 
 
 @kernel
-def global_average(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode GLOBAL_AVERAGE; columns: y, pixels, blocks, weights (one value: 1 / pixels), inputs.
+def global_average(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """GLOBAL_AVERAGE: the mean over PIXELS pixels of each block.
 
     Four partial sums hide the latency of the additions; their order is always the same."""
-    pixels = row[2]
-    inputs = integers_at(program, row[5])
-    scale = broadcast(weights, row[4])
-    for block in range(row[3]):
+    pixels = instruction[PIXELS]
+    inputs = integers_at(program, instruction[INPUTS])
+    scale = broadcast(weights, instruction[CONSTANTS])
+    for block in range(instruction[BLOCKS]):
         x = at(arena, inputs[block])
         s0 = s1 = s2 = s3 = splat(0.0)
         p = 0
@@ -39,28 +61,37 @@ def global_average(row: Integers, program: Integers, arena: Pointer, weights: Po
         while p < pixels:
             s0 = add(s0, load(x, p * LANES))
             p += 1
-        store(arena, row[1] + block * LANES, mul(scale, add(add(s0, s1), add(s2, s3))))
+        store(arena, instruction[Y] + block * LANES, mul(scale, add(add(s0, s1), add(s2, s3))))
 
 
 @kernel
-def window_pool(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode WINDOW_POOL; columns: y, maximum (1) or mean (0), blocks, weights (1 / window size), inputs, input rows,
-    input columns, output rows, output columns, kernel rows, kernel columns, row stride, column stride."""
-    columns, out_columns = row[7], row[9]
-    inputs = integers_at(program, row[5])
-    scale = broadcast(weights, row[4])
-    for block in range(row[3]):
+def window_pool(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """WINDOW_POOL: the maximum, or the mean, of each window; CONSTANTS is one over its size."""
+    columns = instruction[COLUMNS]
+    out_rows, out_columns = instruction[OUT_ROWS], instruction[OUT_COLUMNS]
+    inputs = integers_at(program, instruction[INPUTS])
+    scale = broadcast(weights, instruction[CONSTANTS])
+    for block in range(instruction[BLOCKS]):
         x = at(arena, inputs[block])
-        y = at(arena, row[1] + block * row[8] * out_columns * LANES)
-        for r in range(row[8]):
+        y = at(arena, instruction[Y] + block * out_rows * out_columns * LANES)
+        for r in range(out_rows):
             for c in range(out_columns):
-                corner = at(x, (r * row[12] * columns + c * row[13]) * LANES)
+                across = c * instruction[STRIDE_COLUMNS]
+                corner = at(x, (r * instruction[STRIDE] * columns + across) * LANES)
+                # Both are computed and one is stored: a branch would be in the innermost loop.
                 total, largest = splat(0.0), splat(-INFINITY)
-                for i in range(row[10]):
-                    for j in range(row[11]):
+                for i in range(instruction[KERNEL_ROWS]):
+                    for j in range(instruction[KERNEL_COLUMNS]):
                         value = load(corner, (i * columns + j) * LANES)
                         total, largest = add(total, value), maximum(largest, value)
-                if row[2] != 0:
+                if instruction[MAXIMUM] != 0:
                     store(y, (r * out_columns + c) * LANES, largest)
                 else:
                     store(y, (r * out_columns + c) * LANES, mul(scale, total))

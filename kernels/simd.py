@@ -3,7 +3,7 @@
 A *vector* is `LANES` float32 values in one register; a *tile* is `pixels x blocks` vectors that stay in registers
 while a reduction runs. Every function below is its own definition in NumPy: a kernel is plain Python and can be run
 as such, slowly, with a `Pointer` being a one-dimensional array that starts where the pointer points. When kernels are
-compiled, `lowering.py` replaces each call by LLVM's own vector instructions, without bounds checks: the plan has
+compiled, `simd_llvm.py` replaces each call by LLVM's own vector instructions, without bounds checks: the plan has
 proved every offset before.
 
 The lane count is one constant, chosen at import: 16 with AVX-512, 8 with AVX, else 4. `REFNET_LANES` overrides it.
@@ -14,7 +14,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,16 @@ Pointer: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
 Vector: TypeAlias = NDArray[np.float32]
 Tile: TypeAlias = NDArray[np.float32]
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Every function that compiled code may call, in the order of definition: callees come before their callers.
+KERNELS: list[Callable[..., Any]] = []
+
+
+def kernel(function: F) -> F:
+    """Mark a function as compiled code. It stays plain Python until `machine_code.entry` compiles all of them."""
+    KERNELS.append(function)
+    return function
 
 
 def _host_lanes() -> int:
@@ -37,6 +48,7 @@ def _host_lanes() -> int:
         return int(chosen)
     if host.features() >= {"avx512f", "avx512vl"}:
         return 16
+    # A wider vector than the registers would run too, as two or four registers, but registers would not suffice.
     return 8 if "avx" in host.features() else 4
 
 
@@ -53,7 +65,7 @@ def floats_of(address: int) -> Pointer:
 
 
 def integers_of(address: int) -> Integers:
-    """The table pointer to the integers at an address."""
+    """The pointer to the integers at an address."""
     return np.ctypeslib.as_array((ctypes.c_int64 * _ENDLESS).from_address(int(address)))
 
 
@@ -63,7 +75,7 @@ def at(pointer: Pointer, offset: int) -> Pointer:
 
 
 def integers_at(pointer: Integers, offset: int) -> Integers:
-    """The table pointer moved by `offset` integers."""
+    """The pointer moved by `offset` integers."""
     return pointer[offset:]
 
 
@@ -127,7 +139,7 @@ def minimum(bound: Vector, a: Vector) -> Vector:
 
 
 def evens(a: Vector, b: Vector) -> Vector:
-    """Elements 0, 2, 4, ... of the two vectors, one behind the other."""
+    """Elements 0, 2, 4, ... of the two vectors, one after the other."""
     return np.concatenate([a, b])[::2]
 
 
@@ -166,10 +178,13 @@ def tile_bias(pixels: int, blocks: int, bias: Pointer, offset: int) -> Tile:
     return np.repeat(rows, pixels, axis=0)
 
 
-def tile_fma(tile: Tile, x: Pointer, offset: int, step: int, w: Pointer, w_offset: int) -> Tile:
-    """tile[p, b] + x[offset + p * step] * w[w_offset + b * LANES :]: one input channel's share of every output."""
+def tile_fma(
+    tile: Tile, x: Pointer, offset: int, pixel_pitch: int, w: Pointer, w_offset: int
+) -> Tile:
+    """tile[p, b] + x[offset + p * pixel_pitch] * w[w_offset + b * LANES :]: one input channel's share of every output."""
+    # In float64, products of float32 are exact, so that there is one rounding as in the hardware's instruction.
     pixels, blocks, _ = tile.shape
-    scalars = x[offset : offset + (pixels - 1) * step + 1 : step].astype(np.float64)
+    scalars = x[offset : offset + (pixels - 1) * pixel_pitch + 1 : pixel_pitch].astype(np.float64)
     rows = w[w_offset : w_offset + blocks * LANES].reshape(1, blocks, LANES)
     return (scalars[:, None, None] * rows + tile).astype(np.float32)
 
@@ -181,15 +196,15 @@ def tile_clamp(tile: Tile, low: float, high: float) -> Tile:
     return np.where(high32 < bounded, high32, bounded)
 
 
-def tile_add(tile: Tile, source: Pointer, offset: int, plane: int) -> Tile:
-    """tile[p, b] + source[offset + b * plane + p * LANES :]."""
+def tile_add(tile: Tile, source: Pointer, offset: int, pitch: int) -> Tile:
+    """tile[p, b] + source[offset + b * pitch + p * LANES :]."""
     added = tile.copy()
     for pixel, block in np.ndindex(tile.shape[:2]):
-        added[pixel, block] += load(source, offset + block * plane + pixel * LANES)
+        added[pixel, block] += load(source, offset + block * pitch + pixel * LANES)
     return added
 
 
-def tile_store(tile: Tile, target: Pointer, offset: int, plane: int) -> None:
-    """target[offset + b * plane + p * LANES :] = tile[p, b]."""
+def tile_store(tile: Tile, target: Pointer, offset: int, pitch: int) -> None:
+    """target[offset + b * pitch + p * LANES :] = tile[p, b]."""
     for pixel, block in np.ndindex(tile.shape[:2]):
-        store(target, offset + block * plane + pixel * LANES, tile[pixel, block])
+        store(target, offset + block * pitch + pixel * LANES, tile[pixel, block])

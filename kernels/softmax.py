@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .elementwise import exponential
-from .machine_code import kernel
-from .pointwise import INFINITY
+from .epilogue import INFINITY
+from .instructions import BLOCKS, CONSTANTS, FIRST, INPUTS, LAST, PIXELS, Y
 from .simd import (
     LANES,
     Integers,
@@ -13,6 +13,7 @@ from .simd import (
     at,
     div,
     integers_at,
+    kernel,
     largest,
     load,
     maximum,
@@ -25,23 +26,32 @@ from .simd import (
 
 
 @kernel
-def softmax(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode SOFTMAX: y = exp(x - max x) / sum exp(x - max x); columns: y, pixels, blocks, weights, inputs, first
-    pixel, last pixel.
+def softmax(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """SOFTMAX: y = exp(x - max x) / sum exp(x - max x), pixels FIRST to LAST of PIXELS.
 
-    The weights are a limit for each lane of each block: infinity where a channel lives, -infinity where none does,
+    CONSTANTS are a limit for each lane of each block: infinity where a channel lives, -infinity where none does,
     whatever lies there in memory; the exponential of the latter is 0. A NaN among the channels leaves no limit of its
     own, but infinity less infinity: every probability of that pixel becomes NaN, as in the definition.
     """
-    pixels, blocks = row[2], row[3]
-    limits, inputs = at(weights, row[4]), integers_at(program, row[5])
-    for p in range(row[6], row[7]):
+    pixels, blocks = instruction[PIXELS], instruction[BLOCKS]
+    limits = at(weights, instruction[CONSTANTS])
+    inputs = integers_at(program, instruction[INPUTS])
+    for p in range(instruction[FIRST], instruction[LAST]):
+        # The maximum of each lane first, over all blocks; then of all lanes.
         most = splat(-INFINITY)
         for block in range(blocks):
             x = load(arena, inputs[block] + p * LANES)
             most = maximum(minimum(x, load(limits, block * LANES)), most)
         most = largest(most)
-        y = at(arena, row[1] + p * LANES)
+        y = at(arena, instruction[Y] + p * LANES)
+        # Exponentials are stored, summed and then divided, block by block: a pixel's stay in the first-level cache.
         sums = splat(0.0)
         for block in range(blocks):
             x = load(arena, inputs[block] + p * LANES)

@@ -7,137 +7,150 @@ pixels each, and hand over tensors that fit the cache; 8K images then need littl
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 
 from refnet.graph import Node
 
 from . import layout
-from .convolutions import Convolutions, Prepared
-from .fusion import Epilogue, Fuser
-from .layout import Plane, Tensor, Value
-from .products import Results
+from .emitter import Emitter
+from .layout import Block, Buffer, Tensor
+from .lower_convolution import (
+    ALGORITHMS,
+    Destination,
+    Prepared,
+    destination,
+    image_of,
+    lower_whole,
+)
 from .simd import LANES
 
 #: Floats from which on a tensor is streamed.
 STREAMED = 1 << 18
-#: Pixels and rows of a band, and how many bands there are at most: each is a row of the table.
-BAND_PIXELS, BAND_ROWS, MOST_BANDS = 252, 4, 128
+#: Pixels and rows of a band, and how many bands there are at most: each is an instruction of every layer. Bands half as
+#: large run no faster (LFFD, widths 0.5 and 1, 640x480), and planning takes longer the more there are.
+BAND_PIXELS, BAND_ROWS, MOST_BANDS = 504, 4, 128
 
 
-class Streaming(Convolutions):
-    """Convolutions, streamed where that pays."""
+def lower_convolution(emitter: Emitter, node: Node) -> None:
+    """Emit one layer, or the whole tree of layers that it streams into."""
+    readers = _streamed_into(emitter, node)
+    if not readers:
+        lower_whole(emitter, node)
+    elif emitter.algorithms[node.name].name == "planar":
+        _stream_rows(emitter, node, readers[0])
+    else:
+        _stream_pixels(emitter, node)
 
-    fuser: Fuser
-    epilogues: dict[str, Epilogue]
 
-    def lower_convolution(self, node: Node, epilogue: Epilogue) -> None:
-        """The steps of one layer, or of the whole tree of layers that it streams into."""
-        kind = self.kind(node)
-        readers = self._readers(node, epilogue) if kind in ("planar", "pointwise") else []
-        if readers and kind == "planar":
-            self._stream_rows(node, readers[0])
-        elif readers:
-            self._stream_pixels(node)
+def _streamed_into(emitter: Emitter, node: Node) -> list[Node]:
+    """The layers that can take this one's output band by band; none if it must be stored."""
+    algorithms, epilogues = emitter.algorithms, emitter.fusion.epilogues
+    epilogue, shape = epilogues[node.name], emitter.shapes[node.name]
+    name, algorithm = epilogue.first, algorithms[node.name].name
+    if algorithm not in ("planar", "pointwise") or name is None or len(shape) != 3:
+        return []
+    # A tensor that is stored anyway, or that fits the cache, gains nothing.
+    if epilogue.second or epilogue.residual or math.prod(shape) < STREAMED:
+        return []
+    # The first layer makes rows for a strided window; 1x1 convolutions hand over pixels.
+    readers = emitter.fusion.consumers[name]
+    wanted = "dense" if algorithm == "planar" else "pointwise"
+    fits = all(
+        reader.op == "conv"
+        and algorithms[reader.name].name == wanted
+        and epilogues[reader.name].residual is None
+        for reader in readers
+    )
+    if name in emitter.graph.outputs or not readers or not fits:
+        return []
+    return readers if wanted == "pointwise" or len(readers) == 1 else []
+
+
+def _band(name: str, like: Tensor, first: int, pixels: int) -> Tensor:
+    """Pixels first to first + pixels of a tensor that exists only in bands. Its blocks are addressed as if it were
+    whole: they begin where pixel 0 would lie, before the buffer."""
+    buffer = Buffer(f"{name} from {first}", len(like.lanes) * pixels, per_thread=True)
+    offsets = range(-first * LANES, buffer.floats - first * LANES, pixels * LANES)
+    blocks = tuple([Block(buffer, offset) for offset in offsets])
+    return Tensor(like.shape, blocks, like.lanes)
+
+
+def _unstored(emitter: Emitter, node: Node) -> Tensor:
+    """The tensor of a streamed layer, without blocks."""
+    name = emitter.fusion.epilogues[node.name].first
+    assert name is not None
+    shape = emitter.shapes[node.name]
+    lanes = layout.dense_lanes(shape[0], emitter.block_starts.get(name, ()))
+    tensor = emitter.tensors[name] = Tensor(shape, (), lanes)
+    return tensor
+
+
+def _into(emitter: Emitter, node: Node, band: Tensor, pixels: int) -> Destination:
+    """The destination of a layer that stores one band only."""
+    flags = emitter.fusion.epilogues[node.name].flags
+    return Destination(band.lanes, flags, band, None, None, pixels)
+
+
+def _stream_rows(emitter: Emitter, node: Node, reader: Node) -> None:
+    """The first layer and the strided one after it; rows at the seams of bands are computed twice."""
+    image, between = image_of(emitter, node), _unstored(emitter, node)
+    producer = ALGORITHMS["planar"](emitter, node, image, between.lanes)
+    # The consumer's result is a whole tensor, of which each band writes its rows.
+    target = destination(emitter, reader, emitter.fusion.epilogues[reader.name])
+    consumer = ALGORITHMS["dense"](emitter, reader, between, target.lanes)
+    a = reader.attributes
+    stride, padding, taps = a["stride"][0], a["padding"][0], a["kernel"][0]
+    columns = between.shape[2]
+    size = max(BAND_ROWS, -(-consumer.extent // MOST_BANDS))
+    for start in range(0, consumer.extent, size):
+        stop = min(start + size, consumer.extent)
+        # At least one row, though a band whose windows lie in the padding reads none.
+        top = min(max(start * stride - padding, 0), producer.extent - 1)
+        bottom = max(min((stop - 1) * stride - padding + taps, producer.extent), top + 1)
+        pixels, before = (bottom - top) * columns, len(emitter.instructions)
+        band = _band(node.name, between, top * columns, pixels)
+        producer.emit(image, _into(emitter, node, band, pixels), top, bottom)
+        consumer.emit(band, target, start, stop)
+        _mark(emitter, before, node.name, start // size)
+
+
+def _stream_pixels(emitter: Emitter, root: Node) -> None:
+    """A tree of 1x1 convolutions."""
+    source = emitter.stored(root.inputs[0])
+    inner: dict[str, Tensor] = {}
+    leaves: dict[str, Destination] = {}
+    prepared: list[tuple[Node, Prepared]] = []
+
+    def prepare(node: Node, taken: Tensor) -> None:
+        readers = _streamed_into(emitter, node)
+        if readers:
+            inner[node.name] = _unstored(emitter, node)
+            # Known before the first band, since weights are packed for the lanes of both sides.
+            lanes = inner[node.name].lanes
         else:
-            super().lower_convolution(node, epilogue)
+            leaves[node.name] = destination(emitter, node, emitter.fusion.epilogues[node.name])
+            lanes = leaves[node.name].lanes
+        prepared.append((node, ALGORITHMS["pointwise"](emitter, node, taken, lanes)))
+        for reader in readers:
+            prepare(reader, inner[node.name])
 
-    def _readers(self, node: Node, epilogue: Epilogue) -> list[Node]:
-        """The layers that can take this one's output band by band; none if it must be stored."""
-        name, shape = epilogue.first, self.shapes[node.name]
-        if name is None or len(shape) != 3 or epilogue.second or epilogue.residual:
-            return []
-        floats = shape[0] * shape[1] * shape[2]
-        readers = self.fuser.readers[name]
-        wanted = "dense" if self.kind(node) == "planar" else "pointwise"
-        fits = all(
-            reader.op == "conv"
-            and self.kind(reader) == wanted
-            and self.epilogues[reader.name].residual is None
-            for reader in readers
-        )
-        if floats < STREAMED or name in self.graph.outputs or not readers or not fits:
-            return []
-        return readers if wanted == "pointwise" or len(readers) == 1 else []
+    prepare(root, source)
+    size = max(BAND_PIXELS, -(-source.pixels // MOST_BANDS // 14) * 14)
+    for start in range(0, source.pixels, size):
+        stop = min(start + size, source.pixels)
+        bands, before = {root.inputs[0]: source}, len(emitter.instructions)
+        for node, layer in prepared:
+            target = leaves.get(node.name)
+            if target is None:
+                band = _band(node.name, inner[node.name], start, stop - start)
+                bands[str(emitter.fusion.epilogues[node.name].first)] = band
+                target = _into(emitter, node, band, stop - start)
+            layer.emit(bands[node.inputs[0]], target, start, stop)
+        # All layers of one band, before the next band: what they hand over is still in cache.
+        _mark(emitter, before, root.name, start // size)
 
-    def _band(self, name: str, like: Tensor, first: int, pixels: int) -> Tensor:
-        """Pixels first to first + pixels of a tensor that exists only in bands; addressed as if it were whole."""
-        value = Value(f"{name} from {first}", len(like.lanes) * pixels, private=True)
-        offsets = range(-first * LANES, value.floats - first * LANES, pixels * LANES)
-        return replace(like, planes=tuple(Plane(value, offset) for offset in offsets))
 
-    def _unstored(self, node: Node) -> Tensor:
-        """The tensor of a streamed layer, without planes."""
-        epilogue = self.epilogues[node.name]
-        assert epilogue.first is not None
-        shape = self.shapes[node.name]
-        lanes = layout.dense_lanes(shape[0], self.breaks.get(epilogue.first, ()))
-        tensor = Tensor(shape, (), lanes)
-        self.tensors[epilogue.first] = tensor
-        return tensor
-
-    def _stream_rows(self, node: Node, reader: Node) -> None:
-        """The first layer and the strided one behind it; rows at the seams of bands are computed twice."""
-        epilogue, then = self.epilogues[node.name], self.epilogues[reader.name]
-        image, between = Tensor(self.shapes[node.inputs[0]], (), ()), self._unstored(node)
-        emit_first, rows = self.prepare_planar(node, epilogue, image, between.lanes)
-        results = self.results(reader, then)
-        emit_second, extent = self.prepare_dense(reader, then, between, results.lanes)
-        a = reader.attributes
-        stride, padding, taps = a["stride"][0], a["padding"][0], a["kernel"][0]
-        columns = between.shape[2]
-        size = max(BAND_ROWS, -(-extent // MOST_BANDS))
-        for start in range(0, extent, size):
-            stop = min(start + size, extent)
-            # At least one row, though a band whose windows lie in the padding reads none.
-            top = min(max(start * stride - padding, 0), rows - 1)
-            bottom = max(min((stop - 1) * stride - padding + taps, rows), top + 1)
-            band = self._band(node.name, between, top * columns, (bottom - top) * columns)
-            emit_first(image, self._inner(epilogue, band, (bottom - top) * columns), top, bottom)
-            emit_second(band, results, start, stop)
-            self._mark(node.name, start // size, 2)
-
-    def _stream_pixels(self, root: Node) -> None:
-        """A tree of 1x1 convolutions."""
-        source = self.stored(root.inputs[0])
-        inner: dict[str, Tensor] = {}
-        leaves: dict[str, Results] = {}
-        prepared: list[tuple[Node, Prepared]] = []
-
-        def prepare(node: Node, taken: Tensor) -> None:
-            epilogue = self.epilogues[node.name]
-            readers = self._readers(node, epilogue)
-            if readers:
-                inner[node.name] = self._unstored(node)
-                lanes = inner[node.name].lanes
-            else:
-                leaves[node.name] = self.results(node, epilogue)
-                lanes = leaves[node.name].lanes
-            prepared.append((node, self.prepare_pointwise(node, epilogue, taken, lanes)))
-            for reader in readers:
-                prepare(reader, inner[node.name])
-
-        prepare(root, source)
-        pixels = source.pixels
-        size = max(BAND_PIXELS, -(-pixels // MOST_BANDS // 14) * 14)
-        for start in range(0, pixels, size):
-            stop = min(start + size, pixels)
-            bands, before = {root.inputs[0]: source}, len(self.steps)
-            for node, (emit, _) in prepared:
-                epilogue = self.epilogues[node.name]
-                results = leaves.get(node.name)
-                if results is None:
-                    band = self._band(node.name, inner[node.name], start, stop - start)
-                    bands[str(epilogue.first)] = band
-                    results = self._inner(epilogue, band, stop - start)
-                emit(bands[node.inputs[0]], results, start, stop)
-            self._mark(root.name, start // size, len(self.steps) - before)
-
-    def _mark(self, stream: str, band: int, count: int) -> None:
-        """Note for the last `count` steps which band of which stream they make."""
-        for step in self.steps[-count:]:
-            step.band = (stream, band)
-
-    @staticmethod
-    def _inner(epilogue: Epilogue, band: Tensor, pitch: int) -> Results:
-        """Results of a layer that stores one band only."""
-        return Results(band.lanes, epilogue.flags, band, None, None, pitch)
+def _mark(emitter: Emitter, first: int, stream: str, band: int) -> None:
+    """Note for all instructions from `first` on which band of which stream they make."""
+    for instruction in emitter.instructions[first:]:
+        instruction.band = (stream, band)

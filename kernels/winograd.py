@@ -23,24 +23,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .depthwise import finish
-from .machine_code import kernel
-from .pointwise import (
+from .epilogue import INFINITY, STORE_FIRST, finish
+from .instructions import (
+    BIAS,
+    BLOCK_PITCH,
     BLOCKS,
+    COLUMNS,
     DEPTH,
     FIRST,
     FLAGS,
-    INFINITY,
+    GROUP,
+    INPUT_BLOCKS,
+    INPUTS,
     LAST,
-    PLANE,
+    PRODUCT,
+    RELU_ON_LOAD,
     RESIDUAL,
+    ROWS,
+    SCRATCH,
     SECOND,
-    STEPS,
-    STORE_FIRST,
+    SEGMENT_COUNT,
+    SEGMENTS,
+    SIDE,
     WEIGHTS,
+    WIDTH,
     Y,
-    multiply,
 )
+from .register_tile import multiply
 from .simd import (
     LANES,
     Integers,
@@ -50,17 +59,13 @@ from .simd import (
     at,
     fma,
     integers_at,
+    kernel,
     load,
     maximum,
     splat,
     store,
     sub,
 )
-
-# Columns of a WINOGRAD row after those that all products share; FIRST and LAST are patches. PRODUCT is the place of
-# another row, that of the products: all of them store in scratch and do nothing else with their sums. SIDE is 4 or 6.
-GROUP, SCRATCH, INPUTS, PLANES = 14, 15, 16, 17
-ROWS, COLUMNS, RECTIFY, BIAS, PRODUCT, SIDE = 18, 19, 20, 21, 22, 23
 
 #: {side: G}: a row for every point x holds 1, x and x^2, times a constant.
 KERNEL_TRANSFORMS = {
@@ -224,8 +229,8 @@ def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
         for j in range(size):
             transform(at(source, j * LANES), pitch, at(half, j * LANES), size * LANES, low)
         for i in range(size):
-            row = at(half, i * size * LANES)
-            transform(row, LANES, at(target, i * size * target_pitch), target_pitch, never)
+            line = at(half, i * size * LANES)
+            transform(line, LANES, at(target, i * size * target_pitch), target_pitch, never)
 
     @kernel
     def gather(x: Pointer, rows: int, columns: int, top: int, left: int, patch: Pointer) -> None:
@@ -241,23 +246,30 @@ def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
 
     @kernel
     def transform_inputs(
-        row: Integers, program: Integers, arena: Pointer, first: int, count: int
+        instruction: Integers, program: Integers, arena: Pointer, first: int, count: int
     ) -> None:
-        rows, columns, planes, group = row[ROWS], row[COLUMNS], row[PLANES], row[GROUP]
-        inputs = integers_at(program, row[INPUTS])
+        rows, columns, input_blocks, group = (
+            instruction[ROWS],
+            instruction[COLUMNS],
+            instruction[INPUT_BLOCKS],
+            instruction[GROUP],
+        )
+        inputs = integers_at(program, instruction[INPUTS])
         across = (columns + side - 1) // side
-        transformed = at(arena, row[SCRATCH])
-        patch = at(transformed, size * size * (planes + row[BLOCKS]) * group * LANES)
+        transformed = at(arena, instruction[SCRATCH])
+        patch = at(transformed, size * size * (input_blocks + instruction[BLOCKS]) * group * LANES)
         half = at(patch, size * size * LANES)
+        # A deferred ReLU is one instruction for each vector that is loaded; minus infinity lets everything pass.
         low = splat(-INFINITY)
-        if row[RECTIFY]:
+        if instruction[RELU_ON_LOAD]:
             low = splat(0.0)
-        pitch = planes * group * LANES
+        pitch = input_blocks * group * LANES
         for t in range(count):
             i = (first + t) // across
             top, left = i * side - 1, (first + t - i * across) * side - 1
+            # Most patches lie inside of the map and are read where they lie; only those at the edges are copied.
             inside = top >= 0 and left >= 0 and top + size <= rows and left + size <= columns
-            for block in range(planes):
+            for block in range(input_blocks):
                 x = at(arena, inputs[block])
                 target = at(transformed, (block * group + t) * LANES)
                 if inside:
@@ -278,33 +290,44 @@ def _outputs(
 
     @kernel
     def transform_outputs(
-        row: Integers, arena: Pointer, weights: Pointer, first: int, count: int
+        instruction: Integers, arena: Pointer, weights: Pointer, first: int, count: int
     ) -> None:
-        rows, columns, planes, group = row[ROWS], row[COLUMNS], row[PLANES], row[GROUP]
-        blocks = row[BLOCKS]
+        rows, columns, input_blocks, group = (
+            instruction[ROWS],
+            instruction[COLUMNS],
+            instruction[INPUT_BLOCKS],
+            instruction[GROUP],
+        )
+        blocks = instruction[BLOCKS]
         across = (columns + side - 1) // side
-        products = at(arena, row[SCRATCH] + size * size * planes * group * LANES)
+        products = at(arena, instruction[SCRATCH] + size * size * input_blocks * group * LANES)
         half = at(products, size * size * (blocks * group + 1) * LANES)
         pitch = blocks * group * LANES
         for t in range(count):
             i = (first + t) // across
             top, left = i * side, (first + t - i * across) * side
+            # The last patches hang over the edges, where what they make is dropped.
             height, width = min(side, rows - top), min(side, columns - left)
             for block in range(blocks):
                 source = at(products, (block * group + t) * LANES)
                 for j in range(size):
                     transform(at(source, j * pitch), size * pitch, at(half, j * LANES))
-                bias = load(weights, row[BIAS] + block * LANES)
-                y = at(arena, row[Y] + block * row[PLANE] + (top * columns + left) * LANES)
+                bias = load(weights, instruction[BIAS] + block * LANES)
+                y = at(
+                    arena,
+                    instruction[Y]
+                    + block * instruction[BLOCK_PITCH]
+                    + (top * columns + left) * LANES,
+                )
                 for r in range(height):
                     finish_row(
                         at(half, r * size * LANES),
                         bias,
                         at(y, r * columns * LANES),
                         width,
-                        row[FLAGS],
-                        row[SECOND],
-                        row[RESIDUAL],
+                        instruction[FLAGS],
+                        instruction[SECOND],
+                        instruction[RESIDUAL],
                     )
 
     return transform_outputs
@@ -315,35 +338,62 @@ _outputs_4, _outputs_6 = _outputs(4, _half_4, _row_4), _outputs(6, _half_6, _row
 
 
 @kernel
-def winograd(row: Integers, program: Integers, arena: Pointer, weights: Pointer) -> None:
-    """Opcode WINOGRAD. Weights: a packed matrix per point, one behind the other, each with a bias of zero."""
-    planes, group, blocks, side = row[PLANES], row[GROUP], row[BLOCKS], row[SIDE]
-    steps, product = integers_at(program, row[STEPS]), integers_at(program, row[PRODUCT])
+def winograd(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """WINOGRAD: patches FIRST to LAST, GROUP of them together. Weights: a packed matrix per point, one after the other,
+    each with a bias of zero."""
+    input_blocks, group, blocks, side = (
+        instruction[INPUT_BLOCKS],
+        instruction[GROUP],
+        instruction[BLOCKS],
+        instruction[SIDE],
+    )
+    segments, products_of = (
+        integers_at(program, instruction[SEGMENTS]),
+        integers_at(program, instruction[PRODUCT]),
+    )
     points = (side + 2) * (side + 2)
-    floats = (row[DEPTH] + 1) * blocks * LANES
-    transformed = at(arena, row[SCRATCH])
-    products = at(transformed, points * planes * group * LANES)
-    first = row[FIRST]
-    while first < row[LAST]:
-        count = min(group, row[LAST] - first)
+    floats = (instruction[DEPTH] + 1) * blocks * LANES
+    transformed = at(arena, instruction[SCRATCH])
+    products = at(transformed, points * input_blocks * group * LANES)
+    first = instruction[FIRST]
+    while first < instruction[LAST]:
+        count = min(group, instruction[LAST] - first)
         if side == 6:
-            _inputs_6(row, program, arena, first, count)
+            _inputs_6(instruction, program, arena, first, count)
         else:
-            _inputs_4(row, program, arena, first, count)
+            _inputs_4(instruction, program, arena, first, count)
+        # One matrix product for each point. All of them run on the register tile, with the group's patches as pixels.
         for e in range(points):
-            x = at(transformed, e * planes * group * LANES)
+            x = at(transformed, e * input_blocks * group * LANES)
             y = at(products, e * blocks * group * LANES)
-            multiply(product, x, steps, at(weights, row[WEIGHTS] + e * floats), y, count)
+            multiply(
+                products_of, x, segments, at(weights, instruction[WEIGHTS] + e * floats), y, count
+            )
         if side == 6:
-            _outputs_6(row, arena, weights, first, count)
+            _outputs_6(instruction, arena, weights, first, count)
         else:
-            _outputs_4(row, arena, weights, first, count)
+            _outputs_4(instruction, arena, weights, first, count)
         first += count
 
 
-def product_row(group: int, blocks: int, count: int, depth: int) -> list[int]:
-    """The row of the products: `group` patches of `count` input and `blocks` output blocks, in scratch."""
-    return [0, 0, group * LANES, blocks, 0, 0, count, depth, STORE_FIRST, 0, 0, 0]
+def product(group: int, blocks: int, inputs: int, depth: int) -> tuple[int, ...]:
+    """The instruction of the products: `depth` channels in `inputs` input blocks, `blocks` output blocks, `group`
+    patches. It lies in a list of the program; the products are stored in scratch and nothing else is done with them."""
+    fields = {
+        BLOCK_PITCH: group * LANES,
+        BLOCKS: blocks,
+        SEGMENT_COUNT: inputs,
+        DEPTH: depth,
+        FLAGS: STORE_FIRST,
+    }
+    return tuple(fields.get(column, 0) for column in range(WIDTH))
 
 
 def transform_kernel(weight: NDArray[Any], side: int) -> NDArray[np.float64]:

@@ -26,6 +26,9 @@ POLARIS_VARIANTS: list[dict[str, Any]] = [
 #: (H, W) beside the smallest legal side: odd ones, where a wrong border shows, and a usual one.
 DETECTOR_SIZES = ((161, 198), (255, 333), (480, 640))
 
+#: The same for networks whose sides are multiples of 64.
+MULTIPLES = ((192, 128), (256, 320), (512, 640))
+
 #: Smallest side that leaves one cell of the last branch: 2S - 1 at its stride S.
 SMALLEST_SIDE = {
     "lffd-face-v1": 63,
@@ -34,6 +37,7 @@ SMALLEST_SIDE = {
     "lffd-pedestrian": 127,
     "lffd-plate": 127,
     "lffd-plate-small": 127,
+    "lffd-light": 64,
     "basketnet": 63,
     "tinynet": 7,
 }
@@ -121,9 +125,10 @@ def _detector_cases() -> Iterator[Case]:
         variants: list[dict[str, Any]] = [{}]
         variants += [{key: value} for key, value in DETECTOR_VARIANTS.items() if key in known]
         for options in variants:
-            sizes = [(side, side), (161, 198)] if options else [(side, side), *DETECTOR_SIZES]
+            others = MULTIPLES if side % 64 == 0 else DETECTOR_SIZES
+            sizes = [(side, side), *others[: 1 if options else None]]
             for height, width in sizes:
                 # The largest size shows nothing in three images that it does not show in one.
-                for batch in (1,) if (height, width) == (480, 640) else BATCHES:
+                for batch in (1,) if (height, width) == others[-1] else BATCHES:
                     quick = batch == 1 and height == side and options.get("width") is None
                     yield Case(network, options, 3, height, width, batch, quick)

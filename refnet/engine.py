@@ -1,7 +1,7 @@
 """The one place where refnet calls its compiled kernels.
 
-`Engine` runs a graph with its weights through `refnet.kernels`, imported when the first engine is made: batch norms are
-folded, a plan is compiled for every input shape that comes along, the newest plans are kept.
+`Engine` runs a graph with its weights through `refnet.kernels`, imported when the first plan is made: batch norms are
+folded and weights are packed once, a plan is compiled for every input shape that comes along, the newest plans are kept.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from refnet.ops import Array
 from refnet.passes import fold
 
 if TYPE_CHECKING:
+    from refnet.kernels import compiler as compilers
     from refnet.kernels import plan as plans
-    from refnet.kernels import threads as runners
+    from refnet.kernels import runner as runners
 
-#: Plans of so many input shapes are kept; the oldest goes first.
-KEPT_PLANS = 8
+#: Bytes that the plans of a model may take. The oldest goes first; the newest is kept whatever it takes.
+PLAN_MEMORY = 32 << 20
+#: Bytes that an arena may have beyond what the newest plan needs, because an older one that is kept needs them.
+ARENA_MEMORY = 256 << 20
 
 
 def unavailable() -> str | None:
@@ -45,8 +48,11 @@ class Engine:
     def __init__(self, graph: Graph, weights: Mapping[str, Array], threads: int = 1) -> None:
         if reason := unavailable():
             raise BackendError(f"the compiled backend cannot run here: {reason}")
-        self.graph, self.weights = fold(graph, weights)
+        self.graph, folded = fold(graph, weights)
         self.threads = threads
+        self._weights: Mapping[str, Array] = folded  # until the compiler has them
+        self._compiler: compilers.Compiler | None = None
+        self._arenas: runners.Arenas | None = None
         self._runners: OrderedDict[tuple[int, ...], runners.Runner] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,9 +75,23 @@ class Engine:
             with self._lock:
                 runner = self._runners.get(shape) or self._compile(shape)
                 self._runners[shape] = runner
-                while len(self._runners) > KEPT_PLANS:
-                    self._runners.popitem(last=False)
+                self._forget()
         return runner
+
+    def _forget(self) -> None:
+        """Drop the oldest plans until the others fit into PLAN_MEMORY and ARENA_MEMORY."""
+        runners = self._runners
+        *_, newest = runners.values()
+
+        def fit() -> bool:
+            plans = sum(runner.plan.nbytes for runner in runners.values())
+            arena = max(runner.arena for runner in runners.values())
+            return plans <= PLAN_MEMORY and 4 * (arena - newest.arena) <= ARENA_MEMORY
+
+        while len(runners) > 1 and not fit():
+            runners.popitem(last=False)
+        assert self._arenas is not None  # since there is a plan
+        self._arenas.most = max(runner.arena for runner in runners.values())
 
     def plan(self, shape: tuple[int, ...] | None = None) -> plans.Plan:
         """The plan for images of `shape` (C, H, W), by default the graph's own; `plan.explain()` shows it."""
@@ -79,23 +99,46 @@ class Engine:
 
     def _compile(self, shape: tuple[int, ...]) -> runners.Runner:
         try:
-            from refnet.kernels import plan as plans
-            from refnet.kernels import threads as runners
+            from refnet.kernels import compiler as compilers
+            from refnet.kernels import runner as runners
         except Exception as error:  # such as a REFNET_LANES that no CPU has
             raise BackendError(f"the compiled backend cannot run here: {error}") from error
         channels, height, width = shape
+        if reason := _beyond(self.graph):
+            raise BackendError(f"the compiled backend cannot run {self.graph.name}: {reason}")
+        if self._compiler is None:
+            self._compiler = compilers.Compiler(self.graph, self._weights)
+            self._arenas, self._weights = runners.Arenas(), {}
         try:
-            plan = plans.compile_plan(self.graph, self.weights, (channels, height, width))
-        except plans.UnsupportedError as error:
+            plan = self._compiler.plan((channels, height, width))
+        except compilers.UnsupportedError as error:
             raise BackendError(
                 f"the compiled backend cannot run {self.graph.name}: {error}"
             ) from None
         try:
-            return runners.Runner(plan, self.threads)
+            return runners.Runner(plan, self.threads, self._arenas)
         except Exception as error:  # whatever a compiler may raise: the caller can do without it
             raise BackendError(
                 f"the compiled backend cannot run here: {type(error).__name__}: {error}"
             ) from error
+
+
+#: What attributes the kernels know of operations that have others too.
+_KNOWN = {
+    "average_pool": {"kernel", "stride", "padding"},
+    "max_pool": {"kernel", "stride", "padding"},
+}
+
+
+def _beyond(graph: Graph) -> str | None:
+    """Which layer asks for more of its operation than the kernels know; None where none does."""
+    for node in graph.nodes:
+        more = sorted(set(node.attributes) - _KNOWN.get(node.op, set(node.attributes)))
+        if node.op == "softmax" and not isinstance(node.attributes["axis"], int):
+            more = ["several axes"]
+        if more:
+            return f"the engine has no kernel for {node.op!r} with {', '.join(more)} ({node.name})"
+    return None
 
 
 def warmup() -> str:
@@ -107,7 +150,7 @@ def warmup() -> str:
 
 def peak() -> float:
     """GFLOP/s of nothing but fused multiply-adds on this core, now: what benchmarks are compared with."""
-    from refnet.kernels import threads as runners
+    from refnet.kernels import runner as runners
 
     return runners.peak()
 

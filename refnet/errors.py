@@ -15,7 +15,8 @@
     │   └── UnsupportedError    a format or another engine lacks an operation of a network
     └── DependencyError         an optional package is needed and absent
 
-A message says what was given, what was expected and what to do.
+A message says what was given, what was expected and what to do. It may quote names out of files; what a terminal would
+obey rather than show is escaped.
 """
 
 import os
@@ -37,6 +38,9 @@ def printable(text: str) -> str:
 
 class RefnetError(Exception):
     """The root of the tree: `except refnet.RefnetError` catches all that refnet raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ShapeError(RefnetError, ValueError):
@@ -90,7 +94,7 @@ class FileError(RefnetError, OSError):
         self.errno = errno
 
     def __str__(self) -> str:
-        return str(self.args[0])  # an OSError's own would be made of number and name
+        return printable(str(self.args[0]))  # an OSError's own is made of number and name
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.filename, self.errno)

@@ -45,16 +45,20 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, parents: bool = True) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], *, parents: bool = True, mode: int = 0o666
+) -> Iterator[Path]:
     """A temporary file to write, which takes the place of `path` when the block ends.
 
     A reader of `path` meets the old file or the new one. Where the block or the renaming fails, the
-    old file stays and the temporary one is removed. It is an empty file in the same folder, with the
-    permissions of any new file, under a name that nothing had before: a file or a link that is there
-    is never written to. It has the suffix of `path`, since many libraries choose a format by it.
+    old file stays and the temporary one is removed. It is an empty file in the same folder, under a name
+    that nothing had before: a file or a link that is there is never written to. It has the suffix of
+    `path`, since many libraries choose a format by it.
 
     Args:
         parents: make the folder of `path`, and those above it, where they are missing.
+        mode: permissions of the file, of which the umask takes some away; those of any new file by
+            default.
 
     Raises:
         OutputError: the file cannot be written; so are all of the block's OSErrors.
@@ -64,7 +68,7 @@ def replacing(path: str | os.PathLike[str], *, parents: bool = True) -> Iterator
         if parents:
             target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".refnet-{os.urandom(8).hex()}{target.suffix}"
-        os.close(os.open(temporary, _NEW, 0o666))
+        os.close(os.open(temporary, _NEW, mode))
         try:
             yield temporary
             _flush(temporary)
@@ -75,17 +79,21 @@ def replacing(path: str | os.PathLike[str], *, parents: bool = True) -> Iterator
 
 
 def write_file(
-    path: str | os.PathLike[str], pieces: Iterable[bytes], *, parents: bool = True
+    path: str | os.PathLike[str],
+    pieces: Iterable[bytes],
+    *,
+    parents: bool = True,
+    mode: int = 0o666,
 ) -> None:
     """Write `pieces`, one after another, to a file that appears complete or not at all.
 
     Args:
-        parents: as in `replacing`.
+        parents, mode: as in `replacing`.
 
     Raises:
         OutputError: it cannot be written; an old file stays, and nothing is left beside it.
     """
-    with replacing(path, parents=parents) as temporary, open(temporary, "wb") as file:
+    with replacing(path, parents=parents, mode=mode) as temporary, open(temporary, "wb") as file:
         file.writelines(pieces)
 
 

@@ -136,11 +136,17 @@ class Graph:
     def macs(self, input_shape: Shape | None = None) -> dict[str, int]:
         """{node name: multiply-accumulates of one image}: convolutions and linear layers, no more."""
         shapes = self.shapes(input_shape)
+        # How often the weight is applied: at every place of the output, or of the input.
+        places = {
+            "conv": lambda node: shapes[node.name][1:],
+            "conv_transpose": lambda node: shapes[node.inputs[0]][1:],
+            "linear": lambda node: shapes[node.name][:-1],
+        }
         return {
-            node.name: math.prod(shapes[node.name][1:])
+            node.name: math.prod(places[node.op](node))
             * math.prod(self.state_dict[node.parameters["weight"]])
             for node in self.nodes
-            if node.op in ("conv", "linear")
+            if node.op in places
         }
 
     @property

@@ -27,6 +27,7 @@ from refnet.errors import (
 from refnet.graph import Graph
 from refnet.networks import NETWORKS, build, check_options, network_options, split_name
 from refnet.ops import Array
+from refnet.values import objection, variances
 
 #: Suffixes of what is given for a network by mistake.
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -241,8 +242,8 @@ def load(
 
     Args:
         name_or_file: a name from `refnet.networks()`, with options or without, such as
-            "lffd-face-v2:width=0.5"; or a checkpoint whose network can be told from it, such as a file
-            made by `refnet convert`.
+            "lffd-face-v2:width=0.5"; a checkpoint whose network can be told from it, such as a file made by
+            `refnet convert`; or an ONNX file of any network whose operators refnet knows.
         weights: a checkpoint's path, or {state-dict name: array}. A checkpoint may be a PyTorch file
             (never executed), safetensors, npz, ONNX, MXNet or ncnn. With a network's name, None takes
             the weights that refnet comes with, where there are any with these options.
@@ -251,7 +252,7 @@ def load(
         backend: "compiled" for the engine (float32), "numpy" for the reference, "auto" for the engine
             where it runs, else NumPy with one warning that says why. float64 always takes the reference.
         options: the network's options, such as width, input_size, landmarks, form. Those that the
-            checkpoint tells need not be given.
+            checkpoint tells need not be given. Of an ONNX file of another network, input_size alone.
 
     Raises:
         FileError: there is no such file.
@@ -274,7 +275,21 @@ def load(
             raise _absent(os.fspath(weights))
         if Path(weights).suffix.lower() in PICTURES:
             raise CheckpointError(f"{os.fspath(weights)} is a picture, no network")
-        network, options, tensors = identify(read(weights), network, **options)
+        checkpoint = read(weights)
+        try:
+            network, options, tensors = identify(checkpoint, network, **options)
+        except WeightsError:
+            if checkpoint.format != "onnx" or network is not None:
+                raise
+            from refnet.exchange.onnx_network import read_network
+
+            if unknown := [key for key in options if key != "input_size"]:
+                raise OptionError(
+                    f"{name_or_file} is no network that refnet builds; of such an ONNX file only input_size can be "
+                    f"chosen, not {', '.join(unknown)}"
+                ) from None
+            graph, tensors = read_network(weights, **options)
+            return Model(graph, tensors, backend=backend, threads=threads)
     return Model(build(network, **options), tensors, backend=backend, threads=threads)
 
 
@@ -378,7 +393,8 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
     Tensors in `graph.ignored` are dropped. float32 and float64 stay; smaller floats become float32.
 
     Raises:
-        WeightsError: tensors are missing, extra, misshapen or not finite numbers; all are listed.
+        WeightsError: tensors are missing, extra, misshapen or hold numbers that no weights are (`values.py`); all
+            are listed.
     """
     problems = []
     if missing := [n for n in graph.parameters if n not in weights]:
@@ -386,6 +402,7 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
     if extra := [n for n in weights if n not in graph.state_dict]:
         problems.append(f"not known to the network {_listed(extra)}")
     checked: dict[str, Array] = {}
+    running = variances(graph)
     for name, shape in graph.parameters.items():
         if name not in weights:
             continue
@@ -394,8 +411,8 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
             problems.append(f"{name} has shape {array.shape}, expected {shape}")
         elif array.dtype.kind != "f":
             problems.append(f"{name} has dtype {array.dtype}, expected a float")
-        elif not np.isfinite(array).all():
-            problems.append(f"{name} holds NaN or infinite values")
+        elif reason := objection(array, variance=name in running):
+            problems.append(f"{name} {reason}")
         else:
             kept = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
             checked[name] = _read_only(kept)

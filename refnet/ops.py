@@ -1,14 +1,16 @@
 """The vocabulary: every operation once, in plain NumPy, for any float dtype. It is the definition.
 
-An operation is five functions of the same keywords (a node's attributes and parameters):
+An operation is six functions of the same keywords (a node's attributes and parameters):
 
     forward(x, ..., **parameters, **attributes) -> y
     shape(inputs, parameters, **attributes)     -> shape of y for one image, without the batch axis
     vjp(dy, inputs, y, **parameters, **attributes) -> one cotangent per input
     field(inputs, shapes, **attributes)         -> the receptive field of y
     reads(region, shape, **attributes)          -> region of an input that a region of y depends on
+    makes(region, shape, inputs, parameters, **attributes)
+                                                -> region of y that is made where `region` is asked for
 
-The last two are those of `refnet.receptive` by default, which suit whatever slides a window (it has an
+The last three are those of `refnet.receptive` by default, which suit whatever slides a window (it has an
 attribute `kernel`) and whatever keeps each unit in its place.
 
 Legend: N images, C channels in, O channels out, H x W rows and columns, (kh, kw) kernel taps. Feature
@@ -21,17 +23,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from refnet import windows
+from refnet import rearrangements, windows
 from refnet.arrays import Array as Array
 from refnet.arrays import Pair as Pair
 from refnet.arrays import Shape as Shape
 from refnet.errors import ShapeError
-from refnet.receptive import ReceptiveField, Region, flattened_field, layer_field, layer_reads
+from refnet.receptive import (
+    ReceptiveField,
+    Region,
+    all_makes,
+    all_reads,
+    broadcast_field,
+    broadcast_reads,
+    flattened_field,
+    layer_field,
+    layer_reads,
+    same_makes,
+    whole,
+)
 
 # ------------------------------------------------------------------------- affine and element-wise
 
@@ -68,17 +82,27 @@ def batch_norm_vjp(
 
 
 def linear(x: Array, weight: Array, bias: Array) -> Array:
-    """x (N, F) times weight (O, F) transposed, plus bias (O,)."""
+    """x (N, ..., F) times weight (O, F) transposed, plus bias (O,)."""
     return x @ weight.T + bias
 
 
 def linear_shape(inputs: Sequence[Shape], parameters: Mapping[str, Shape]) -> Shape:
     (shape,), weight = inputs, parameters["weight"]
-    if shape != (weight[1],):
+    if shape[-1:] != (weight[1],):
         raise ShapeError(
             f"a linear layer with weight {weight} takes ({weight[1]},) features, not {shape}"
         )
-    return (weight[0],)
+    return (*shape[:-1], weight[0])
+
+
+def linear_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape]
+) -> ReceptiveField | None:
+    """That of the vector; of a map, all columns together."""
+    (seen,), (shape,) = inputs, shapes
+    if len(shape) != 3:
+        return seen
+    return replace(seen, columns=seen.columns.whole(shape[2]))
 
 
 def linear_vjp(
@@ -204,15 +228,29 @@ def exp_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
     return (dy * y,)
 
 
-def softmax(x: Array, *, axis: int) -> Array:
-    """exp(x) / Σ exp(x) along `axis` of the batched array, shifted by the maximum against overflow."""
+def softmax(x: Array, *, axis: int | tuple[int, ...]) -> Array:
+    """exp(x) / Σ exp(x) along `axis` of the batched array, or several together, shifted by the maximum
+    against overflow."""
     e: Array = np.exp(x - x.max(axis, keepdims=True))
     e /= e.sum(axis, keepdims=True)
     return e
 
 
-def softmax_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, axis: int) -> tuple[Array]:
+def softmax_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, axis: int | tuple[int, ...]
+) -> tuple[Array]:
     return (y * (dy - (dy * y).sum(axis, keepdims=True)),)
+
+
+def softmax_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    axis: int | tuple[int, ...],
+) -> Region:
+    return region if axis in (1, (1,)) else whole(shape)
 
 
 def normalize(x: Array, *, mean: float, std: float) -> Array:
@@ -237,6 +275,193 @@ def same_shape(
         if shape != inputs[0][:1]:
             raise ShapeError(f"{role} has shape {shape} for {inputs[0][0]} channels")
     return inputs[0]
+
+
+# ------------------------------------------------------------------- arithmetic that broadcasts
+
+
+def clip(x: Array, *, low: float, high: float) -> Array:
+    """min(max(x, low), high); a bound may be infinite."""
+    return np.clip(x, x.dtype.type(low), x.dtype.type(high))
+
+
+def clip_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, low: float, high: float
+) -> tuple[Array]:
+    (x,) = inputs
+    return (dy * ((x >= low) & (x <= high)),)
+
+
+def power(x: Array, *, exponent: float) -> Array:
+    """x to a constant power."""
+    if exponent == 0.5:
+        return np.sqrt(x)
+    y: Array = x ** x.dtype.type(exponent)
+    return y
+
+
+def power_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, exponent: float) -> tuple[Array]:
+    (x,) = inputs
+    return (dy * (dy.dtype.type(exponent) * x ** dy.dtype.type(exponent - 1)),)
+
+
+def affine(x: Array, weight: Array | None = None, bias: Array | None = None) -> Array:
+    """x · weight + bias with constants that broadcast to the shape of one image, or grow it."""
+    y = x if weight is None else x * weight
+    return y if bias is None else y + bias
+
+
+def affine_vjp(
+    dy: Array,
+    inputs: Sequence[Array],
+    y: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+) -> tuple[Array]:
+    return (_summed(dy if weight is None else dy * weight, inputs[0].shape),)
+
+
+def affine_makes(
+    region: Region, shape: Shape, inputs: Sequence[Shape], parameters: Mapping[str, Shape]
+) -> Region:
+    local = all(sizes[1:] == (1, 1) for sizes in parameters.values())
+    return region if local else whole(shape)
+
+
+def broadcast_shape(
+    inputs: Sequence[Shape], parameters: Mapping[str, Shape], **attributes: Any
+) -> Shape:
+    """NumPy's broadcasting of inputs and constants of one rank, image by image."""
+    shapes = [*inputs, *parameters.values()]
+    ranks = {len(shape) for shape in shapes}
+    sizes = [set(column) - {1} for column in zip(*shapes, strict=False)]
+    if len(ranks) != 1 or any(len(size) > 1 for size in sizes):
+        raise ShapeError(f"shapes {shapes} do not broadcast")
+    return tuple(size.pop() if size else 1 for size in sizes)
+
+
+def broadcast_add(a: Array, b: Array) -> Array:
+    """a + b for shapes that broadcast; `add` is for equal ones."""
+    y: Array = a + b
+    return y
+
+
+def broadcast_add_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, ...]:
+    return tuple(_summed(dy, x.shape) for x in inputs)
+
+
+def subtract(a: Array, b: Array) -> Array:
+    """a - b for shapes that broadcast."""
+    y: Array = a - b
+    return y
+
+
+def subtract_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
+    a, b = inputs
+    return _summed(dy, a.shape), _summed(-dy, b.shape)
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """a · b for shapes that broadcast, such as a map and one factor for each of its channels."""
+    y: Array = a * b
+    return y
+
+
+def multiply_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
+    a, b = inputs
+    return _summed(dy * b, a.shape), _summed(dy * a, b.shape)
+
+
+def multiply_opened(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, ...]:
+    """Open, a product passes to its larger factors as they are: a smaller one is a gate."""
+    return tuple(dy if x.shape == dy.shape else np.zeros(x.shape, dy.dtype) for x in inputs)
+
+
+def divide(a: Array, b: Array) -> Array:
+    """a / b for shapes that broadcast."""
+    y: Array = a / b
+    return y
+
+
+def divide_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
+    a, b = inputs
+    return _summed(dy / b, a.shape), _summed(-dy * y / b, b.shape)
+
+
+def divide_opened(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, Array]:
+    """Open, a quotient passes to what is divided."""
+    return _summed(dy, inputs[0].shape), np.zeros(inputs[1].shape, dy.dtype)
+
+
+def _summed(dy: Array, shape: Shape) -> Array:
+    """The cotangent of an array of `shape` that was broadcast to that of `dy`."""
+    axes = tuple(i for i, (d, s) in enumerate(zip(dy.shape, shape, strict=True)) if s == 1 != d)
+    return dy.sum(axes, keepdims=True) if axes else dy
+
+
+def reduce(x: Array, *, kind: str, axes: tuple[int, ...]) -> Array:
+    """The "mean", "sum", "max" or "min" along `axes` of the batched array, which keep a size of 1."""
+    y: Array = getattr(np, kind)(x, axes, keepdims=True)
+    return y
+
+
+def reduce_shape(
+    inputs: Sequence[Shape], parameters: Mapping[str, Shape], *, kind: str, axes: tuple[int, ...]
+) -> Shape:
+    (shape,) = inputs
+    if kind not in ("mean", "sum", "max", "min") or not set(axes) <= set(range(1, len(shape) + 1)):
+        raise ShapeError(f"{shape} has no {kind} along {axes}")
+    return tuple(1 if axis in axes else size for axis, size in enumerate(shape, 1))
+
+
+def reduce_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    kind: str,
+    axes: tuple[int, ...],
+) -> Region:
+    return region if axes == (1,) else whole(shape)
+
+
+def reduce_reads(
+    region: Region | None, shape: Shape, *, kind: str, axes: tuple[int, ...]
+) -> Region | None:
+    return layer_reads(region, shape) if axes == (1,) else all_reads(region, shape)
+
+
+def reduce_field(
+    inputs: Sequence[ReceptiveField], shapes: Sequence[Shape], *, kind: str, axes: tuple[int, ...]
+) -> ReceptiveField | None:
+    """All rows, all columns or both, where these are what is reduced."""
+    (seen,), (shape,) = inputs, shapes
+    if len(shape) != 3:
+        return seen
+    rows = seen.rows.whole(shape[1]) if 2 in axes else seen.rows
+    columns = seen.columns.whole(shape[2]) if 3 in axes else seen.columns
+    return replace(seen, rows=rows, columns=columns)
+
+
+def reduce_vjp(
+    dy: Array, inputs: Sequence[Array], y: Array, *, kind: str, axes: tuple[int, ...]
+) -> tuple[Array]:
+    """Extremes share the cotangent among all values that are as large, as PyTorch's amax and amin do."""
+    (x,) = inputs
+    if kind in ("max", "min"):
+        wins = (x == y).astype(dy.dtype)
+        return (dy * wins / wins.sum(axes, keepdims=True),)
+    count = math.prod(x.shape[axis] for axis in axes) if kind == "mean" else 1
+    return (np.broadcast_to(dy / dy.dtype.type(count), x.shape),)
+
+
+def reduce_opened(
+    dy: Array, inputs: Sequence[Array], y: Array, *, kind: str, axes: tuple[int, ...]
+) -> tuple[Array]:
+    """Open, an extreme is a mean."""
+    linear_kind = kind if kind in ("mean", "sum") else "mean"
+    return reduce_vjp(dy, inputs, y, kind=linear_kind, axes=axes)
 
 
 # ---------------------------------------------------------------------------------------- wiring
@@ -267,6 +492,21 @@ def concat_shape(inputs: Sequence[Shape], parameters: Mapping[str, Shape], *, ax
             f"concat along axis {axis} takes shapes equal elsewhere, not {list(inputs)}"
         )
     return (*inputs[0][:a], sum(s[a] for s in inputs), *inputs[0][a + 1 :])
+
+
+def concat_reads(region: Region | None, shape: Shape, *, axis: int) -> Region | None:
+    return layer_reads(region, shape) if axis == 1 else all_reads(region, shape)
+
+
+def concat_makes(
+    region: Region,
+    shape: Shape,
+    inputs: Sequence[Shape],
+    parameters: Mapping[str, Shape],
+    *,
+    axis: int,
+) -> Region:
+    return region if axis == 1 else whole(shape)
 
 
 def concat_vjp(dy: Array, inputs: Sequence[Array], y: Array, *, axis: int) -> tuple[Array, ...]:
@@ -320,7 +560,7 @@ def cells_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
     return (dy.swapaxes(1, 2).reshape(inputs[0].shape),)
 
 
-def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
+def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array, **attributes: Any) -> tuple[Array]:
     return (dy.reshape(inputs[0].shape),)
 
 
@@ -332,7 +572,7 @@ class Op:
     """One operation.
 
     Attributes:
-        forward, shape, vjp, field, reads: see the module's documentation.
+        forward, shape, vjp, field, reads, makes: see the module's documentation.
         gate: an element-wise non-linearity, or a softmax. An open network, which is linear, has the
             identity in its place.
         opened: the vector-Jacobian product in an open network, of an operation that is no gate and is
@@ -346,6 +586,7 @@ class Op:
     gate: bool = False
     field: Callable[..., ReceptiveField | None] = layer_field
     reads: Callable[..., Region | None] = layer_reads
+    makes: Callable[..., Region] = same_makes
     opened: Callable[..., tuple[Array, ...]] | None = None
     outside: float = 0.0
 
@@ -353,7 +594,9 @@ class Op:
 OPS: Mapping[str, Op] = {
     "conv": Op(windows.conv, windows.conv_shape, windows.conv_vjp),
     "batch_norm": Op(batch_norm, same_shape, batch_norm_vjp),
-    "linear": Op(linear, linear_shape, linear_vjp),
+    "linear": Op(
+        linear, linear_shape, linear_vjp, field=linear_field, reads=all_reads, makes=all_makes
+    ),
     "relu": Op(relu, same_shape, relu_vjp, gate=True),
     "relu6": Op(relu6, same_shape, relu6_vjp, gate=True),
     "leaky_relu": Op(leaky_relu, same_shape, leaky_relu_vjp, gate=True),
@@ -365,9 +608,61 @@ OPS: Mapping[str, Op] = {
     "tanh": Op(tanh, same_shape, tanh_vjp, gate=True),
     "exp": Op(exp, same_shape, exp_vjp, gate=True),
     "sigmoid": Op(sigmoid, same_shape, sigmoid_vjp, gate=True),
-    "softmax": Op(softmax, same_shape, softmax_vjp, gate=True),
+    "softmax": Op(softmax, same_shape, softmax_vjp, gate=True, makes=softmax_makes),
+    "clip": Op(clip, same_shape, clip_vjp, gate=True),
+    "power": Op(power, same_shape, power_vjp, gate=True),
+    "affine": Op(affine, broadcast_shape, affine_vjp, reads=broadcast_reads, makes=affine_makes),
+    "broadcast_add": Op(
+        broadcast_add,
+        broadcast_shape,
+        broadcast_add_vjp,
+        field=broadcast_field,
+        reads=broadcast_reads,
+    ),
+    "subtract": Op(
+        subtract, broadcast_shape, subtract_vjp, field=broadcast_field, reads=broadcast_reads
+    ),
+    "multiply": Op(
+        multiply,
+        broadcast_shape,
+        multiply_vjp,
+        field=broadcast_field,
+        reads=broadcast_reads,
+        opened=multiply_opened,
+    ),
+    "divide": Op(
+        divide,
+        broadcast_shape,
+        divide_vjp,
+        field=broadcast_field,
+        reads=broadcast_reads,
+        opened=divide_opened,
+    ),
+    "reduce": Op(
+        reduce,
+        reduce_shape,
+        reduce_vjp,
+        field=reduce_field,
+        reads=reduce_reads,
+        makes=reduce_makes,
+        opened=reduce_opened,
+    ),
     "normalize": Op(normalize, same_shape, normalize_vjp),
-    "average_pool": Op(windows.average_pool, windows.pool_shape, windows.average_pool_vjp),
+    "conv_transpose": Op(
+        windows.conv_transpose,
+        windows.conv_transpose_shape,
+        windows.conv_transpose_vjp,
+        field=windows.conv_transpose_field,
+        reads=all_reads,
+        makes=all_makes,
+    ),
+    "average_pool": Op(
+        windows.average_pool,
+        windows.pool_shape,
+        windows.average_pool_vjp,
+        reads=windows.average_pool_reads,
+        makes=windows.average_pool_makes,
+    ),
     "max_pool": Op(
         windows.max_pool,
         windows.pool_shape,
@@ -375,9 +670,88 @@ OPS: Mapping[str, Op] = {
         opened=windows.average_pool_vjp,
         outside=-math.inf,
     ),
+    "global_average_pool": Op(
+        windows.global_average_pool,
+        windows.global_pool_shape,
+        windows.global_average_pool_vjp,
+        field=flattened_field,
+        reads=all_reads,
+    ),
+    "global_max_pool": Op(
+        windows.global_max_pool,
+        windows.global_pool_shape,
+        windows.global_max_pool_vjp,
+        opened=windows.global_average_pool_vjp,
+        field=flattened_field,
+        reads=all_reads,
+    ),
     "add": Op(add, same_shape, add_vjp),
-    "concat": Op(concat, concat_shape, concat_vjp),
+    "concat": Op(concat, concat_shape, concat_vjp, reads=concat_reads, makes=concat_makes),
     "slice": Op(slice_channels, slice_shape, slice_vjp),
     "flatten": Op(flatten, flatten_shape, reshape_vjp, field=flattened_field),
     "cells": Op(cells, cells_shape, cells_vjp),
+    "transpose": Op(
+        rearrangements.transpose,
+        rearrangements.transpose_shape,
+        rearrangements.transpose_vjp,
+        field=rearrangements.list_field,
+        reads=all_reads,
+        makes=all_makes,
+    ),
+    "reshape": Op(
+        rearrangements.reshape,
+        rearrangements.reshape_shape,
+        reshape_vjp,
+        field=rearrangements.list_field,
+        reads=all_reads,
+        makes=all_makes,
+    ),
+    "take": Op(
+        rearrangements.take,
+        rearrangements.take_shape,
+        rearrangements.take_vjp,
+        field=rearrangements.take_field,
+        reads=rearrangements.take_reads,
+        makes=rearrangements.take_makes,
+    ),
+    "pad": Op(
+        rearrangements.pad,
+        rearrangements.pad_shape,
+        rearrangements.pad_vjp,
+        field=rearrangements.pad_field,
+        reads=rearrangements.pad_reads,
+        makes=rearrangements.pad_makes,
+    ),
+    "depth_to_space": Op(
+        rearrangements.depth_to_space,
+        rearrangements.depth_to_space_shape,
+        rearrangements.depth_to_space_vjp,
+        field=rearrangements.depth_to_space_field,
+        reads=rearrangements.depth_to_space_reads,
+        makes=rearrangements.depth_to_space_makes,
+    ),
+    "space_to_depth": Op(
+        rearrangements.space_to_depth,
+        rearrangements.space_to_depth_shape,
+        rearrangements.space_to_depth_vjp,
+        field=rearrangements.space_to_depth_field,
+        reads=rearrangements.space_to_depth_reads,
+    ),
+    "shuffle": Op(rearrangements.shuffle, rearrangements.shuffle_shape, rearrangements.shuffle_vjp),
+    "upsample": Op(
+        rearrangements.upsample,
+        rearrangements.upsample_shape,
+        rearrangements.upsample_vjp,
+        field=rearrangements.upsample_field,
+        reads=rearrangements.upsample_reads,
+        makes=rearrangements.upsample_makes,
+    ),
+    "upsample_linear": Op(
+        rearrangements.upsample_linear,
+        rearrangements.upsample_linear_shape,
+        rearrangements.upsample_linear_vjp,
+        field=rearrangements.upsample_linear_field,
+        reads=all_reads,
+        makes=all_makes,
+    ),
 }

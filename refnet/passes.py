@@ -2,7 +2,7 @@
 
 `fold` turns the training form of a network, as its checkpoints hold it, into the inference form:
 
-    fold_batch_norm     a batch norm behind a convolution moves into its weight and bias
+    fold_batch_norm     a batch norm behind a convolution, transposed or not, moves into its weight and bias
     merge_branches      parallel convolutions (and batch norms) of one input, added, become one
 
 Folding happens in float64 and is cast back once (Vasu et al. 2022, §3.2, for the algebra).
@@ -48,13 +48,13 @@ def fold_batch_norm(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, Ar
         if (
             node.op == "batch_norm"
             and source is not None
-            and source.op == "conv"
+            and source.op in ("conv", "conv_transpose")
             and _taken_in(source, graph, readers)
             and (names := _own_tensors(source, reads))
         ):
             weight, bias = names
             scale, shift = norm_affine(node, weights)
-            folded[weight] = _double(weights[weight]) * scale[:, None, None, None]
+            folded[weight] = _double(weights[weight]) * _by_output(scale, source, weights[weight])
             had = source.parameters.get("bias")
             folded[bias] = shift + (_double(weights[had]) * scale if had else 0.0)
             at = next(i for i, n in enumerate(nodes) if n.name == source.name)
@@ -93,6 +93,15 @@ def merge_branches(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, Arr
         dropped.update(node.inputs)
     nodes = [replaced.get(n.name, n) for n in graph.nodes if n.name not in dropped]
     return _rebuilt(graph, nodes, renamed, weights, merged)
+
+
+def _by_output(scale: Array, conv: Node, weight: Array) -> Array:
+    """`scale`, by output channel, shaped to broadcast over the weight of `conv`."""
+    if conv.op == "conv":
+        return scale[:, None, None, None]
+    # A transposed weight is (C, O / groups, kh, kw), the channels of each group one after the other.
+    rows = scale.reshape(conv.attributes["groups"], -1)
+    return np.repeat(rows, len(weight) // len(rows), axis=0)[:, :, None, None]
 
 
 def _taken_in(node: Node, graph: Graph, readers: Mapping[str, list[Node]]) -> bool:

@@ -39,7 +39,7 @@ class Drawing:
     def grow(self) -> None:
         """One more operation, of a recent tensor, unless that is too small for it."""
         x = self.names[-1 - min(self.draw(0, 3), len(self.names) - 1)]
-        name, kind = f"n{len(self.names)}", self.draw(0, 13 if self.norms else 10)
+        name, kind = f"n{len(self.names)}", self.draw(0, 14 if self.norms else 11)
         channels, *size = self.net.shape[x]
         if kind <= 2:
             self._conv(x, name)
@@ -66,9 +66,12 @@ class Drawing:
             stride = self.draw(1, 2)
             pool: Any = {"kernel": (2, 2), "stride": (stride, stride), "padding": (0, 0)}
             self.names.append(self.net.add(op, name, x, **pool))
-        elif kind in (11, 12):
+        elif kind == 11 and max(size) <= 14:
+            factor = (self.draw(1, 3), self.draw(1, 2))
+            self.names.append(self.net.add("upsample", name, x, factor=factor))
+        elif kind in (12, 13):
             self.names.append(self.net.batch_norm(x, name))
-        elif kind == 13:
+        elif kind == 14:
             self._branches(x, name)
 
     def _conv(self, x: str, name: str) -> None:

@@ -20,13 +20,13 @@ import refnet.kernels
 from refnet import reference
 from refnet.builder import Builder
 from refnet.graph import Graph
-from refnet.kernels import executor, guard, plan, simd
+from refnet.kernels import compiler, guard, instructions, plan, simd
 from refnet.random_weights import random_weights
 
 __all__ = ["Plan", "UnsupportedError", "compile_plan", "random_weights", "run_guarded"]
 
 Plan: TypeAlias = plan.Plan
-UnsupportedError, compile_plan = plan.UnsupportedError, plan.compile_plan
+UnsupportedError, compile_plan = compiler.UnsupportedError, compiler.compile_plan
 run_guarded = guard.run_guarded
 
 #: The lane counts that this host can run: any vector may be wider than its registers, but AVX-512's has more of them.
@@ -37,7 +37,7 @@ DIRECT, WINOGRAD = 2e-5, 2e-4
 
 @functools.cache
 def at_lanes(lanes: int) -> ModuleType:
-    """The package `refnet.kernels`, its planner, guard and threads imported, with vectors of so many lanes. Loaded, and
+    """The package `refnet.kernels`, its compiler, executor, guard and runner imported, with vectors of so many lanes. Loaded, and
     compiled if need be, once a process."""
     package, name = refnet.kernels, "refnet.kernels"
     if lanes != simd.LANES:
@@ -50,7 +50,7 @@ def at_lanes(lanes: int) -> ModuleType:
         spec.loader.exec_module(package)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REFNET_LANES", str(lanes))
-        for module in ("plan", "guard", "parts"):
+        for module in ("compiler", "executor", "guard", "partition", "runner"):
             importlib.import_module(f"{name}.{module}")
     assert lanes == package.simd.LANES
     return package
@@ -61,8 +61,8 @@ def only(side: int) -> Iterator[None]:
     """Winograd layers make patches of side x side, at every lane count."""
     with pytest.MonkeyPatch.context() as patch:
         for lanes in LANE_COUNTS:
-            choice = at_lanes(lanes).choice
-            patch.setattr(choice, "TRANSFORMS", {side: choice.TRANSFORMS[side]})
+            algorithm = at_lanes(lanes).algorithm
+            patch.setattr(algorithm, "TRANSFORMS", {side: algorithm.TRANSFORMS[side]})
         yield
 
 
@@ -129,7 +129,7 @@ def check(
     plans: dict[int, Plan] = {}
     for lanes in LANE_COUNTS:
         kernels = at_lanes(lanes)
-        made = plans[lanes] = kernels.plan.compile_plan(graph, weights, x.shape[1:], guard=16)
+        made = plans[lanes] = kernels.compiler.compile_plan(graph, weights, x.shape[1:], guard=16)
         assert not runs or runs in opcodes(made), f"{lanes} lanes: {made.explain()}"
         outputs = kernels.guard.run_guarded(made, x)
         for name, y, e in zip(graph.outputs, outputs, expected, strict=True):
@@ -141,4 +141,4 @@ def check(
 
 def opcodes(made: Plan) -> list[str]:
     """The kernels that a plan runs, in order."""
-    return [executor.OPCODES[step.opcode] for step in made.steps]
+    return [instructions.OPCODES[i.opcode] for i in made.instructions]

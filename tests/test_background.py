@@ -1,4 +1,4 @@
-"""Stages that overlap: the time of the slowest, errors where they belong, threads that end."""
+"""Stages that overlap: all at work at once, errors where they belong, threads that end."""
 
 import os
 import signal
@@ -10,41 +10,45 @@ import pytest
 
 from refnet.media.background import Aside, Background, Prefetch
 
-STEP, COUNT = 0.02, 15
+COUNT = 15
+FOREVER = (
+    60.0  # seconds after which a wait has failed; nothing here depends on how long anything takes
+)
 
 
-def slow_numbers() -> Iterator[int]:
-    for i in range(COUNT):
-        time.sleep(STEP)
-        yield i
-
-
-def test_three_stages_take_the_time_of_the_slowest() -> None:
-    """One after another they would take 3 · COUNT steps; overlapped, COUNT and two to fill up."""
+def test_three_stages_are_at_work_at_once() -> None:
+    """Reading of item i + 2, work on item i + 1 and writing of item i wait for each other, for every i: one after another,
+    they would wait forever."""
+    together = threading.Barrier(3, timeout=FOREVER)
     done: list[int] = []
 
+    def numbers() -> Iterator[int]:
+        for i in range(COUNT):
+            if i >= 2:
+                together.wait()
+            yield i
+
     def write(i: int) -> None:
-        time.sleep(STEP)
+        if i < COUNT - 2:
+            together.wait()
         done.append(i)
 
-    start = time.perf_counter()
-    with Prefetch(slow_numbers()) as numbers, Background() as writer:
-        for i in numbers:
-            time.sleep(STEP)
+    with Prefetch(numbers()) as ahead, Background() as writer:
+        for i in ahead:
+            if 1 <= i < COUNT - 1:
+                together.wait()
             writer.call(lambda i=i: write(i))  # type: ignore[misc]
-    seconds = time.perf_counter() - start
     assert done == list(range(COUNT))
-    assert seconds < 2 * COUNT * STEP
 
 
-def test_what_goes_wrong_while_reading_ahead_is_raised_at_its_place() -> None:
+def test_what_goes_wrong_ahead_is_raised_at_its_place() -> None:
     def numbers() -> Iterator[int]:
         yield 1
         raise ValueError("two")
 
     seen = []
-    with pytest.raises(ValueError, match="two"), Prefetch(numbers()) as prefetched:
-        for number in prefetched:
+    with pytest.raises(ValueError, match="two"), Prefetch(numbers()) as ahead:
+        for number in ahead:
             seen.append(number)
     assert seen == [1]
 
@@ -60,38 +64,56 @@ def test_closing_stops_the_thread_and_lets_go_of_what_it_read() -> None:
             let_go.set()
 
     before = threading.active_count()
-    prefetched = Prefetch(endless(), depth=2)
-    next(iter(prefetched))
-    prefetched.close()
+    ahead = Prefetch(endless(), depth=2)
+    next(iter(ahead))
+    ahead.close()
     assert let_go.is_set() and threading.active_count() == before
 
 
-def test_it_reads_no_further_ahead_than_its_depth() -> None:
-    made = []
+def test_it_reads_as_far_ahead_as_its_depth_and_no_further() -> None:
+    made, ahead_by_depth = [], threading.Event()
+    depth = 3
 
     def numbers() -> Iterator[int]:
         for i in range(100):
             made.append(i)
+            if i == depth:
+                ahead_by_depth.set()
             yield i
 
-    with Prefetch(numbers(), depth=3) as prefetched:
-        next(iter(prefetched))
-        time.sleep(0.1)
-        assert len(made) <= 6
+    with Prefetch(numbers(), depth=depth) as ahead:
+        iterator = iter(ahead)
+        assert next(iterator) == 0
+        assert ahead_by_depth.wait(FOREVER), "it does not read ahead"
+        for taken in range(2, 20):
+            next(iterator)
+            # depth of them wait in the queue, one waits to enter it
+            assert len(made) <= taken + depth + 1
 
 
-def test_what_goes_wrong_in_the_background_is_raised_at_the_end() -> None:
+def test_what_goes_wrong_behind_is_raised_by_the_next_call() -> None:
+    start, after = threading.Event(), threading.Event()
     called = []
 
+    def fail() -> None:
+        start.wait(FOREVER)
+        raise ValueError("disk")
+
+    with pytest.raises(ValueError, match="disk"), Background() as writer:
+        writer.call(fail)
+        writer.call(after.set)  # runs when what went wrong before it is known
+        start.set()
+        assert after.wait(FOREVER)
+        writer.call(lambda: called.append(1))
+    assert not called
+
+
+def test_what_goes_wrong_last_is_raised_at_the_end() -> None:
     def fail() -> None:
         raise ValueError("disk")
 
     with pytest.raises(ValueError, match="disk"), Background() as writer:
         writer.call(fail)
-        for i in range(3):
-            time.sleep(0.02)
-            writer.call(lambda i=i: called.append(i))  # type: ignore[misc]
-    assert len(called) < 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")

@@ -1,5 +1,6 @@
 """Real files: what each holds, which network it is of, and that files of one network agree."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 import refnet
 from refnet import UnsafeCheckpointError, WeightsError
-from refnet.checkpoints import identify, read
+from refnet.checkpoints import activation, identify, read
 
 HALF_POLARIS = {"width": 0.5, "landmarks": 17, "conv2": "depthwise"}
 # file -> (format, tensors, network, options that tell it from the default build)
@@ -20,7 +21,7 @@ FILES: dict[str, tuple[str, int, str, dict[str, Any]]] = {
         "torch legacy",
         261,
         "pfld-polaris",
-        {**HALF_POLARIS, "bn8": "applied"},
+        {**HALF_POLARIS, "bn8": "applied", "activation": "relu6"},
     ),
     "checkpoints/pfld_polaris_half_17points.onnx": (
         "onnx",
@@ -74,6 +75,7 @@ PARAMS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*the file does not say whether:RuntimeWarning")
 @pytest.mark.parametrize("name", FILES)
 def test_real_files_are_read_and_identified(assets: Path, name: str) -> None:
     form, count, network, options = FILES[name]
@@ -188,3 +190,26 @@ def test_the_pickled_module_is_refused_by_name(assets: Path) -> None:
     assert np.isfinite(checkpoint.tensors["conv1.weight"]).all()
     with pytest.raises(WeightsError, match="303 tensors are not those of a network"):
         identify(checkpoint)
+
+
+def test_the_running_statistics_tell_relu6_from_relu(assets: Path) -> None:
+    """Taken for ReLU, this file gives landmarks that are wrong by 1.456 of the crop."""
+    path = assets / "checkpoints/pfld_polaris_half_17points.pth.tar"
+    crops = np.load(assets / "checkpoints/fixtures_8crops.npz")
+    with pytest.warns(
+        RuntimeWarning, match="relu6 was taken.*If.*relu, pass activation='relu'"
+    ) as caught:
+        model = refnet.load(path, backend="numpy")
+    assert len(caught) == 1
+    images = crops["bgr_uint8_nhwc"].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    np.testing.assert_allclose(model(images)[1], crops["torch_pfld17_epoch_68"], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["pfld_ultralight_wflw98.pth", "pfld_ultralight_slim_wflw98.pth"])
+def test_the_running_statistics_of_relu_networks_tell_relu(assets: Path, name: str) -> None:
+    """Networks that are ReLU for sure, measured as if that were open."""
+    network, options, tensors = identify(read(assets / "checkpoints" / name))
+    graph = refnet.build(network, **options)
+    bounded = [dataclasses.replace(n, op="relu6") if n.op == "relu" else n for n in graph.nodes]
+    relu6 = dataclasses.replace(graph, nodes=tuple(bounded))
+    assert activation._distance(graph, tensors) < 0.95 * activation._distance(relu6, tensors)

@@ -27,7 +27,7 @@ def source(tmp_path: Path) -> Path:
     state = {
         name: np.ones(1, np.float32).reshape(())
         if name.endswith("tracked")
-        else random.standard_normal(shape, np.float32)
+        else np.abs(random.standard_normal(shape, np.float32))  # variances among them
         for name, shape in refnet.build("pfld", width=0.25).state_dict.items()
     }
     raw = {str(i): array.tobytes() for i, array in enumerate(state.values())}
@@ -108,3 +108,21 @@ def test_options_that_cannot_be_told(assets: Path, tmp_path: Path) -> None:
     assert converted(f"{trained}:activation=relu6", output) == 0
     options = refnet.load(output).graph.options
     assert options["activation"] == "relu6" and options["bn8"] == "applied"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("conv1.1.running_var", -1.0), ("fc.bias", np.nan), ("fc.weight", 1e38)]
+)
+def test_impossible_numbers_are_not_converted(tmp_path: Path, name: str, value: float) -> None:
+    graph = refnet.build("pfld", width=0.25)
+    state = {n: np.ones(shape, np.float32) for n, shape in graph.state_dict.items()}
+    state[name].flat[0] = value
+    np.savez(tmp_path / "in.npz", **state)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match=rf"'{name}' of pfld holds .*nothing was written"):
+        converted(tmp_path / "in.npz", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_name_that_no_file_can_have_is_refused(source: Path) -> None:
+    with pytest.raises(WeightsError, match=r"out\\x00\.safetensors: cannot be written"):
+        converted(source, "out\0.safetensors")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refnet import CheckpointError, DependencyError
-from refnet.checkpoints import read
+from refnet.checkpoints import ncnn, onnx_file, read
 from refnet.checkpoints.layers import Layer
 from refnet.checkpoints.safetensors_file import write_safetensors
 from tests import checkpoint_files as files
@@ -297,3 +297,48 @@ def test_onnx_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(DependencyError, match=r"refnet\[onnx\]"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ReLU a 1 1 x y", "ReLU=1"),
+        ("ReLU a 1 1 x y 0=0.000000e+00", "ReLU=1"),
+        ("ReLU a 1 1 x y 0=1.000000e-01", "LeakyRelu=1"),
+        ("Clip a 1 1 x y 0=0.000000e+00 1=6.000000e+00", "Clip=1"),
+        ("Clip a 1 1 x y 0=0 1=1", "Clip(0,1)=1"),
+        ("Convolution a 1 1 x y 0=1 1=1 6=1 9=1", "Convolution=1 ReLU=1"),
+        ("Convolution a 1 1 x y 0=1 1=1 6=1 9=3 -23310=2,0.0,6.0", "Clip=1 Convolution=1"),
+        ("Convolution a 1 1 x y 0=1 1=1 6=1 9=2 -23310=1,0.1", "Convolution=1 LeakyRelu=1"),
+        ("InnerProduct a 1 1 x y 0=1 2=1 9=6", "HardSwish=1 InnerProduct=1"),
+    ],
+)
+def test_ncnn_activations(line: str, expected: str) -> None:
+    """Of tools/pnnx and ncnnoptimize, which moves activations into the layers before them."""
+    assert ncnn.operators(f"7767517\n1 2\n{line}\n".encode()) == expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes", "expected"),
+    [
+        (["x", "zero", "six"], {}, "Clip"),
+        (["x", "zero"], {}, "Relu"),
+        (["x", "zero", ""], {}, "Relu"),
+        (["x", "zero", "one"], {}, "Clip(0.0,1.0)"),
+        (["x", "zero", "unknown"], {}, "Clip(0.0,?)"),
+        (["x"], {"min": 0.0, "max": 6.0}, "Clip"),
+        (["x"], {"min": -1.0, "max": 1.0}, "Clip(-1.0,1.0)"),
+    ],
+)
+def test_onnx_bounds_of_clips(
+    inputs: list[str], attributes: dict[str, float], expected: str
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("Clip", inputs, ["y"], **attributes)
+    constants = [
+        onnx.numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in (("zero", 0), ("one", 1), ("six", 6))
+    ]
+    graph = onnx.helper.make_graph([node], "g", [], [], constants)
+    _, _, metadata = onnx_file.read_onnx(onnx.helper.make_model(graph).SerializeToString())
+    assert metadata["operators"] == f"{expected}=1"

@@ -18,7 +18,12 @@ from refnet.checkpoints import identify, read
 from refnet.checkpoints.safetensors_file import write_safetensors
 from tests import checkpoint_files as files
 
-SECONDS_AT_MOST = 5.0  # a damaged file of a few kilobytes takes about a millisecond
+# What is made of a polaris file without its activation is tested in test_checkpoints_identify.py.
+pytestmark = pytest.mark.filterwarnings("ignore:.*the file does not say whether:RuntimeWarning")
+
+SECONDS_AT_MOST = (
+    5.0  # of the processor; a damaged file of a few kilobytes takes about a millisecond
+)
 
 EXTREMES = [
     b"\xff" * 4,
@@ -109,7 +114,7 @@ def real(assets: Path) -> Samples:
 def loads_or_raises_ours(path: Path, content: bytes, *, inert: bool = False) -> None:
     """Read and identify `content`; any error but ours, and any long wait, fails the test."""
     path.write_bytes(content)
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         checkpoint = read(path, inert=inert)
         held = {id(array): array.nbytes for array in checkpoint.tensors.values()}
@@ -118,7 +123,7 @@ def loads_or_raises_ours(path: Path, content: bytes, *, inert: bool = False) -> 
     except RefnetError as error:
         assert isinstance(error, WeightsError)
         assert str(error).isprintable() and len(str(error)) < 3000
-    assert time.perf_counter() - began < SECONDS_AT_MOST
+    assert time.process_time() - began < SECONDS_AT_MOST
 
 
 @settings(max_examples=2000)

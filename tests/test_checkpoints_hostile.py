@@ -1,6 +1,7 @@
 """Hostile and broken files: one clear error each, nothing executed, no memory beyond the file's size."""
 
 import io
+import os
 import struct
 import tracemalloc
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import refnet
 from refnet import CheckpointError, UnsafeCheckpointError
 from refnet.checkpoints import pickle_machine, read
 from tests import checkpoint_files as files
@@ -492,8 +494,6 @@ def test_what_is_no_file_of_weights(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
-    import os
-
     if not hasattr(os, "mkfifo"):
         pytest.skip("no named pipes on this platform")
     os.mkfifo(tmp_path / "pipe")
@@ -505,9 +505,143 @@ def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = tmp_path / "file.pth"
     path.write_bytes(files.zip_of(files.some_arrays()))
 
-    def denied(self: Path, mode: str = "r") -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def denied(path: Path, flags: int) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", denied)  # the test may run as root, to whom all is open
+    monkeypatch.setattr(os, "open", denied)  # the test may run as root, to whom all is open
     with pytest.raises(CheckpointError, match=r"cannot be opened.*Permission denied"):
         read(path)
+
+
+# --- files that are something else
+
+
+def message(path: Path | str) -> str:
+    """The one line that refuses a file."""
+    with pytest.raises(CheckpointError) as caught:
+        read(path)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 3136771\n"
+FOREIGN = {
+    "git-lfs": (LFS, "`git lfs pull`"),
+    "page": (b"<!DOCTYPE html><html><title>pfld.pth at main</title>", "web page"),
+    "page after a comment": (b"\n<!-- saved -->\n<HTML>", "web page"),
+    "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "web page"),
+    "gzip": (b"\x1f\x8b\x08\x00" + b"\0" * 90, "compressed (gzip); unpack it"),
+    "tar": (b"a" + b"\0" * 256 + b"ustar\0" + b"\0" * 300, "tar archive"),
+    "array": (b"\x93NUMPY\x01\x00v\x00{'descr'", "single NumPy array"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + b"\0" * 90, "HDF5"),
+    "lite": (b"\x1c\0\0\0TFL3" + b"\0" * 90, "TensorFlow Lite"),
+    "image": (b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG"),
+    "index": (b'{"metadata": {"total_size": 3}, "weight_map": {}}', "JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("suffix", [".pth", ".onnx", ".safetensors"])
+def test_well_known_files_are_named(tmp_path: Path, kind: str, suffix: str) -> None:
+    content, expected = FOREIGN[kind]
+    (tmp_path / f"file{suffix}").write_bytes(content)
+    assert expected in message(tmp_path / f"file{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (["pfld.pth", "README.md"], "zip archive around 'pfld.pth'; unpack it"),
+        (["exported/models/model.json"], "torch.export"),
+        (["config.json", "model.weights.h5"], "Keras"),
+        (["a.txt"], "neither PyTorch's"),
+        ([], "neither PyTorch's"),
+    ],
+)
+def test_zip_archives_of_other_kinds_are_named(
+    tmp_path: Path, members: list[str], expected: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "file.zip", "w") as archive:
+        for member in members:
+            archive.writestr(member, b"content")
+    assert expected in message(tmp_path / "file.zip")
+
+
+def test_an_array_that_claims_terabytes_is_refused_at_once(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (28000000000,), }\n"
+    member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+    with zipfile.ZipFile(tmp_path / "file.npz", "w") as archive:
+        archive.writestr("w.npy", member)
+    content = (tmp_path / "file.npz").read_bytes()
+    refused(tmp_path / "file.npz", content, "claims the shape .*, 112,000,000,000 bytes")
+
+
+def test_a_file_larger_than_any_network_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.pth"
+    with path.open("wb") as file:
+        file.write(files.zip_of(files.some_arrays()))
+        file.truncate(1 << 40)
+    assert "1,099,511,627,776 bytes" in message(path)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no device files on this platform")
+def test_devices_and_files_of_the_system_are_refused_at_once() -> None:
+    for path in ("/dev/zero", "/dev/tty", "/dev/stdin", "/dev/full"):
+        if Path(path).exists() and not Path(path).is_file():
+            assert "not a regular file" in message(path) or "cannot be opened" in message(path)
+    if Path("/proc/self/status").exists():
+        assert "it is empty" in message("/proc/self/status")
+
+
+def test_control_characters_of_names_are_escaped(tmp_path: Path) -> None:
+    """An escape sequence in the name of a file, of a tensor or of a class would reach the terminal."""
+    evil = "\x1b[2J\x1b]0;owned\x07\n\u202e\u2028"
+    path = tmp_path / f"w{evil}.pth"
+    try:
+        path.write_bytes(b"nothing")
+    except (OSError, ValueError):
+        pytest.skip("this file system has no such names")
+    told = message(path)
+    assert "\\x1b[2J" in told and "\\n" in told and "\\u202e" in told
+    broken = files.tensor(files.storage("0", 4), (4,), (9,))
+    path.write_bytes(files.torch_zip(files.mapping({evil: broken, "b": GOOD}), RAW))
+    assert "\\x1b" in message(path)
+    path.write_bytes(files.torch_zip(files.mapping({"w": GOOD, evil: b"cos\nsys\x1btem\n)R"}), RAW))
+    message(path)
+
+
+def test_every_error_of_the_tree_is_one_harmless_line() -> None:
+    tree = [refnet.RefnetError]
+    for error in tree:
+        tree += error.__subclasses__()
+        told = str(error("a name: \x1b[31m\r\n\x9b2J\udc80"))
+        assert told == "a name: \\x1b[31m\\r\\n\\x9b2J\\udc80"
+        assert str(error(told)) == told, "what is escaped stays as it is"
+        assert str(error("Gesichter, 顔, ×")) == "Gesichter, 顔, ×"
+    assert len(tree) > 8
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        ("torch._utils._rebuild_sparse_tensor", "sparse"),
+        ("torch._utils._rebuild_qtensor", "quantised"),
+        ("torch._utils._rebuild_meta_tensor_no_storage", "shapes without numbers"),
+    ],
+)
+def test_tensors_of_kinds_that_are_not_read_are_named(
+    tmp_path: Path, function: str, kind: str
+) -> None:
+    value = files.mapping({"w": files.call(function, files.integer(1))})
+    for inert in (False, True):
+        content = files.torch_zip(value, RAW)
+        refused(
+            tmp_path / "file.pth", content, f"{kind}.* tensors .*nothing was executed", inert=inert
+        )
+
+
+def test_element_types_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for of, name in (("ComplexFloatStorage", "ComplexFloat"), ("QInt8Storage", "QInt8")):
+        value = files.tensor(files.storage("0", 4, of=f"torch.{of}"), (4,), (1,))
+        content = files.torch_zip(files.mapping({"w": value}), RAW)
+        refused(tmp_path / "file.pth", content, f"element type {name}, which is not read here")

@@ -1,6 +1,7 @@
 """Every network is told from its tensors alone, under every name that files give them."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from refnet import OptionError, UnknownNetworkError, WeightsError
 from refnet.checkpoints import Checkpoint, identify, read, save
 from refnet.checkpoints.layers import Layer
 from refnet.checkpoints.names import from_lffd_pytorch, without_wrapper
+from refnet.networks.lffd import LAYERS
+from refnet.ops import OPS
+from refnet.random_weights import random_weights
 from tests import checkpoint_files as files
 
 PFLD = ("pfld", "pfld-msfc", "pfld-ultralight", "pfld-ultralight-slim", "pfld-ghostone")
@@ -38,6 +42,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+UNSAID = "ignore:.*the file does not say whether:RuntimeWarning"  # of polaris: tested below
+
+
 def random_state(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """A state dict as PyTorch would save it, of random numbers; batch norms have run."""
     random = np.random.default_rng(7)
@@ -47,6 +54,8 @@ def random_state(name: str, options: dict[str, Any]) -> dict[str, Any]:
             state[tensor] = np.array(5)
         else:
             state[tensor] = random.standard_normal(shape, np.float32)
+        if tensor.endswith("running_var"):
+            state[tensor] = np.abs(state[tensor])
     if name == "pfld-polaris" and options.get("bn8") != "applied" and "bn8.weight" in state:
         state["bn8.running_mean"][:] = 0  # nothing ever ran through it
         state["bn8.running_var"][:] = 1
@@ -68,6 +77,7 @@ def assert_identified(checkpoint: Checkpoint, name: str, options: dict[str, Any]
     assert list(tensors) == list(expected.parameters)
 
 
+@pytest.mark.filterwarnings(UNSAID)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value))
 def test_every_network_is_told_by_its_own_names(name: str, options: dict[str, Any]) -> None:
     state = random_state(name, options)
@@ -79,6 +89,7 @@ def test_every_network_is_told_by_its_own_names(name: str, options: dict[str, An
     assert all(tensors[tensor] is state[tensor] for tensor in tensors)
 
 
+@pytest.mark.filterwarnings(UNSAID)
 @pytest.mark.parametrize("name", refnet.networks())
 @pytest.mark.parametrize("zipped", [True, False])
 def test_files_of_torch_for_every_network(tmp_path: Path, name: str, zipped: bool) -> None:
@@ -106,7 +117,7 @@ def test_files_of_torch_for_every_network(tmp_path: Path, name: str, zipped: boo
 # --- names of other programs
 
 
-@pytest.mark.parametrize("name", [n for n in refnet.networks() if n.startswith("lffd")])
+@pytest.mark.parametrize("name", LAYERS)
 def test_mxnet_names(tmp_path: Path, name: str) -> None:
     state = random_state(name, {"width": 0.25})
     path = tmp_path / "file.params"
@@ -223,6 +234,7 @@ def anonymous(name: str, options: dict[str, Any], **metadata: str) -> Checkpoint
     return checkpoint_of(tensors, layers=layers, metadata=metadata)
 
 
+@pytest.mark.filterwarnings(UNSAID)
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -264,6 +276,75 @@ def test_operators_tell_the_activation() -> None:
     assert options["activation"] == "relu6"
 
 
+@pytest.mark.parametrize(("operators", "expected"), [("Clip=35", "relu6"), ("Relu=35", "relu")])
+def test_operators_tell_the_activation_of_files_with_names_too(
+    operators: str, expected: str
+) -> None:
+    checkpoint = checkpoint_of(random_state("pfld-polaris", {}), metadata={"operators": operators})
+    _, options, _ = identify(checkpoint)
+    assert options["activation"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "operators"),
+    [
+        ("pfld", "Clip=35 Conv=43"),  # ReLU6, which pfld does not have
+        ("pfld", "Conv=43 LeakyRelu=35"),
+        ("pfld", "Conv=43 PRelu=35"),
+        ("pfld-polaris", "Clip=30 Conv=43 Relu=5"),
+        ("pfld-polaris", "Clip(0.0,1.0)=35 Conv=43"),
+        ("pfld-ghostone", "Conv=43 HardSwish=35"),
+    ],
+)
+def test_activations_that_the_network_does_not_have_are_refused(name: str, operators: str) -> None:
+    with pytest.raises(WeightsError, match=f"layers are those of {name}, but it has activations"):
+        identify(anonymous(name, {}, operators=operators))
+
+
+def trained(activation: str) -> dict[str, Any]:
+    """A state dict of polaris whose running statistics are of images that went through this activation."""
+    graph = refnet.build("pfld-polaris", width=0.25, activation=activation)
+    weights = random_weights(graph, seed=3)
+    x = np.random.default_rng(3).uniform(0, 1, (2, 3, 7, 7)).astype(np.float32)
+    tensors = {graph.input: np.kron(x, np.ones((16, 16), np.float32))}  # patches, as photos have
+    for node in graph.nodes:
+        inputs = [tensors[name] for name in node.inputs]
+        if node.op == "batch_norm":
+            roles, (y,) = node.parameters, inputs
+            weights[roles["running_mean"]] = y.mean((0, 2, 3))
+            weights[roles["running_var"]] = y.var((0, 2, 3)) + np.float32(1e-3)
+            weights[roles["weight"]] = np.full_like(y.mean((0, 2, 3)), 3)
+            weights[roles["bias"]] = np.full_like(y.mean((0, 2, 3)), 2)
+        parameters = {role: weights[name] for role, name in node.parameters.items()}
+        tensors[node.name] = OPS[node.op].forward(*inputs, **parameters, **node.attributes)
+    state = {n: np.zeros(shape, np.float32) for n, shape in graph.state_dict.items()}
+    return {**state, **weights, "bn8.running_var": np.ones(128, np.float32)}
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_running_statistics_tell_the_activation(activation: str) -> None:
+    state = trained(activation)
+    other = {"relu": "relu6", "relu6": "relu"}[activation]
+    for prefix in ("", "module."):
+        checkpoint = checkpoint_of({prefix + name: array for name, array in state.items()})
+        with pytest.warns(RuntimeWarning) as caught:
+            _, options, _ = identify(checkpoint)
+        assert options["activation"] == activation
+        told = str(caught[0].message)
+        assert len(caught) == 1 and told.isprintable()
+        assert f"{activation} was taken, which its running statistics fit better" in told
+        assert f"activation='{other}'" in told and f"--option activation={other}" in told
+    _, options, _ = identify(checkpoint_of(state), activation=other)  # what the caller knows
+    assert options["activation"] == other
+
+
+def test_what_nothing_tells_is_the_published_codes() -> None:
+    state = random_state("pfld-polaris", {"form": "inference"})
+    with pytest.warns(RuntimeWarning, match="relu was taken, as in the published code"):
+        _, options, _ = identify(checkpoint_of(state))
+    assert refnet.build("pfld-polaris", **options).options["activation"] == "relu"
+
+
 def test_order_yields_to_a_name_that_contradicts_it() -> None:
     checkpoint = anonymous("pfld", {})
     tensors, layers = dict(checkpoint.tensors), list(checkpoint.layers)
@@ -287,6 +368,27 @@ def test_the_callers_options_override() -> None:
     assert options == {"width": 1.0, "residual": "post-activation", "input_size": 640}
 
 
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("pfld", {"name": 1}),
+        ("pfld", {"width": 1e-300}),
+        ("pfld", {"width": 10**400}),
+        ("pfld-polaris", {"input_size": 10**400}),
+        ("pfld", {"width": [[]]}),
+        ("pfld", {"": 0}),
+        ("no such network", {}),
+    ],
+)
+def test_a_record_may_hold_anything(network: str, options: dict[str, Any]) -> None:
+    record = {"refnet": "0", "network": network, "options": json.dumps(options)}
+    said = f"its record says '{network}', which this version cannot"
+    with pytest.raises(WeightsError, match=said) as caught:
+        identify(checkpoint_of({"w": np.zeros(1)}, metadata=record))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.filterwarnings(UNSAID)
 def test_a_named_network_is_found_in_any_part() -> None:
     main, auxiliary = random_state("pfld-polaris", {}), random_state("pfld-polaris-auxiliary", {})
     parts = {"pfld_backbone": main, "auxiliarynet": auxiliary}

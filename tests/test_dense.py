@@ -45,7 +45,7 @@ def test_any_first_layer_equals_the_definition(
     net = checks.Net((taken, height, width))
     y = net.conv("input", "conv", made, kernel, stride=stride, padding=padding)
     plan = checks.check(checks.graph_of(net, net.add("relu6", "act", y)), checks.DIRECT)
-    assert checks.opcodes(plan) == ["planar", "unblock"]
+    assert checks.opcodes(plan) == ["planar", "store_output"]
 
 
 @pytest.mark.parametrize("padding", [0, 1])
@@ -55,14 +55,14 @@ def test_normalization_is_folded_or_done_while_reading(padding: int) -> None:
     y = net.add("normalize", "normalize", "input", mean=127.5, std=127.5)
     graph = checks.graph_of(net, net.conv(y, "conv", 10, 3, stride=2, padding=padding))
     x = 127 + 60 * checks.image((3, 13, 17))
-    assert checks.opcodes(checks.check(graph, checks.DIRECT, x)) == ["planar", "unblock"]
+    assert checks.opcodes(checks.check(graph, checks.DIRECT, x)) == ["planar", "store_output"]
 
 
-def test_many_bands_join_without_a_seam() -> None:
+def test_many_groups_of_rows_join_without_a_seam() -> None:
     net = checks.Net((24, 70, 90))
     y = net.conv("input", "conv", 9, 3, stride=2)
     plan = checks.check(checks.graph_of(net, y), checks.DIRECT)
-    assert "bands of" in plan.explain()
+    assert "groups of" in plan.explain()
 
 
 def test_a_valid_head_reads_its_input_in_place() -> None:
@@ -71,7 +71,7 @@ def test_a_valid_head_reads_its_input_in_place() -> None:
     assert "read in place" in checks.check(graph, checks.DIRECT).explain()
 
 
-def test_residual_of_scattered_planes_is_gathered() -> None:
+def test_residual_of_scattered_blocks_is_gathered() -> None:
     net = checks.Net((8, 11, 11))
     parts = [net.conv("input", f"part{i}", 16, 1) for i in range(3)]
     joined = net.add("concat", "joined", parts[0], parts[1], parts[2], axis=1)

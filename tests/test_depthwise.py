@@ -34,7 +34,7 @@ def test_residual_and_activation_are_fused(activation: str) -> None:
     y = net.conv("input", "conv", 21, 3, padding=1, groups=21)
     y = net.add(activation, "act", net.add("add", "sum", y, "input"))
     plan = checks.check(checks.graph_of(net, y), checks.DIRECT, 9 * checks.image((21, 9, 8)))
-    assert checks.opcodes(plan) == ["block", "depthwise", "unblock"]
+    assert checks.opcodes(plan) == ["load_image", "depthwise", "store_output"]
 
 
 def test_a_ghost_module_writes_both_halves_in_place() -> None:
@@ -47,4 +47,4 @@ def test_a_ghost_module_writes_both_halves_in_place() -> None:
     total = net.add("add", "sum", joined, shortcut)
     graph = checks.graph_of(net, net.conv(total, "next", 8, 1))
     plan = checks.check(graph, checks.DIRECT)
-    assert not {"combine", "gather"} & set(checks.opcodes(plan))
+    assert not {"add", "gather"} & set(checks.opcodes(plan))

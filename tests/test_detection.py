@@ -595,8 +595,9 @@ def test_a_network_of_ones_own_brings_its_defaults() -> None:
     same(found, Detector(head, threshold=threshold).detect(image), atol=0)
     with pytest.raises(OptionError, match="one range of sizes for each"):
         Detector(mine, defaults=OWN)
-    detection = replace(OWN.detection or Detection((), 0, 0, ()), head="none")
-    with pytest.raises(OptionError, match="head is one of lffd, basketnet, not 'none'"):
+    detection = replace(OWN.detection or Detection((), 0, 0), head="none")
+    heads = "lffd, light, basketnet, yunet, scrfd, ultralight, centerface, retinaface"
+    with pytest.raises(OptionError, match=f"head is one of {heads}, not 'none'"):
         Detector(mine, defaults=replace(OWN, detection=detection))
 
 
@@ -620,7 +621,7 @@ class Corners:
 def test_a_new_head_is_a_class_and_a_line(monkeypatch: Any) -> None:
     """Key points go the way of their boxes: through suppression, by falling score."""
     monkeypatch.setitem(cast(Any, HEADS), "corners", Corners)
-    detection = Detection(("face",), 0.5, 0.4, (), head="corners")
+    detection = Detection(("face",), 0.5, 0.4, head="corners")
     finder = Detector(seeded("tinynet"), defaults=Defaults(detection=detection))
     found = finder.detect(image_of(80, 80))
     assert finder.object_range == (1, 100)

@@ -78,6 +78,21 @@ def test_what_is_unusual_is_left_to_llvm() -> None:
     assert elf.load(assembled(PROGRAM), "another") is None
 
 
+def test_damaged_files_are_left_to_llvm_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A cache file's hash finds damage first; this is for what some LLVM may write one day."""
+    content, random = assembled(PROGRAM), np.random.default_rng(0)
+    monkeypatch.setattr(elf, "_executable", lambda image: 0)
+    for length in range(0, len(content), 31):
+        assert elf.load(content[:length], "entry") in (None, *range(1 << 20))
+    for _ in range(300):
+        damaged = bytearray(content)
+        for at in random.integers(20, len(content), 3):
+            damaged[at] = random.integers(256)
+        assert elf.load(bytes(damaged), "entry") in (None, *range(1 << 20))
+
+
 def test_a_system_that_forbids_it_leaves_it_to_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
     content = assembled(PROGRAM)
     monkeypatch.setattr("mmap.PROT_EXEC", 1 << 20)  # which no system grants

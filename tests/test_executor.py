@@ -14,7 +14,8 @@ from numpy.testing import assert_array_equal
 import refnet
 from refnet import reference
 from refnet.kernels import executor, machine_code
-from refnet.kernels import threads as runners
+from refnet.kernels import runner as runners
+from refnet.networks.lffd import LAYERS
 from refnet.passes import fold
 from refnet.random_weights import random_weights
 from tests import kernel_checks as checks
@@ -26,7 +27,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("pfld-ultralight-slim", {"width": 0.125, "input_size": 64}),
     ("pfld-ghostone", {"input_size": 80}),
     ("pfld-polaris", {"activation": "relu6", "conv2": "depthwise", "bn8": "applied"}),
-    *((name, {"input_size": (141, 133)}) for name in refnet.networks() if "lffd" in name),
+    *((name, {"input_size": (141, 133)}) for name in LAYERS),
+    ("lffd-light", {"input_size": (192, 256)}),
     ("lffd-face-v1", {"input_size": (127, 160), "residual": "post-activation"}),
     ("basketnet", {"input_size": (150, 131)}),
     ("tinynet", {"input_size": (61, 47)}),
@@ -74,7 +76,7 @@ def test_rows_of_one_large_image_are_split_with_identical_bits(detector: refnet.
     many = refnet.Model(detector.graph, detector.weights, threads=3)
     for y, e in zip(many(x), detector(x), strict=True):
         assert_array_equal(y, e)
-    phases = many.engine.runner(x.shape[1:])._parts().phases
+    phases = many.engine.runner(x.shape[1:])._partitioned().phases
     assert sum(shared for _, _, shared in phases) > 20
 
 
@@ -156,7 +158,7 @@ def test_results_are_fresh_memory_whether_the_input_can_be_written_or_not(
 
 @pytest.mark.parametrize("lanes", checks.LANE_COUNTS)
 def test_the_entry_counts_images_that_are_not_finite(lanes: int) -> None:
-    """Drawn sizes at drawn places in memory full of NaN, so that a step beyond an image shows too."""
+    """Drawn sizes at drawn places in memory full of NaN, so that a read beyond an image shows too."""
     kernels = checks.at_lanes(lanes)
     entry, random = kernels.machine_code.entry(), np.random.default_rng(lanes)
     for size in (0, 1, lanes - 1, lanes, 4 * lanes, *random.integers(1, 12 * lanes, 200)):
@@ -168,7 +170,7 @@ def test_the_entry_counts_images_that_are_not_finite(lanes: int) -> None:
             x.flat[random.integers(x.size)] = random.choice([np.nan, np.inf, -np.inf])
         place = x.ctypes.data
         for check, expected in ((1, np.sum(~np.isfinite(x).all(1))), (0, 0)):
-            # A program without rows.
+            # A program without instructions.
             call = kernels.machine_code.Call(place, 0, 0, place, place, size, 0, check)
             assert entry(ctypes.byref(call), place, images, place) == expected
 
@@ -182,7 +184,13 @@ def test_the_entry_is_plain_python_too() -> None:
     x[1, 0, 0, 0] = np.inf
     arena, output = np.zeros(plan.arena, np.float32), np.zeros((2, plan.output_size), np.float32)
     call = machine_code.Call(
-        *(plan.program.ctypes.data, 0, plan.rows, plan.weights.ctypes.data, arena.ctypes.data),
+        *(
+            plan.program.ctypes.data,
+            0,
+            len(plan.instructions),
+            plan.weights.ctypes.data,
+            arena.ctypes.data,
+        ),
         *(x[0].size, plan.output_size, 1),
     )
     with np.errstate(invalid="ignore"):
@@ -217,7 +225,7 @@ def test_a_value_that_is_not_finite_is_found_in_any_image(
 def test_a_large_image_on_several_threads_is_looked_at_once(detector: refnet.Model) -> None:
     runner = refnet.Model(detector.graph, detector.weights, threads=3).engine.runner((3, 430, 570))
     x = checks.image((3, 430, 570), images=2)
-    assert runner.run(x)[1] and runner._split is not None
+    assert runner.run(x)[1] and runner._partition is not None
     x[1, 2, -1, -1] = np.nan
     assert runner._shared(x, np.empty((2, runner.plan.output_size), np.float32), 1) == 1
     assert not runner.run(x)[1]

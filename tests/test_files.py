@@ -81,11 +81,14 @@ def test_nothing_that_is_there_is_written_through_a_link(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
-def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+def test_permissions_are_those_of_any_new_file_unless_others_are_given(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     write_file(tmp_path / "written", [b""])
-    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "written")}
-    assert len(modes) == 1
+    write_file(tmp_path / "own", [b"content"], mode=0o600)
+    plain, written, own = (
+        stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "written", "own")
+    )
+    assert plain == written and own == 0o600
 
 
 def test_a_broken_pipe_is_no_failure_to_write() -> None:

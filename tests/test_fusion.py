@@ -1,4 +1,4 @@
-"""What the planner rewrites and fuses: each step alone leaves every output as it is, in float64, and each stays away
+"""What the planner rewrites and fuses: each pass alone leaves every output as it is, in float64, and each stays away
 from what it must not touch."""
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import refnet
 from refnet import reference
 from refnet.graph import Graph
-from refnet.kernels import fusion, layers, pointwise
+from refnet.kernels import epilogue as flag
+from refnet.kernels import fusion, rewrites
 from refnet.ops import OPS, Array
 from refnet.passes import fold
 from refnet.random_weights import random_weights
@@ -20,14 +21,14 @@ from tests import kernel_checks as checks
 from tests.drawn_graphs import Drawing
 
 Weights: TypeAlias = dict[str, Array]
-Step: TypeAlias = Callable[[Graph, Weights], tuple[Graph, Weights]]
+Pass: TypeAlias = Callable[[Graph, Weights], tuple[Graph, Weights]]
 
-STEPS: dict[str, Step] = {
-    "drop_dead": lambda graph, weights: (fusion.drop_dead(graph), weights),
-    "fold_normalization": fusion.fold_normalization,
-    "collapse_softmax": fusion.collapse_softmax,
-    "distribute_additions": lambda graph, weights: (fusion.distribute_additions(graph), weights),
-    "simplify": fusion.simplify,
+PASSES: dict[str, Pass] = {
+    "drop_dead": lambda graph, weights: (rewrites.drop_dead(graph), weights),
+    "fold_normalization": rewrites.fold_normalization,
+    "collapse_softmax": rewrites.collapse_softmax,
+    "distribute_additions": lambda graph, weights: (rewrites.distribute_additions(graph), weights),
+    "simplify": rewrites.simplify,
 }
 #: Networks that cover the vocabulary, small: LFFD normalises and scores, Ghost modules add to concatenations.
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
@@ -60,9 +61,9 @@ def assert_equal(graph: Graph, outputs: Any, expected: Any) -> None:
         assert np.abs(y - e).max() <= 1e-12 * max(1.0, np.abs(e).max()), name
 
 
-def proved(step: Step, graph: Graph, weights: Weights) -> Graph:
-    """The graph after a step, whose outputs are the same in float64."""
-    passed, passed_weights = step(graph, weights)
+def proved(rewrite: Pass, graph: Graph, weights: Weights) -> Graph:
+    """The graph after a rewrite, whose outputs are the same in float64."""
+    passed, passed_weights = rewrite(graph, weights)
     x = checks.image(graph.input_shape).astype(np.float64)
     outputs = reference.run(passed, passed_weights, x)
     assert_equal(graph, outputs, reference.run(graph, weights, x))
@@ -76,17 +77,17 @@ def count(graph: Graph, op: str) -> int:
 # ---------------------------------------------------------------------------- rewriting the graph
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("rewrite", PASSES)
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-def test_each_rewriting_of_each_network(step: str, name: str, options: dict[str, Any]) -> None:
+def test_each_rewriting_of_each_network(rewrite: str, name: str, options: dict[str, Any]) -> None:
     graph, weights = folded(name, options)
-    passed = proved(STEPS[step], graph, weights)
-    if step == "collapse_softmax":
+    passed = proved(PASSES[rewrite], graph, weights)
+    if rewrite == "collapse_softmax":
         assert count(passed, "softmax") == 0
         assert count(passed, "sigmoid") == count(graph, "sigmoid") + count(graph, "softmax")
-    if step == "simplify":
+    if rewrite == "simplify":
         assert count(passed, "normalize") == 0
-    if step == "distribute_additions" and name == "pfld-ultralight":
+    if rewrite == "distribute_additions" and name == "pfld-ultralight":
         assert count(passed, "add") > count(graph, "add")
 
 
@@ -99,8 +100,8 @@ def test_each_rewriting_of_any_graph(data: st.DataObject, size: int) -> None:
     if len(drawing.names) > 1:
         graph = drawing.graph(most=3)
         weights = random(graph)
-        for step in STEPS.values():
-            proved(step, graph, weights)
+        for rewrite in PASSES.values():
+            proved(rewrite, graph, weights)
 
 
 def test_dead_code_goes_and_nothing_else() -> None:
@@ -108,9 +109,9 @@ def test_dead_code_goes_and_nothing_else() -> None:
     y = net.conv("input", "used", 4, 1)
     net.add("relu", "unused too", net.conv(y, "unused", 4, 1))
     graph = checks.graph_of(net, y)
-    assert [node.name for node in proved(STEPS["drop_dead"], graph, random(graph)).nodes] == [y]
+    assert [node.name for node in proved(PASSES["drop_dead"], graph, random(graph)).nodes] == [y]
     alive = checks.graph_of(net, "unused too")
-    assert fusion.drop_dead(alive) == alive
+    assert rewrites.drop_dead(alive) == alive
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -119,7 +120,7 @@ def test_normalization_moves_into_every_reader(groups: int) -> None:
     y = net.add("normalize", "norm", "input", mean=127.5, std=127.5)
     outputs = [net.conv(y, f"c{k}", 6, k, stride=2, groups=groups) for k in (1, 3)]
     graph = checks.graph_of(net, *outputs)
-    passed = proved(STEPS["fold_normalization"], graph, random(graph))
+    passed = proved(PASSES["fold_normalization"], graph, random(graph))
     assert all(node.inputs == ("input",) for node in passed.nodes if node.op == "conv")
 
 
@@ -136,7 +137,7 @@ def test_normalization_stays_where_folding_would_be_wrong(reason: str) -> None:
     if reason == "no convolution":
         outputs.append(net.add("relu", "act", y))
     graph = checks.graph_of(net, *outputs)
-    assert proved(STEPS["fold_normalization"], graph, random(graph)) == graph
+    assert proved(PASSES["fold_normalization"], graph, random(graph)) == graph
 
 
 def score(net: checks.Net, channels: int = 2, start: int = 1, stop: int = 2, axis: int = 1) -> str:
@@ -149,7 +150,7 @@ def score(net: checks.Net, channels: int = 2, start: int = 1, stop: int = 2, axi
 def test_a_softmax_of_two_of_which_one_is_read_is_a_sigmoid(start: int) -> None:
     net = checks.Net((6, 4, 5))
     graph = checks.graph_of(net, score(net, start=start, stop=start + 1))
-    passed = proved(STEPS["collapse_softmax"], graph, random(graph))
+    passed = proved(PASSES["collapse_softmax"], graph, random(graph))
     assert [node.op for node in passed.nodes] == ["conv", "sigmoid", "slice"]
     assert passed.shapes()["conv"] == (1, 4, 5)
 
@@ -183,7 +184,7 @@ def test_a_softmax_stays_where_a_sigmoid_would_be_wrong(reason: str) -> None:
         else:
             outputs.append("softmax" if reason == "softmax is an output" else "conv")
     graph = checks.graph_of(net, *outputs)
-    assert proved(STEPS["collapse_softmax"], graph, random(graph)) == graph
+    assert proved(PASSES["collapse_softmax"], graph, random(graph)) == graph
 
 
 def test_two_softmaxes_of_one_weight_take_its_differences_both_ways() -> None:
@@ -195,7 +196,7 @@ def test_two_softmaxes_of_one_weight_take_its_differences_both_ways() -> None:
         y = net.add("softmax", f"softmax{i}", y, axis=1)
         outputs.append(net.add("slice", f"score{i}", y, start=i, stop=i + 1))
     graph = checks.graph_of(net, *outputs)
-    assert count(proved(STEPS["collapse_softmax"], graph, random(graph)), "sigmoid") == 2
+    assert count(proved(PASSES["collapse_softmax"], graph, random(graph)), "sigmoid") == 2
 
 
 def joined(net: checks.Net, axis: int = 1) -> str:
@@ -209,7 +210,7 @@ def test_an_addition_to_a_concatenation_moves_to_its_parts(first: bool) -> None:
     operands = [joined(net), net.conv("input", "other", 10, 1)]
     total = net.add("add", "sum", *(operands if first else operands[::-1]))
     graph = checks.graph_of(net, total)
-    passed = proved(STEPS["distribute_additions"], graph, random(graph))
+    passed = proved(PASSES["distribute_additions"], graph, random(graph))
     assert passed.node["sum"].op == "concat" and count(passed, "add") == 2
 
 
@@ -230,7 +231,7 @@ def test_an_addition_stays_where_its_parts_are_not_free(reason: str) -> None:
         other = net.conv("input", "other", 10, 1)
     total = net.add("add", "sum", y, other, *([other] if reason == "three addends" else []))
     graph = checks.graph_of(net, total, *([y] if reason == "it is an output" else []))
-    assert proved(STEPS["distribute_additions"], graph, random(graph)) == graph
+    assert proved(PASSES["distribute_additions"], graph, random(graph)) == graph
 
 
 def test_new_names_do_not_meet_old_ones() -> None:
@@ -239,7 +240,7 @@ def test_new_names_do_not_meet_old_ones() -> None:
     total = net.add("add", "sum", joined(net), net.conv("input", "sum.0", 10, 1))
     three = net.add("add", "three", *(net.conv("input", f"three.{i}", 10, 1) for i in range(3)))
     graph = checks.graph_of(net, total, three, "three.1")
-    proved(STEPS["simplify"], graph, random(graph))
+    proved(PASSES["simplify"], graph, random(graph))
     checks.check(graph, checks.DIRECT)
 
 
@@ -250,37 +251,37 @@ Layers: TypeAlias = dict[str, fusion.Epilogue]
 
 def interpreted(graph: Graph, weights: Weights, x: Array) -> tuple[tuple[Array, ...], Layers]:
     """The outputs, each layer finishing its sums by the flags of its epilogue as the tiles do, but in float64."""
-    lowering = layers.Lowering(graph, weights, graph.input_shape)
+    fused = fusion.fuse(graph, graph.shapes())
     values, started = {graph.input: x}, set()
 
     def value(name: str) -> Array:
         if name not in values:
-            node = lowering.makers[name]
+            node = fused.producers[name]
             assert node.name not in started, f"{name} waits for itself"
             started.add(node.name)
             parameters = {role: weights[n] for role, n in node.parameters.items()}
             inputs = [value(n) for n in node.inputs]
             sums = OPS[node.op].forward(*inputs, **parameters, **node.attributes)
-            finish(sums, lowering.epilogues.get(node.name, fusion.Epilogue(node.name)))
+            finish(sums, fused.epilogues.get(node.name, fusion.Epilogue(node.name)))
         return values[name]
 
     def finish(sums: Array, epilogue: fusion.Epilogue) -> None:
         flags = epilogue.flags
         added: Any = 0.0
-        if flags & (pointwise.RESIDUAL_FIRST | pointwise.RESIDUAL_SECOND):
+        if flags & (flag.RESIDUAL_FIRST | flag.RESIDUAL_SECOND):
             assert epilogue.residual is not None
             added = value(epilogue.residual)
-        sums = sums + added if flags & pointwise.RESIDUAL_FIRST else sums
-        sums = bounded(sums, flags & pointwise.RELU, flags & pointwise.RELU6)
-        if flags & pointwise.STORE_FIRST:
+        sums = sums + added if flags & flag.RESIDUAL_FIRST else sums
+        sums = bounded(sums, flags & flag.RELU, flags & flag.RELU6)
+        if flags & flag.STORE_FIRST:
             values[str(epilogue.first)] = sums
-        if flags & pointwise.STORE_SECOND:
-            sums = sums + added if flags & pointwise.RESIDUAL_SECOND else sums
-            sums = bounded(sums, flags & pointwise.SECOND_RELU, flags & pointwise.SECOND_RELU6)
+        if flags & flag.STORE_SECOND:
+            sums = sums + added if flags & flag.RESIDUAL_SECOND else sums
+            sums = bounded(sums, flags & flag.SECOND_RELU, flags & flag.SECOND_RELU6)
             values[str(epilogue.second)] = sums
 
     outputs = tuple(value(name) for name in graph.outputs)
-    return outputs, lowering.epilogues
+    return outputs, dict(fused.epilogues)
 
 
 def bounded(x: Array, relu: int, relu6: int) -> Array:
@@ -298,7 +299,7 @@ def fused(graph: Graph, weights: Weights | None = None) -> Layers:
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_fusions_of_each_network(name: str, options: dict[str, Any]) -> None:
-    graph, weights = fusion.simplify(*folded(name, options))
+    graph, weights = rewrites.simplify(*folded(name, options))
     epilogues = fused(graph, weights)
     assert any(e.activation or e.second_activation for e in epilogues.values())
 

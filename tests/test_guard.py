@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refnet.kernels import executor, guard, machine_code, parts
+from refnet.kernels import guard, instructions, machine_code
 from tests import kernel_checks as checks
 
 ARENA, IMAGE, OUTPUT = range(3)
@@ -25,7 +25,7 @@ def plan() -> checks.Plan:
     ("buffer", "end", "offset", "message"),
     [
         (ARENA, False, -1, "outside of its arena"),
-        (ARENA, True, -1, "outside of its arena"),  # the guard behind the last value
+        (ARENA, True, -1, "outside of its arena"),  # the guard after the last buffer
         (ARENA, True, 0, "outside of its arena"),
         (OUTPUT, False, -1, "outside of its outputs"),
         (OUTPUT, True, 0, "outside of its outputs"),
@@ -58,9 +58,12 @@ def test_one_float_in_the_wrong_place_is_found(
         guard.run_guarded(plan, x)
 
 
-@pytest.mark.parametrize("row", [0, 1, 2])
-def test_what_a_missing_step_would_have_written_is_nan(plan: checks.Plan, row: int) -> None:
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_what_a_missing_instruction_would_have_written_is_nan(
+    plan: checks.Plan, number: int
+) -> None:
     program = plan.program.copy()
-    program[row * executor.ROW] = parts.NOTHING
+    start = number * instructions.WIDTH
+    program[start : start + instructions.WIDTH] = instructions.NOTHING  # all zeros
     (y,) = guard.run_guarded(replace(plan, program=program), checks.image(plan.input_shape))
     assert np.isnan(y).all()

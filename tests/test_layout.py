@@ -1,4 +1,4 @@
-"""Where channels lie: concatenations, slices and flattenings as lists of planes, and the planner's decisions about
+"""Where channels lie: concatenations, slices and flattenings as lists of blocks, and the planner's decisions about
 memory, each switched off in turn."""
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 import refnet
 from refnet.graph import Graph
-from refnet.kernels import layers, layout, products, simd, streaming
+from refnet.kernels import fusion, layout, lower, lower_convolution, simd, streaming
 from refnet.ops import Array
 from refnet.passes import fold
 from refnet.random_weights import random_weights
@@ -29,14 +29,14 @@ class Memory:
         self.floats = np.full(1 << 16, np.nan)
         self.end = 0
 
-    def write(self, content: Array, breaks: Sequence[int]) -> layout.Tensor:
-        """A tensor (C, H, W) in a value of its own, with planes that begin at the breaks."""
-        tensor = layout.allocate("t", content.shape, layout.dense_lanes(len(content), breaks))
-        tensor.planes[0].value.offset = self.end
-        self.end += tensor.planes[0].value.floats
+    def write(self, content: Array, starts: Sequence[int]) -> layout.Tensor:
+        """A tensor (C, H, W) in a buffer of its own, with blocks that begin at `starts`."""
+        tensor = layout.allocate("t", content.shape, layout.dense_lanes(len(content), starts))
+        tensor.blocks[0].buffer.offset = self.end
+        self.end += tensor.blocks[0].buffer.floats
         for lane, channel in enumerate(tensor.lanes):
             if channel >= 0:
-                start = tensor.planes[lane // LANES].address + lane % LANES
+                start = tensor.blocks[lane // LANES].address + lane % LANES
                 stop = start + tensor.pixels * LANES
                 self.floats[start:stop:LANES] = content[channel].ravel()
         return tensor
@@ -44,8 +44,8 @@ class Memory:
     def read(self, tensor: layout.Tensor) -> Array:
         """The content of a tensor."""
         rows = []
-        for plane, lane in tensor.sources():
-            start = plane.address + lane
+        for source in tensor.sources():
+            start = source.address
             rows.append(self.floats[start : start + tensor.pixels * LANES : LANES])
         return np.array(rows).reshape(tensor.shape)
 
@@ -57,8 +57,8 @@ def test_concatenations_slices_and_flattenings_move_nothing(
 ) -> None:
     memory, rng = Memory(), np.random.default_rng(0)
     contents = [rng.standard_normal((count, 2, 3)) for count in counts]
-    breaks = [data.draw(st.lists(st.integers(0, count), max_size=2)) for count in counts]
-    parts = [memory.write(c, b) for c, b in zip(contents, breaks, strict=True)]
+    starts = [data.draw(st.lists(st.integers(0, count), max_size=2)) for count in counts]
+    parts = [memory.write(c, b) for c, b in zip(contents, starts, strict=True)]
     joined, expected = layout.concatenate(parts), np.concatenate(contents)
     assert_array_equal(memory.read(joined), expected)
     start = data.draw(st.integers(0, sum(counts) - 1))
@@ -69,42 +69,46 @@ def test_concatenations_slices_and_flattenings_move_nothing(
     assert_array_equal(memory.read(again), twice)
     assert_array_equal(memory.read(layout.flatten(again)), twice.ravel())
     for tensor in (joined, cut, again, layout.flatten(cut)):
-        assert len(tensor.lanes) == len(tensor.planes) * LANES
-        last = [max(i for i, c in enumerate(block) if c >= 0) + 1 for block in blocks(tensor)]
-        assert tensor.counts() == last
+        assert len(tensor.lanes) == len(tensor.blocks) * LANES
+        last = [
+            max(i for i, c in enumerate(block) if c >= 0) + 1 for block in lanes_by_block(tensor)
+        ]
+        assert tensor.counts() == tuple(last)
 
 
-def blocks(tensor: layout.Tensor) -> list[tuple[int, ...]]:
+def lanes_by_block(tensor: layout.Tensor) -> list[tuple[int, ...]]:
     return [tensor.lanes[i : i + LANES] for i in range(0, len(tensor.lanes), LANES)]
 
 
-@given(count=st.integers(1, 70), breaks=st.lists(st.integers(-3, 80), max_size=4))
-def test_lanes_hold_every_channel_once_and_break_where_asked(count: int, breaks: list[int]) -> None:
-    lanes = layout.dense_lanes(count, breaks)
+@given(count=st.integers(1, 70), starts=st.lists(st.integers(-3, 80), max_size=4))
+def test_lanes_hold_every_channel_once_and_start_blocks_where_asked(
+    count: int, starts: list[int]
+) -> None:
+    lanes = layout.dense_lanes(count, starts)
     assert [lane for lane in lanes if lane >= 0] == list(range(count))
-    assert all(lanes.index(b) % LANES == 0 for b in breaks if 0 < b < count)
+    assert all(lanes.index(b) % LANES == 0 for b in starts if 0 < b < count)
 
 
 @settings(max_examples=80)
 @given(data=st.data(), pixels=st.integers(1, 5))
 def test_runs_are_the_longest_stretches_of_neighbours(data: st.DataObject, pixels: int) -> None:
-    values = [layout.Value(name, 0) for name in "ab"]
+    buffers = [layout.Buffer(name, 0) for name in "ab"]
     drawn = st.tuples(st.integers(0, 1), st.integers(0, 3))
     size = data.draw(st.integers(1, 8))
     lists = [
         [
-            layout.Plane(values[v], i * pixels * LANES)
+            layout.Block(buffers[v], i * pixels * LANES)
             for v, i in data.draw(st.lists(drawn, min_size=size, max_size=size))
         ]
         for _ in range(2)
     ]
-    steps = [
-        {(p[i].value is p[i - 1].value, p[i].offset - p[i - 1].offset) for p in lists}
+    distances = [
+        {(p[i].buffer is p[i - 1].buffer, p[i].offset - p[i - 1].offset) for p in lists}
         for i in range(1, size)
     ]
-    joins = [step == {(True, pixels * LANES)} for step in steps]
-    starts = [0, *(i for i, joined in enumerate(joins, 1) if not joined)]
-    assert layout.runs(pixels, *lists) == list(zip(starts, [*starts[1:], size], strict=True))
+    joins = [distance == {(True, pixels * LANES)} for distance in distances]
+    first = [0, *(i for i, joined in enumerate(joins, 1) if not joined)]
+    assert layout.runs(pixels, *lists) == list(zip(first, [*first[1:], size], strict=True))
 
 
 # ------------------------------------------------------------------------- decisions, on and off
@@ -138,14 +142,14 @@ def compared(name: str, options: dict[str, Any], off: Callable[[pytest.MonkeyPat
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_results_in_the_place_of_residuals(name: str, options: dict[str, Any]) -> None:
     def off(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(products.Results, "in_place", lambda *_: None)
+        patch.setattr(lower_convolution.Destination, "in_place", lambda *_: None)
 
     difference, plan, other = compared(name, options, off)
     assert difference == 0
     assert plan.arena <= other.arena
     if name == "lffd-face-v2":
-        assert any(step.in_place for step in plan.steps)
-        assert not any(step.in_place for step in other.steps)
+        assert any(i.in_place for i in plan.instructions)
+        assert not any(i.in_place for i in other.instructions)
 
 
 @pytest.mark.parametrize(("name", "options"), [n for n in NETWORKS if "pfld" not in n[0]])
@@ -157,24 +161,25 @@ def test_streams(name: str, options: dict[str, Any]) -> None:
         patch.setattr(streaming, "STREAMED", 1)
         difference, plan, other = compared(name, options, off)
     assert difference <= checks.DIRECT
-    assert any(step.band for step in plan.steps) and not any(step.band for step in other.steps)
+    assert any(i.band for i in plan.instructions)
+    assert not any(i.band for i in other.instructions)
 
 
 @pytest.mark.parametrize("name", ["lffd-face-v1", "lffd-face-v2"])
-def test_relus_that_winograd_layers_take_while_reading(name: str) -> None:
+def test_relus_that_winograd_layers_apply_on_load(name: str) -> None:
     def off(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(layers.Lowering, "_lazy", lambda _: set())
+        patch.setattr(fusion, "deferred_relus", lambda *_: frozenset())
 
     difference, plan, other = compared(name, {"input_size": (141, 133)}, off)
     assert difference <= checks.DIRECT
-    assert "rectifies its input" not in other.explain()
+    assert "ReLU on load" not in other.explain()
     if name == "lffd-face-v2":
-        assert "rectifies its input" in plan.explain()
+        assert "ReLU on load" in plan.explain()
 
 
-def test_planes_that_begin_where_somebody_slices() -> None:
+def test_blocks_that_begin_where_a_slice_does() -> None:
     def off(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(layers.Lowering, "_breaks", lambda _: {})
+        patch.setattr(lower, "block_starts", lambda *_: {})
 
     difference, plan, other = compared("pfld-ultralight-slim", {"width": 0.125}, off)
     assert difference <= checks.DIRECT

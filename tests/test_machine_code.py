@@ -1,5 +1,6 @@
 """The kernels' machine code: one compilation, a cache that is never trusted blindly, a start without Numba."""
 
+import ast
 import errno
 import json
 import os
@@ -92,12 +93,22 @@ def test_the_key_follows_sources_versions_and_lanes(monkeypatch: pytest.MonkeyPa
     key = machine_code.cache_key()
     assert key == machine_code.cache_key()
     names = {path.name for path in machine_code.source_files()}
-    assert {"simd.py", "lowering.py", "machine_code.py", "pointwise.py", "executor.py"} <= names
+    assert {"simd.py", "simd_llvm.py", "machine_code.py", "instructions.py", "executor.py"} <= names
     monkeypatch.setattr(machine_code, "LANES", 2 * simd.LANES)
     assert machine_code.cache_key() != key
     monkeypatch.undo()
     monkeypatch.setattr(machine_code, "_version", lambda package: b"0.0")
     assert machine_code.cache_key() != key
+
+
+def test_the_key_follows_all_that_hashed_files_import() -> None:
+    """A constant that is compiled in must not come from a file that can change without the key."""
+    hashed = {path.stem: path for path in machine_code.source_files()}
+    for path in hashed.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                names = {node.module} if node.module else {alias.name for alias in node.names}
+                assert names <= {*hashed, "host", "elf", "trust"}, path.name
 
 
 @pytest.fixture

@@ -288,6 +288,34 @@ def test_a_backend_that_cannot_load_gives_way_to_numpy_once(tinynet: refnet.Mode
     assert printed.startswith("numpy 1 the compiled backend cannot run here: REFNET_LANES is '5'")
 
 
+# --- numbers that no weights are
+
+
+def test_impossible_numbers_are_refused_by_name() -> None:
+    graph = refnet.build("pfld", width=0.25)
+    good = random_weights(graph)
+    refnet.Model(graph, good)
+    for name, value, reason in (
+        ("conv1.1.running_var", -1.0, "negative variances"),
+        ("conv1.1.running_var", -1e-5, "negative variances"),  # minus epsilon: division by zero
+        ("conv1.1.running_var", -1e-30, "negative variances"),
+        ("conv1.0.weight", 1e38, "beyond 1e"),
+        ("fc.bias", -1e38, "beyond 1e"),
+        ("fc.bias", np.nan, "NaN"),
+        ("conv1.1.running_mean", np.inf, "infinite"),
+    ):
+        for dtype in (np.float32, np.float64):
+            bad = good[name].astype(dtype)
+            bad.flat[-1] = value
+            with pytest.raises(WeightsError, match=f"{name} holds .*{reason}") as caught:
+                refnet.Model(graph, {**good, name: bad})
+            assert str(caught.value).isprintable()
+    zero = np.zeros_like(good["conv1.1.running_var"])  # a channel that never varied
+    model = refnet.Model(graph, {**good, "conv1.1.running_var": zero})
+    x = np.full((1, *graph.input_shape), 0.5, np.float32)
+    np.testing.assert_allclose(model(x), model.run(x, backend="numpy"), rtol=2e-3, atol=2e-3)
+
+
 def test_inputs_and_outputs_by_name(tinynet: refnet.Model, polaris: refnet.Model) -> None:
     """None where any size will do; a run returns the outputs in this order."""
     assert polaris.inputs == {"input": (None, 3, 112, 112)}

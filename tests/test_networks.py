@@ -7,6 +7,7 @@ import pytest
 
 import refnet
 from refnet.errors import OptionError, UnknownNetworkError
+from refnet.networks.lffd import LAYERS
 from tests.published_counts import FOLDED_COUNTS, LFFD_COUNTS, PFLD_COUNTS
 
 
@@ -132,7 +133,7 @@ def test_unknown_network() -> None:
         refnet.build("pfld-ghost-one")
 
 
-@pytest.mark.parametrize("name", [n for n in refnet.networks() if n.startswith("lffd")])
+@pytest.mark.parametrize("name", LAYERS)
 def test_smallest_side(name: str) -> None:
     """2S - 1 pixels are enough for a network of stride S, and one pixel less is refused."""
     graph = refnet.build(name)
@@ -142,3 +143,12 @@ def test_smallest_side(name: str) -> None:
     assert graph.shapes((3, side, side))[graph.outputs[-1]] == (4, 1, 1)
     with pytest.raises(refnet.ShapeError, match="too small"):
         graph.shapes((3, side - 1, side))
+
+
+def test_sides_of_the_light_detector_are_multiples_of_64() -> None:
+    with pytest.raises(OptionError, match=r"multiples of 64 .* such as \(448, 640\)"):
+        refnet.build("lffd-light", input_size=(470, 640))
+    graph = refnet.build("lffd-light", input_size=(448, 640))
+    assert [graph.shapes()[name] for name in graph.outputs] == [
+        (15, 448 // stride, 640 // stride) for stride in (8, 16, 32, 64)
+    ]

@@ -112,6 +112,19 @@ def test_linear(batch: int, features: int, out: int) -> None:
     check("linear", [draw_array(2, batch, features)], functional.linear, parameters)
 
 
+@given(factor=pairs, batch=st.integers(0, 3), channels=st.integers(1, 4), side=st.integers(1, 5))
+def test_upsample(factor: tuple[int, int], batch: int, channels: int, side: int) -> None:
+    def expected(x: Any) -> Any:
+        rows, columns = factor
+        return x.repeat_interleave(rows, 2).repeat_interleave(columns, 3)
+
+    x = draw_array(0, batch, channels, side, side + 1)
+    check("upsample", [x], expected, factor=factor)
+    if batch:
+        nearest = functional.interpolate(torch.tensor(x), scale_factor=factor, mode="nearest")
+        np.testing.assert_array_equal(OPS["upsample"].forward(x, factor=factor), nearest.numpy())
+
+
 @pytest.mark.parametrize("op", ["relu", "relu6", "sigmoid"])
 def test_activation(op: str) -> None:
     x = 5 * draw_array(0, 2, 3, 4, 5)
@@ -283,3 +296,210 @@ def test_shape_rules_refuse(
 ) -> None:
     with pytest.raises(ShapeError, match=says):
         OPS[op].shape(shapes, parameters, **attributes)
+
+
+@given(
+    data=st.data(),
+    kernel=pairs,
+    stride=pairs,
+    padding=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    more=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    groups=st.integers(1, 3),
+    per_group=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    bias=st.booleans(),
+)
+def test_conv_transpose(
+    data: st.DataObject,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    more: tuple[int, int],
+    groups: int,
+    per_group: tuple[int, int],
+    bias: bool,
+) -> None:
+    output_padding = tuple(
+        min(m, max(s, d) - 1) for m, s, d in zip(more, stride, dilation, strict=True)
+    )
+    x = draw_array(0, 2, groups * per_group[0], *(data.draw(st.integers(3, 5)) for _ in "hw"))
+    parameters = {"weight": draw_array(1, groups * per_group[0], per_group[1], *kernel)}
+    if bias:
+        parameters["bias"] = draw_array(2, groups * per_group[1])
+    window: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "output_padding": output_padding,
+    }
+    check(
+        "conv_transpose",
+        [x],
+        lambda x, weight, bias=None: functional.conv_transpose2d(
+            x, weight, bias, groups=groups, dilation=dilation, **window
+        ),
+        parameters,
+        kernel=kernel,
+        dilation=dilation,
+        groups=groups,
+        **window,
+    )
+
+
+@given(
+    data=st.data(),
+    kernel=st.tuples(st.integers(2, 3), st.integers(2, 3)),
+    stride=pairs,
+    padding=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    count=st.booleans(),
+)
+def test_pools_that_round_up_dilate_and_leave_out_padding(
+    data: st.DataObject,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    count: bool,
+) -> None:
+    rows, columns = (
+        data.draw(st.integers(d * k, d * k + 5)) for d, k in zip(dilation, kernel, strict=True)
+    )
+    x = draw_array(0, 2, 3, rows, columns)
+    check(
+        "max_pool",
+        [x],
+        lambda x: functional.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode=True),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil=True,
+    )
+    check(
+        "average_pool",
+        [x],
+        lambda x: functional.avg_pool2d(x, kernel, stride, padding, True, count),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        ceil=True,
+        count_padding=count,
+    )
+
+
+def test_global_pools() -> None:
+    x = draw_array(0, 2, 3, 4, 5)
+    check("global_average_pool", [x], lambda x: functional.adaptive_avg_pool2d(x, 1))
+    check("global_max_pool", [x], lambda x: functional.adaptive_max_pool2d(x, 1))
+
+
+@pytest.mark.parametrize("kind", ["mean", "sum", "max", "min"])
+@pytest.mark.parametrize("axes", [(1,), (2, 3), (1, 3)])
+def test_reduce(kind: str, axes: tuple[int, ...]) -> None:
+    function = {"max": torch.amax, "min": torch.amin, "mean": torch.mean, "sum": torch.sum}[kind]
+    x = np.round(draw_array(0, 2, 3, 4, 5))  # with ties
+    check("reduce", [x], lambda x: function(x, axes, keepdim=True), kind=kind, axes=axes)
+
+
+def test_softmax_over_several_axes() -> None:
+    x = 3 * draw_array(0, 2, 3, 4, 5)
+    check(
+        "softmax",
+        [x],
+        lambda x: functional.softmax(x.flatten(2), 2).reshape(x.shape),
+        axis=(2, 3),
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 1, 1), (2, 1, 4, 5), (2, 1, 1, 5)])
+def test_arithmetic_that_broadcasts(shape: tuple[int, ...]) -> None:
+    inputs = [draw_array(0, 2, 3, 4, 5), draw_array(1, *shape)]
+    inputs[1] += np.sign(inputs[1])  # nothing near zero to divide by
+    for pair in (inputs, [inputs[1] + 2, inputs[0] + 9]):
+        check("broadcast_add", pair, lambda a, b: a + b)
+        check("subtract", pair, lambda a, b: a - b)
+        check("multiply", pair, lambda a, b: a * b)
+        check("divide", pair, lambda a, b: a / b)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (3, 4, 5), (1, 1, 5)])
+def test_affine_clip_and_power(shape: tuple[int, ...]) -> None:
+    x = draw_array(0, 2, 3, 4, 5)
+    both = {"weight": draw_array(1, *shape), "bias": draw_array(2, *shape)}
+    check("affine", [x], lambda x, weight, bias: x * weight + bias, both)
+    check("affine", [x], lambda x, weight: x * weight, {"weight": both["weight"]})
+    check("affine", [x[:, :, :1, :1]], lambda x, bias: x + bias, {"bias": both["bias"]})
+    check("clip", [x], lambda x: x.clip(-0.5, 0.7), low=-0.5, high=0.7)
+    check("clip", [x], lambda x: x.clip(min=-0.5), low=-0.5, high=np.inf)
+    for exponent in (-1.0, 0.5, 2.0, 3.5):
+        check("power", [np.abs(x) + 0.1], lambda x, e=exponent: x**e, exponent=exponent)
+
+
+def test_linear_over_the_last_axis() -> None:
+    parameters = {"weight": draw_array(1, 6, 5), "bias": draw_array(2, 6)}
+    check("linear", [draw_array(0, 2, 3, 4, 5)], functional.linear, parameters)
+
+
+def test_axes_and_shapes() -> None:
+    x = draw_array(0, 2, 6, 4, 8)
+    check("transpose", [x], lambda x: x.permute(0, 2, 3, 1), order=(0, 2, 3, 1))
+    check("reshape", [x], lambda x: x.reshape(2, 3, 2, -1), shape=(3, 2, -1))
+    check("reshape", [x], lambda x: x.reshape(2, 192), shape=(192,))
+    check("take", [x], lambda x: x[:, :, 1::2], axis=2, start=1, stop=None, step=2)
+    check("take", [x], lambda x: x.flip(3), axis=3, start=-1, stop=None, step=-1)
+    check("take", [x], lambda x: x[:, 1:-1], axis=1, start=1, stop=-1, step=1)
+    check("shuffle", [x], lambda x: functional.channel_shuffle(x, 3), groups=3)
+    check(
+        "depth_to_space",
+        [draw_array(1, 2, 12, 3, 4)],
+        lambda x: functional.pixel_shuffle(x, 2),
+        block=2,
+        depth_first=False,
+    )
+    check(
+        "space_to_depth",
+        [x],
+        lambda x: functional.pixel_unshuffle(x, 2),
+        block=2,
+        depth_first=False,
+    )
+    there = OPS["space_to_depth"].forward(x, block=4, depth_first=True)
+    back = OPS["depth_to_space"].forward(there, block=4, depth_first=True)
+    assert (back == x).all()
+    assert (there[:, 6 * 5 : 6 * 6] == x[:, :, 1::4, 1::4]).all()  # row 1, column 1 of each square
+
+
+@pytest.mark.parametrize(
+    ("mode", "of_torch"), [("constant", "constant"), ("edge", "replicate"), ("reflect", "reflect")]
+)
+def test_pad(mode: str, of_torch: str) -> None:
+    x = draw_array(0, 2, 3, 4, 5)
+    for top, bottom, left, right in ((1, 2, 0, 3), (0, 1, 2, 0), (0, 0, 0, 0)):
+        widths = ((0, 0), (top, bottom), (left, right))
+        check(
+            "pad",
+            [x],
+            lambda x, p=(left, right, top, bottom): functional.pad(
+                x, p, of_torch, **({"value": 1.5} if of_torch == "constant" else {})
+            ),
+            widths=widths,
+            mode=mode,
+            value=1.5,
+        )
+
+
+@pytest.mark.parametrize("factor", [(2, 2), (3, 1), (4, 2)])
+def test_upsampling(factor: tuple[int, int]) -> None:
+    x = draw_array(0, 2, 3, 4, 5)
+    check("upsample", [x], lambda x: functional.interpolate(x, scale_factor=factor), factor=factor)
+    for coordinates, corners in (("half_pixel", False), ("align_corners", True)):
+        check(
+            "upsample_linear",
+            [x],
+            lambda x, c=corners: functional.interpolate(
+                x, scale_factor=factor, mode="bilinear", align_corners=c
+            ),
+            factor=factor,
+            coordinates=coordinates,
+        )

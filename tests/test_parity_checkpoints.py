@@ -14,6 +14,9 @@ from parity import formula  # noqa: E402
 from parity.twins import NaiveNet, load_formula, twin  # noqa: E402
 from refnet.checkpoints import identify, read  # noqa: E402
 
+# A state dict of polaris does not say its activation: test_checkpoints_identify.py has what is made of that.
+pytestmark = pytest.mark.filterwarnings("ignore:.*the file does not say whether:RuntimeWarning")
+
 torch.set_num_threads(1)
 
 State = dict[str, Any]

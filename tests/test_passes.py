@@ -155,6 +155,22 @@ def test_a_norm_of_anything_but_a_convolution_stays() -> None:
     unchanged(passes.fold, graph)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_transposed_convolution_takes_its_norm_in(groups: int) -> None:
+    net = Builder((4, 5, 6))
+    window: dict[str, Any] = {"kernel": (3, 2), "stride": (2, 2), "padding": (1, 0)}
+    weight = {"weight": ("up.weight", (4, 3, 3, 2))}
+    up = net.add(
+        "conv_transpose", "up", "input", parameters=weight, groups=groups, dilation=(1, 1),
+        output_padding=(1, 0), **window,
+    )  # fmt: skip
+    graph = net.graph("up", (net.batch_norm(up, "norm"),), {}, fixed_size=False)
+    weights = double(formula_weights(graph.parameters))
+    folded, folded_weights = passes.fold(graph, weights)
+    assert [node.op for node in folded.nodes] == ["conv_transpose"]
+    assert relative_error(graph, weights, folded, folded_weights) < 1e-13
+
+
 def test_a_weight_that_two_convolutions_read_is_not_changed() -> None:
     net = Builder((3, 5, 5))
     x = net.batch_norm(plain_conv(net, "input", "a", "shared.weight"), "a.norm")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import refnet
 from refnet import cli
 from refnet.cli import info
-from refnet.kernels import executor, layout, memory, verify
+from refnet.kernels import instructions, layout, memory, verify
 from refnet.passes import fold
 from refnet.random_weights import random_weights
 from tests import kernel_checks as checks
@@ -32,14 +32,14 @@ def test_any_graph_of_the_vocabulary_equals_the_reference(data: st.DataObject, s
 @settings(max_examples=60)
 @given(data=st.data(), size=st.integers(2, 9))
 def test_streams_and_shares_of_any_graph(data: st.DataObject, size: int) -> None:
-    """The same with every tensor streamed that can be, in the smallest bands, and every step shared by three threads."""
+    """The same with every tensor streamed that can be, in the smallest bands, and every instruction shared by three threads."""
     with pytest.MonkeyPatch.context() as patch:
         engines = [checks.at_lanes(lanes) for lanes in checks.LANE_COUNTS]
         for kernels in engines:
             patch.setattr(kernels.streaming, "STREAMED", 1)
             patch.setattr(kernels.streaming, "BAND_PIXELS", 14)
             patch.setattr(kernels.streaming, "BAND_ROWS", 1)
-            patch.setattr(kernels.parts, "LEAST_WORK", 1)
+            patch.setattr(kernels.partition, "LEAST_WORK", 1)
         drawing = Drawing(data)
         drawing.names.append(drawing.net.conv("input", "first", 20, 3, padding=1))
         for i in range(drawing.draw(0, 3)):
@@ -50,8 +50,8 @@ def test_streams_and_shares_of_any_graph(data: st.DataObject, size: int) -> None
         checks.check(graph, checks.WINOGRAD)
         x = checks.image(graph.input_shape)
         for kernels in engines:
-            plan = kernels.plan.compile_plan(graph, random_weights(graph))
-            one, three = kernels.threads.Runner(plan), kernels.threads.Runner(plan, 3)
+            plan = kernels.compiler.compile_plan(graph, random_weights(graph))
+            one, three = kernels.runner.Runner(plan), kernels.runner.Runner(plan, 3)
             three.__dict__["_large"] = True
             np.testing.assert_array_equal(three.run(x)[0], one.run(x)[0])
 
@@ -72,17 +72,24 @@ def test_networks_are_planned_without_copies() -> None:
     """Concatenations, slices and residuals cost nothing in the networks that we ship."""
     for name in ("pfld", "pfld-msfc", "pfld-ultralight", "pfld-ultralight-slim", "pfld-ghostone"):
         for width in (0.25, 1.0):
-            assert not {"gather", "combine", "block"} & set(
+            assert not {"gather", "add", "load_image"} & set(
                 checks.opcodes(compiled(name, width=width))
             ), name
     for name in ("lffd-face-v1", "lffd-plate-small"):
-        assert not {"gather", "combine", "affine"} & set(checks.opcodes(compiled(name))), name
+        assert not {"gather", "add", "affine"} & set(checks.opcodes(compiled(name))), name
 
 
 def test_explain_names_every_layer_and_its_kernel() -> None:
     text = compiled("lffd-face-v2", input_size=(160, 160)).explain()
     assert "lffd-face-v2 on (3, 160, 160)" in text
-    assert "F(4x4,3x3)" in text and "rectifies its input" in text and "MiB of scratch" in text
+    assert "F(4x4,3x3)" in text and "ReLU on load" in text and "MiB of scratch" in text
+
+
+def test_explain_names_the_fields_too() -> None:
+    """The first layer of pfld, 3 x 3 with stride 2 and padding 1 on 112 x 112 pixels."""
+    _, first, named, *_ = compiled("pfld", width=0.25).explain(fields=True).splitlines()
+    assert first.split()[:2] == ["0", "planar"]
+    assert {"ROWS 112", "KERNEL_ROWS 3", "STRIDE 2", "TOP 1"} <= {*named.strip().split(", ")}
 
 
 @pytest.mark.parametrize("change", ["groups", "dilation", "stride", "softmax"])
@@ -132,25 +139,25 @@ def test_info_says_what_cannot_run(monkeypatch: pytest.MonkeyPatch, capsys: Any)
         max_size=30,
     )
 )
-def test_values_that_live_together_never_overlap(lives: list[tuple[int, int, int]]) -> None:
-    values = [
-        layout.Value(str(i), floats, first=first, last=first + length)
+def test_buffers_that_live_together_never_overlap(lives: list[tuple[int, int, int]]) -> None:
+    buffers = [
+        layout.Buffer(str(i), floats, first=first, last=first + length)
         for i, (floats, first, length) in enumerate(lives)
     ]
-    size = memory.place(values, guard=3)
-    for i, a in enumerate(values):
+    size = memory.place(buffers, guard=3)
+    for i, a in enumerate(buffers):
         assert (
             a.offset >= 0 and a.offset + a.floats + 3 <= size and a.offset % memory.ALIGNMENT == 0
         )
-        for b in values[:i]:
+        for b in buffers[:i]:
             if a.first <= b.last and b.first <= a.last:
                 assert a.offset + a.floats + 3 <= b.offset or b.offset + b.floats + 3 <= a.offset
 
 
 def test_memory_is_shared_over_time() -> None:
     plan = compiled("pfld")
-    values = {v for step in plan.steps for v in step.touched()}
-    assert plan.arena < sum(v.floats for v in values) / 3
+    buffers = {buffer for i in plan.instructions for buffer in i.touched()}
+    assert plan.arena < sum(buffer.floats for buffer in buffers) / 3
 
 
 @pytest.mark.parametrize("kind", ["needed later", "also the input", "free"])
@@ -164,40 +171,46 @@ def test_a_result_takes_the_place_of_a_residual_that_nobody_needs(kind: str) -> 
     if kind == "needed later":
         outputs.append(net.conv(z, "later", 5, 1))
     plan = checks.check(checks.graph_of(net, *outputs), checks.DIRECT)
-    (step,) = (step for step in plan.steps if step.name == "conv")
-    (result,) = step.writes
-    residual = next(value for value in step.reads if value.name == "z")
+    (instruction,) = (i for i in plan.instructions if i.name == "conv")
+    (result,) = instruction.writes
+    residual = next(buffer for buffer in instruction.reads if buffer.name == "z")
     assert (result.offset == residual.offset) is (kind == "free")
 
 
-def broken(plan: checks.Plan, row: int, column: int, value: int) -> checks.Plan:
+def broken(plan: checks.Plan, number: int, column: int, value: int) -> checks.Plan:
     program = plan.program.copy()
-    program[row * executor.ROW + column] = value
+    program[number * instructions.WIDTH + column] = value
     return replace(plan, program=program)
 
 
 def test_the_verifier_refuses_what_would_leave_its_buffers() -> None:
-    """Every offset and every size of every row, made too large or negative, is refused or changes nothing it guards."""
+    """Every offset and every size of every instruction, made too large or negative, is refused or changes nothing it guards."""
     plan = compiled("pfld-ultralight", width=0.25)
     verify.verify(plan)
-    for row, step in enumerate(plan.steps):
-        # Column 1 is where the row writes, column 3 how many blocks, column 4 its weights (or its sources).
-        for column, value in ((1, plan.arena + plan.output_size), (1, -16), (3, 1 << 10)):
-            with pytest.raises((verify.PlanError, IndexError)):
-                verify.verify(broken(plan, row, column, value))
-        if executor.OPCODES[step.opcode] in ("pointwise", "depthwise", "planar"):
+    outside = plan.arena + plan.output_size
+    for number, instruction in enumerate(plan.instructions):
+        fields = instructions.FIELDS[instruction.opcode]
+        size = next(f for f in (instructions.BLOCKS, instructions.DEPTH) if f in fields)
+        for column, value in ((instructions.Y, outside), (instructions.Y, -16), (size, 1 << 10)):
             with pytest.raises(verify.PlanError):
-                verify.verify(broken(plan, row, 4, len(plan.weights)))
+                verify.verify(broken(plan, number, column, value))
+        for column in {instructions.WEIGHTS, instructions.CONSTANTS} & {*fields}:
+            with pytest.raises(verify.PlanError):
+                verify.verify(broken(plan, number, column, len(plan.weights)))
+        for column in {*range(1, instructions.WIDTH)} - {*fields}:
+            with pytest.raises(verify.PlanError, match="has no use for its field"):
+                verify.verify(broken(plan, number, column, 1))
 
 
 def test_the_verifier_refuses_reads_of_what_nothing_wrote() -> None:
     plan = compiled("pfld", width=0.25)
-    steps = plan.steps
-    program = plan.program.copy()
-    first, second = program[: executor.ROW].copy(), program[executor.ROW : 2 * executor.ROW].copy()
-    program[: executor.ROW], program[executor.ROW : 2 * executor.ROW] = second, first
+    first, second, *others = plan.instructions
+    program, width = plan.program.copy(), instructions.WIDTH
+    program[:width] = plan.program[width : 2 * width]
+    program[width : 2 * width] = plan.program[:width]
+    swapped = replace(plan, program=program, instructions=(second, first, *others))
     with pytest.raises(verify.PlanError, match="which nothing wrote"):
-        verify.verify(replace(plan, program=program, steps=(steps[1], steps[0], *steps[2:])))
+        verify.verify(swapped)
 
 
 def test_folding_keeps_float64_until_the_end() -> None:

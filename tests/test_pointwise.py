@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from refnet.kernels import pointwise, simd
+from refnet.kernels import epilogue, instructions, register_tile, simd
 from tests import kernel_checks as checks
 
 LANES = simd.LANES
@@ -26,7 +26,7 @@ def test_any_shape_equals_the_definition(taken: int, made: int, height: int, wid
 
 def test_every_number_of_pixels_has_its_tile() -> None:
     """All remainders of the largest tile, one and two blocks wide."""
-    for pixels in range(1, 2 * max(pointwise.MOST_PIXELS) + 2):
+    for pixels in range(1, 2 * max(register_tile.MOST_PIXELS) + 2):
         for made in (LANES, 2 * LANES, 3 * LANES):
             net = checks.Net((5, 1, pixels))
             checks.check(checks.graph_of(net, net.conv("input", "conv", made, 1)), checks.DIRECT)
@@ -45,7 +45,7 @@ def test_residual_and_activation_are_fused(activation: str, made: int, width: in
         total = net.add("add", "sum", y, other)
         graph = checks.graph_of(net, net.add(activation, "outer", total))
         plan = checks.check(graph, checks.DIRECT, 9 * checks.image((6, 2, width)))
-        assert checks.opcodes(plan).count("combine") == 0
+        assert checks.opcodes(plan).count("add") == 0
 
 
 def test_a_tensor_and_its_relu_are_stored_by_one_tile() -> None:
@@ -53,7 +53,7 @@ def test_a_tensor_and_its_relu_are_stored_by_one_tile() -> None:
     z = net.conv("input", "conv", 33, 1)
     a = net.add("relu", "a", z)
     graph = checks.graph_of(net, z, net.conv(a, "next", 9, 1))
-    assert checks.opcodes(checks.check(graph, checks.DIRECT)).count("combine") == 0
+    assert checks.opcodes(checks.check(graph, checks.DIRECT)).count("add") == 0
 
 
 def test_a_linear_layer_is_a_pointwise_one_of_one_pixel() -> None:
@@ -81,8 +81,10 @@ def test_nan_stays_nan_through_relu() -> None:
 
 def test_panels_cover_all_blocks() -> None:
     for blocks in range(1, 40):
-        assert sum(pointwise.panels(blocks, 0)) == sum(pointwise.panels(blocks, 1)) == blocks
-        assert max(pointwise.panels(blocks, 0)) <= 2
+        assert (
+            sum(register_tile.panels(blocks, 0)) == sum(register_tile.panels(blocks, 1)) == blocks
+        )
+        assert max(register_tile.panels(blocks, 0)) <= 2
 
 
 def test_kernels_are_plain_python() -> None:
@@ -91,12 +93,15 @@ def test_kernels_are_plain_python() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, pixels, LANES)).astype(np.float32)
     w, b = rng.standard_normal((depth, made)), rng.standard_normal(made)
-    packed = pointwise.pack(w, b, range(made), 0)
+    packed = register_tile.pack(w, b, range(made), 0)
     y = np.zeros(pixels * LANES, np.float32)
-    steps = np.array([0, LANES, pixels * LANES, 2])
-    flags = pointwise.RELU | pointwise.STORE_FIRST
-    row = np.array([0, 0, pixels * LANES, 1, 0, 0, 2, depth, flags, 0, 0, 0])
-    pointwise.multiply(row, x.ravel(), steps, packed, y, pixels)
+    segments = np.array([0, LANES, pixels * LANES, 2])
+    flags = epilogue.RELU | epilogue.STORE_FIRST
+    instruction = np.zeros(instructions.WIDTH, np.int64)
+    instruction[instructions.BLOCK_PITCH], instruction[instructions.BLOCKS] = pixels * LANES, 1
+    instruction[instructions.SEGMENT_COUNT], instruction[instructions.DEPTH] = 2, depth
+    instruction[instructions.FLAGS] = flags
+    register_tile.multiply(instruction, x.ravel(), segments, packed, y, pixels)
     inputs = np.concatenate([x[0], x[1, :, :2]], axis=1)
     assert_allclose(y.reshape(pixels, made), np.maximum(inputs @ w + b, 0), atol=1e-5)
     assert simd.LANES in (4, 8, 16)

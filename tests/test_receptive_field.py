@@ -198,6 +198,8 @@ GATES: dict[str, dict[str, Any]] = {
     "exp": {},
     "sigmoid": {},
     "softmax": {"axis": 1},
+    "clip": {"low": -0.5, "high": 0.5},
+    "power": {"exponent": 3.0},
 }
 
 

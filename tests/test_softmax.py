@@ -1,4 +1,4 @@
-"""Softmax over channels: maps, vectors and cells, channels anywhere in their planes, extreme logits."""
+"""Softmax over channels: maps, vectors and cells, channels anywhere in their blocks, extreme logits."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 
 from refnet import ops
 from refnet.graph import Graph
-from refnet.kernels import elementwise, parts, simd, softmax, threads
+from refnet.kernels import elementwise, instructions, partition, runner, simd, softmax
 from tests import kernel_checks as checks
 
 SIDE = st.integers(1, 9)
@@ -28,7 +28,7 @@ def run(
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The engine's softmax over axis 1 of (N, C, H, W), guarded."""
     kernels = checks.at_lanes(lanes)
-    plan = kernels.plan.compile_plan(softmax_graph(x.shape[1:]), {}, guard=16)
+    plan = kernels.compiler.compile_plan(softmax_graph(x.shape[1:]), {}, guard=16)
     (y,) = kernels.guard.run_guarded(plan, x)
     return y  # type: ignore[no-any-return]
 
@@ -87,8 +87,8 @@ def test_a_nan_spoils_its_own_pixel_only(lanes: int) -> None:
 
 @settings(max_examples=40)
 @given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=3), data=st.data())
-def test_channels_anywhere_in_their_planes(counts: list[int], data: st.DataObject) -> None:
-    """Of a slice of a concatenation, whose planes hold other channels as well, and sliced again."""
+def test_channels_anywhere_in_their_blocks(counts: list[int], data: st.DataObject) -> None:
+    """Of a slice of a concatenation, whose blocks hold other channels as well, and sliced again."""
     net = checks.Net((6, 4, 5))
     joined = net.add(
         "concat",
@@ -104,7 +104,7 @@ def test_channels_anywhere_in_their_planes(counts: list[int], data: st.DataObjec
     checks.check(checks.graph_of(net, y, half, net.conv(whole, "next", 3, 1)), checks.DIRECT)
 
 
-def test_other_channels_of_a_plane_do_not_matter() -> None:
+def test_other_channels_of_a_block_do_not_matter() -> None:
     """Not even where they are NaN: the slice's own channels decide."""
     net = checks.Net((8, 2, 2))
     cut = net.add("slice", "cut", "input", start=2, stop=5)
@@ -154,13 +154,13 @@ def test_a_softmax_over_all_cells_is_refused() -> None:
 
 
 def test_threads_share_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LEAST_WORK", 1)
+    monkeypatch.setattr(partition, "LEAST_WORK", 1)
     graph = softmax_graph((20, 9, 11))
     plan, x = checks.compile_plan(graph, {}), checks.image((20, 9, 11))
-    one, three = threads.Runner(plan), threads.Runner(plan, 3)
+    one, three = runner.Runner(plan), runner.Runner(plan, 3)
     three.__dict__["_large"] = True
     assert_array_equal(three.run(x)[0], one.run(x)[0])
-    assert [shared for _, _, shared in three._parts().phases] == [False, True, False]
+    assert [shared for _, _, shared in three._partitioned().phases] == [False, True, False]
 
 
 def test_the_exponential_is_accurate_to_one_unit() -> None:
@@ -181,14 +181,16 @@ def test_the_kernel_is_plain_python() -> None:
     """Uncompiled, over NumPy's definitions of the operations, it gives the compiled kernel's values."""
     channels = simd.LANES + 3
     x = checks.image((channels, 2, 1))
-    planes = np.full((2, 2, simd.LANES), np.nan, np.float32)
-    planes[0], planes[1, :, :3] = x[0, : simd.LANES, :, 0].T, x[0, simd.LANES :, :, 0].T
-    arena = np.concatenate([planes.ravel(), np.full(planes.size, np.nan, np.float32)])
+    blocks = np.full((2, 2, simd.LANES), np.nan, np.float32)
+    blocks[0], blocks[1, :, :3] = x[0, : simd.LANES, :, 0].T, x[0, simd.LANES :, :, 0].T
+    arena = np.concatenate([blocks.ravel(), np.full(blocks.size, np.nan, np.float32)])
     limits = np.full(2 * simd.LANES, -np.inf, np.float32)
     limits[:channels] = np.inf
     program = np.array([0, 2 * simd.LANES])
-    row = np.array([0, planes.size, 2, 2, 0, 0, 0, 2])
-    softmax.softmax(row, program, arena, limits)
-    y = arena[planes.size :].reshape(2, 2, simd.LANES).transpose(0, 2, 1).reshape(-1, 2)
+    instruction = np.zeros(instructions.WIDTH, np.int64)
+    instruction[instructions.Y], instruction[instructions.PIXELS] = blocks.size, 2
+    instruction[instructions.BLOCKS], instruction[instructions.LAST] = 2, 2
+    softmax.softmax(instruction, program, arena, limits, arena[:0], arena[:0])
+    y = arena[blocks.size :].reshape(2, 2, simd.LANES).transpose(0, 2, 1).reshape(-1, 2)
     np.testing.assert_allclose(y[:channels], run(x)[0, :, :, 0], rtol=5e-7)
     assert_array_equal(y[channels:], 0)

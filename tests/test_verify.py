@@ -1,9 +1,10 @@
 """The verifier against the kernels themselves: run uncompiled on memory that notes every access, they touch what the
-verifier derives from their rows, all of it and nothing else; also when a row has been tampered with."""
+verifier derives from their integers, all of it and nothing else; also when these have been tampered with."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refnet.kernels import executor, simd, verify
+from refnet.kernels import instructions, layout, simd, verify
 from tests import kernel_checks as checks
 
 MARGIN = 1 << 12
@@ -105,25 +106,26 @@ def plan_of_every_kernel(lanes: int) -> checks.Plan:
     valid = net.conv(y, "valid", 17, 2)
     linear = net.linear(net.global_average(y, "mean"), "linear", 70)
     blocked = net.add("average_pool", "blocked", "input", **window)
-    outputs = (linear, moved, net.add("cells", "cells", valid), blocked)
+    larger = net.add("upsample", "larger", valid, factor=(2, 3))
+    outputs = (linear, moved, net.add("cells", "cells", valid), blocked, larger)
     graph = checks.graph_of(net, *outputs)
-    plan: checks.Plan = checks.at_lanes(lanes).plan.compile_plan(
+    plan: checks.Plan = checks.at_lanes(lanes).compiler.compile_plan(
         graph, checks.random_weights(graph)
     )
-    assert set(checks.opcodes(plan)) == {*executor.OPCODES} - {"probe"}
+    assert set(checks.opcodes(plan)) == {*instructions.OPCODES} - {"nothing", "probe"}
     return plan
 
 
 @functools.cache
 def plan_of_larger_patches(lanes: int) -> checks.Plan:
-    """Winograd layers of patches that make 6 x 6 outputs, one of which rectifies as it reads and one adds."""
+    """Winograd layers of patches that make 6 x 6 outputs, one of which applies a ReLU on load and one adds."""
     net = checks.Net((20, 17, 29))
     x = net.conv("input", "first", 20, 1)
     t = net.conv(net.add("relu", "a", x), "winograd", 24, 3, padding=1)
     t = net.conv(net.add("relu", "t", t), "winograd2", 20, 3, padding=1)
     graph = checks.graph_of(net, net.add("add", "z", x, t))
     with checks.only(6):
-        plan: checks.Plan = checks.at_lanes(lanes).plan.compile_plan(
+        plan: checks.Plan = checks.at_lanes(lanes).compiler.compile_plan(
             graph, checks.random_weights(graph)
         )
     assert plan.explain().count("F(6x6,3x3) (2") == 2
@@ -133,8 +135,8 @@ def plan_of_larger_patches(lanes: int) -> checks.Plan:
 PLANS = (plan_of_every_kernel, plan_of_larger_patches)
 
 
-def run_row(kernels: ModuleType, plan: checks.Plan, number: int) -> dict[str, Memory]:
-    """Run one row of a plan, uncompiled; the memory that it ran on."""
+def run_one(kernels: ModuleType, plan: checks.Plan, number: int) -> dict[str, Memory]:
+    """Run one instruction of a plan, uncompiled; the memory that it ran on."""
     memory = {
         "program": Memory(plan.program),
         "weights": Memory(plan.weights),
@@ -152,7 +154,7 @@ def run_row(kernels: ModuleType, plan: checks.Plan, number: int) -> dict[str, Me
 
 
 def touched_elsewhere(access: Any, memory: dict[str, Memory]) -> dict[str, list[int]]:
-    """What a row touched outside of the ranges that the verifier derived."""
+    """What an instruction touched outside of the ranges that the verifier derived."""
     arena = memory["arena"]
     nothing: list[verify.Range] = []
     program = memory["program"]
@@ -175,29 +177,112 @@ def test_kernels_touch_what_the_verifier_says(
     lanes: int, plan_of: Callable[[int], checks.Plan]
 ) -> None:
     kernels, plan = checks.at_lanes(lanes), plan_of(lanes)
-    size = kernels.executor.ROW
-    for number, step in enumerate(plan.steps):
-        memory = run_row(kernels, plan, number)
-        access = kernels.verify.accessed(plan.program[number * size :][:size], plan.program)
-        assert touched_elsewhere(access, memory) == {}, step
+    program = kernels.verify.Program(plan.program, len(plan.instructions))
+    for number, instruction in enumerate(plan.instructions):
+        memory = run_one(kernels, plan, number)
+        access = kernels.verify.accessed(program, number)
+        assert touched_elsewhere(access, memory) == {}, instruction
         for name, ranges in (("arena", access.writes), ("output", access.output)):
             for start, stop in ranges:
-                # Cells of several channels lie between each other: those of a row need not fill its range.
-                if name == "arena" or step.name != "cells":
-                    assert memory[name].written[start:stop].all(), (step, "leaves gaps")
+                # Cells of several channels lie between each other: those of one map need not fill its range.
+                if name == "arena" or instruction.name != "cells":
+                    assert memory[name].written[start:stop].all(), (instruction, "leaves gaps")
+
+
+@pytest.mark.parametrize("lanes", checks.LANE_COUNTS)
+def test_kernels_read_the_fields_of_their_opcode_and_all_of_them(lanes: int) -> None:
+    kernels = checks.at_lanes(lanes)
+    read: dict[int, set[int]] = {}
+    for plan_of in PLANS:
+        plan = plan_of(lanes)
+        for number, instruction in enumerate(plan.instructions):
+            start = number * instructions.WIDTH
+            columns = run_one(kernels, plan, number)["program"].read[start:][: instructions.WIDTH]
+            read.setdefault(instruction.opcode, set()).update(np.flatnonzero(columns).tolist())
+    # How many rows a pooled map has, the verifier alone needs to know: no window leaves them.
+    read[instructions.WINDOW_POOL].add(instructions.ROWS)
+    for opcode, fields in read.items():
+        assert fields == {instructions.OPCODE, *instructions.FIELDS[opcode]}, opcode
+
+
+def test_a_message_is_made_only_when_something_is_wrong() -> None:
+    class Unprintable:
+        def __str__(self) -> str:
+            raise AssertionError("formatted")
+
+    verify._require(True, "%s", Unprintable())
+    with pytest.raises(AssertionError, match="formatted"):
+        verify._require(False, "%s", Unprintable())
+
+
+@settings(max_examples=200)
+@given(
+    writes=st.lists(
+        st.tuples(st.integers(0, 40), st.integers(0, 12), st.integers(0, 3)), max_size=30
+    ),
+    data=st.data(),
+)
+def test_owners_equal_a_table_of_floats(
+    writes: list[tuple[int, int, int]], data: st.DataObject
+) -> None:
+    buffers = [layout.Buffer(str(i), 60, offset=0) for i in range(4)]
+    owners, table = verify._Owners(), np.full(60, -1)
+    for start, size, owner in writes:
+        owners.write(start, start + size, buffers[owner])
+        table[start : start + size] = owner
+        for _ in range(3):
+            a = data.draw(st.integers(0, 50))
+            b, who = a + data.draw(st.integers(0, 9)), data.draw(st.integers(0, 3))
+            held = owners.hold(a, b, [buffers[who]])
+            assert held == bool((table[a:b] == who).all())
+
+
+@given(
+    ranges=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=12),
+    others=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=12),
+)
+def test_merged_ranges_and_their_overlaps(
+    ranges: list[tuple[int, int]], others: list[tuple[int, int]]
+) -> None:
+    def floats(ranges: Iterable[verify.Range]) -> set[int]:
+        return {i for start, stop in ranges for i in range(start, stop)}
+
+    a, b = ([(start, start + size) for start, size in r] for r in (ranges, others))
+    merged = verify._merged(a)
+    assert floats(merged) == floats(a)
+    assert all(x[1] < y[0] for x, y in itertools.pairwise(merged))
+    assert verify._overlap(merged, verify._merged(b)) == bool(floats(a) & floats(b))
+
+
+@settings(max_examples=100)
+@given(st.data(), st.integers(1, 30), st.integers(1, 30), st.sampled_from([4, 6]))
+def test_pixels_of_patches(data: st.DataObject, rows: int, columns: int, side: int) -> None:
+    across = -(-columns // side)
+    count = -(-rows // side) * across
+    first = data.draw(st.integers(0, count))
+    last = data.draw(st.integers(first, count))
+    expected = np.zeros((rows, columns), bool)
+    for patch in range(first, last):
+        top, left = patch // across * side, patch % across * side
+        expected[top : top + side, left : left + side] = True
+    made = np.zeros(rows * columns, bool)
+    for start, stop in verify._patches(first, last, side, rows, columns):
+        made[start:stop] = True
+    np.testing.assert_array_equal(made.reshape(rows, columns), expected)
 
 
 @settings(max_examples=150)
 @given(data=st.data())
-def test_a_tampered_row_is_refused_or_stays_in_its_ranges(data: st.DataObject) -> None:
-    """Any integer of any row or list, a little or much too large or small: what the verifier still accepts can run."""
+def test_a_tampered_instruction_is_refused_or_stays_in_its_ranges(data: st.DataObject) -> None:
+    """Any field of any instruction or list, a little or much too large or small: what the verifier still accepts can run."""
     lanes = simd.LANES
     kernels, plan = checks.at_lanes(lanes), data.draw(st.sampled_from(PLANS))(lanes)
-    size = kernels.executor.ROW
-    number = data.draw(st.integers(0, plan.rows - 1))
+    count = len(plan.instructions)
+    number = data.draw(st.integers(0, count - 1))
+    column = st.sampled_from(instructions.FIELDS[plan.instructions[number].opcode])
     position = data.draw(
-        st.integers(number * size + 1, number * size + 28)
-        | st.integers(plan.rows * size, len(plan.program) - 1)
+        column.map(lambda column: number * instructions.WIDTH + column)
+        | st.integers(count * instructions.WIDTH, len(plan.program) - 1)
     )
     change = data.draw(
         st.sampled_from([-1, 1, -lanes, lanes, 3 * lanes, -2, 2, -(1 << 20), 1 << 20])
@@ -209,6 +294,6 @@ def test_a_tampered_row_is_refused_or_stays_in_its_ranges(data: st.DataObject) -
         kernels.verify.verify(tampered)
     except kernels.verify.PlanError:
         return
-    memory = run_row(kernels, tampered, number)
-    access = kernels.verify.accessed(program[number * size :][:size], program)
-    assert touched_elsewhere(access, memory) == {}, plan.steps[number]
+    memory = run_one(kernels, tampered, number)
+    access = kernels.verify.accessed(kernels.verify.Program(program, count), number)
+    assert touched_elsewhere(access, memory) == {}, plan.instructions[number]

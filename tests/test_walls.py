@@ -76,17 +76,6 @@ def test_fields_name_no_operation() -> None:
                 assert node.value not in OPS, (path, node.lineno, node.value)
 
 
-#: Imports (importer, imported) that close a circle today, each to be removed where the comment says.
-CLOSING: set[tuple[str, str]] = {
-    # Kernels take their mark from the file that compiles them: goes when `simd` has the mark.
-    ("refnet.kernels.machine_code", "refnet.kernels.executor"),
-    # The lowering is one object over several files: goes when it becomes functions and a table.
-    ("refnet.kernels.products", "refnet.kernels.convolutions"),
-    # A plan checks itself when it is made: goes when the compiler makes the plan and has it verified.
-    ("refnet.kernels.verify", "refnet.kernels.plan"),
-}
-
-
 def module_files() -> dict[str, Path]:
     """{dotted name: file} of every module of refnet/ and kernels/, a package by its own name."""
     named = {}
@@ -135,20 +124,22 @@ def way(imported: Mapping[str, set[str]], start: str, goal: str) -> list[str]:
 def test_no_imports_go_in_a_circle() -> None:
     files = module_files()
     imported = {name: imported_modules(name, path, files) for name, path in files.items()}
-    for importer, module in CLOSING:
-        closes = module in imported.get(importer, set()) and way(imported, module, importer)
-        assert closes, f"{importer} -> {module} closes no circle any more: take it off the list"
-    open_ = {
-        name: {m for m in found if (name, m) not in CLOSING} for name, found in imported.items()
-    }
-    for name, found in open_.items():
+    for name, found in imported.items():
         for module in found:
-            back = way(open_, module, name)
+            back = way(imported, module, name)
             assert not back, "imports in a circle: " + " -> ".join([name, *back])
 
 
 def test_one_file_calls_the_kernels() -> None:
     assert len(importers("refnet", "refnet.kernels")) <= 1
+
+
+def test_the_stub_of_the_kernels_lists_the_folder() -> None:
+    stub = ast.parse((ROOT / "refnet" / "kernels.pyi").read_text())
+    (listed,) = (node for node in stub.body if isinstance(node, ast.ImportFrom))
+    names = [alias.asname for alias in listed.names]
+    files = {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"}
+    assert names == sorted(files)
 
 
 def test_one_file_compiles() -> None:
@@ -282,7 +273,7 @@ def test_a_warm_start_imports_nothing_that_takes_long() -> None:
     }
     if sys.platform == "linux" and platform.machine() == "x86_64":
         slow |= {"llvmlite"}
-    slow |= {"refnet.checkpoints.torch_file", "refnet.kernels.lowering", "refnet.kernels.guard"}
+    slow |= {"refnet.checkpoints.torch_file", "refnet.kernels.simd_llvm", "refnet.kernels.guard"}
     assert backend == "compiled"
     assert not slow & set(loaded)
 

@@ -15,6 +15,7 @@ from parity.formula import formula_weights
 from parity.twins.basketnet import BasketNet
 from parity.twins.ghost import PFLDGhostOne, PFLDUltralight, PFLDUltralightSlim
 from parity.twins.lffd import LFFD, TRUNKS, NaiveNet
+from parity.twins.light import LFFDLight
 from parity.twins.pfld import PFLD, PFLDMSFC
 from parity.twins.polaris import AuxiliaryNet, PFLDInference
 from parity.twins.tinynet import TinyNet
@@ -34,6 +35,7 @@ LANDMARK_NETS: dict[str, Callable[..., nn.Module]] = {
 #: The others, each made of `folded` and the options, of which the size of the input is none.
 OTHER_NETS: dict[str, Callable[..., nn.Module]] = {
     "pfld-polaris-auxiliary": AuxiliaryNet,
+    "lffd-light": LFFDLight,
     "basketnet": lambda folded, **options: BasketNet(**options),
     "tinynet": lambda folded, **options: TinyNet(**options),
 }

@@ -121,7 +121,7 @@ def measure(
 
 
 def layers(graph: Graph, *, seconds: float = 2.0) -> list[tuple[str, str, str, float]]:
-    """(layer, kernel, note, microseconds) of every step of the engine's plan, the best of many runs."""
+    """(layer, kernel, note, microseconds) of every instruction of the engine's plan, the best of many runs."""
     folded, weights = fold(graph, random_weights(graph))
     runner = Engine(folded, weights).runner(graph.input_shape)
     x = np.random.default_rng(0).uniform(0, 1, (1, *graph.input_shape)).astype(np.float32)

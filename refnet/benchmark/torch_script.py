@@ -73,6 +73,9 @@ WRITERS: Mapping[str, Writer] = {
     "normalize": lambda torch, a: lambda x: (x - a["mean"]) / a["std"],
     "average_pool": _pool("avg_pool2d"),
     "max_pool": _pool("max_pool2d"),
+    "upsample": lambda torch, a: (
+        lambda x: torch.nn.functional.interpolate(x, scale_factor=[float(f) for f in a["factor"]])
+    ),
     "add": lambda torch, a: lambda first, *others: sum(others, first),
     "concat": lambda torch, a: lambda *xs: torch.cat(xs, a["axis"]),
     "slice": lambda torch, a: lambda x: x[:, a["start"] : a["stop"]],

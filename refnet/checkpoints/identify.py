@@ -32,8 +32,8 @@ def identify(
     every part of the file is tried, else only the chosen one.
 
     Of `pfld-polaris` two options leave no trace in tensors' shapes. bn8 is "applied" if its running
-    statistics were ever updated; activation is "relu", the published code's, but for an ONNX file,
-    whose operators say it. Pass activation="relu6" where a file needs it.
+    statistics were ever updated. The activation is what an ONNX or ncnn file lists; for other files the
+    one that fits the running statistics better, with a warning that says so (`activation.py`).
 
     Tensors come in the graph's order, in the file's dtype; those that no node reads (counters of
     batches, an unused bn8) are left out.
@@ -60,11 +60,24 @@ def identify(
                 f"that is meant."
             )
         if fits:
-            return fits[0]
+            return _with_activation(checkpoint, fits[0], options)
     if network is not None and not misfits:  # not even its first tensors are there
         named, _ = _renamed(checkpoint, checkpoint.tensors)
         misfits.append(_misfit(build(network, **options), named))
     raise WeightsError(_unidentified(checkpoint, network, misfits))
+
+
+def _with_activation(
+    checkpoint: Checkpoint, fit: tuple[str, Options, dict[str, Array]], given: Options
+) -> tuple[str, Options, dict[str, Array]]:
+    """`fit` with the activation that the file tells, or most likely has, unless the caller named one."""
+    if "activation" in given:
+        return fit
+    from refnet.checkpoints.activation import settled
+
+    name, options, tensors = fit
+    operators = checkpoint.metadata.get("operators", "")
+    return name, settled(operators, name, options, tensors, checkpoint.path), tensors
 
 
 # --- files that say what they are
@@ -92,7 +105,7 @@ def _from_record(
         raise WeightsError(f"{checkpoint.path}: this file is of {name}, not of {network}")
     try:
         graph = build(name, **saved)
-    except OptionError as error:
+    except (OptionError, TypeError, ArithmeticError) as error:  # a record may hold any JSON
         raise WeightsError(
             f"{checkpoint.path}: its record says {name[:80]!r}, which this version cannot build so: "
             f"{str(error)[:300]!r}"

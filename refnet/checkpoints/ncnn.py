@@ -12,6 +12,7 @@ weights; an InnerProduct's: 0 outputs, 1 biases, 2 count of weights. Source: Ten
 docs/developer-guide/param-and-model-file-structure.md and src/modelbin.cpp.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from refnet.errors import CheckpointError
 MAGIC = b"7767517"
 _TAGS = {0: "f4", 0x01306B47: "f2"}
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
+_FUSED = {"1": "ReLU", "2": "LeakyRelu", "3": "Clip", "4": "Sigmoid", "5": "Mish", "6": "HardSwish"}
 # fmt: off
 _WITHOUT_WEIGHTS = frozenset([
     "BinaryOp", "Cast", "Clip", "Concat", "Crop", "Dropout", "ELU", "Eltwise", "Exp",
@@ -104,6 +106,34 @@ def parse_param(param: bytes) -> list[ParamLayer]:
     if count != len(body):
         raise CheckpointError(f"its .param text announces {count} layers and lists {len(body)}")
     return [_param_layer(words) for words in body]
+
+
+def operators(param: bytes) -> str:
+    """How often each kind of layer occurs, activations inside of convolutions among them: "Clip=2 Convolution=3".
+
+    An activation with a slope or bounds other than 0 and 6 has them in its name, without spaces.
+    """
+    kinds: Counter[str] = Counter()
+    for layer in parse_param(param):
+        values = [layer.numbers.get(key, "").strip() for key in (0, 1)]
+        if layer.kind == "ReLU" and _number(values[0]) not in (None, 0):
+            kinds["LeakyRelu"] += 1
+        elif layer.kind == "Clip" and [_number(value) for value in values] != [0, 6]:
+            kinds[f"Clip({values[0][:8]},{values[1][:8]})"] += 1
+        else:
+            kinds[layer.kind] += 1
+        if layer.kind in (*_CONVOLUTIONS, "InnerProduct") and layer.numbers.get(9, "0") != "0":
+            bounds = [_number(value) for value in layer.numbers.get(-23310, "").split(",")]
+            fused = _FUSED.get(layer.numbers[9], "Mish")
+            kinds[fused if fused != "Clip" or bounds == [2, 0, 6] else "Clip(other)"] += 1
+    return " ".join(f"{kind}={count}" for kind, count in sorted(kinds.items()))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _param_layer(words: list[str]) -> ParamLayer:

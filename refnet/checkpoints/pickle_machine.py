@@ -56,6 +56,7 @@ class PickleMachine:
     inert: whether objects of unknown classes become `Inert` rather than an error. Calls of
     functions outside the table are refused all the same, but for those in `constructors`: they
     are known to make plain values, and what they would make becomes `Inert` too.
+    unread: by full name, functions that make tensors of kinds that are not read, and the kind, for the message.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class PickleMachine:
         *,
         inert: bool = False,
         constructors: Collection[str] = (),
+        unread: Mapping[str, str] | None = None,
     ) -> None:
         self._data = data
         self._functions = functions
@@ -74,6 +76,7 @@ class PickleMachine:
         self._persistent = persistent
         self._inert = inert
         self._constructors = constructors
+        self._unread = unread or {}
         self.position = 0
         self._opcodes = 0
         self._objects = 0
@@ -275,6 +278,12 @@ class PickleMachine:
             self._push_object(Inert(function))
             return
         if call is None:
+            if isinstance(function, Global) and str(function) in self._unread:
+                raise UnsafeCheckpointError(
+                    f"it holds {self._unread[str(function)]} tensors ({function}), which are not read here; nothing was "
+                    f"executed. Where the file is trusted, save plain ones with torch.save: tensor.to_dense(), "
+                    f"tensor.dequantize() or tensor.cpu() makes them."
+                )
             what = str(function) if isinstance(function, Global) else type(function).__name__
             raise UnsafeCheckpointError(
                 f"its pickle asks to call {what}, which has no place in a file of tensors. It was "

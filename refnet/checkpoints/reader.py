@@ -3,11 +3,14 @@
 What reads zip archives and pickles is imported when such a file comes along: it takes longer than reading most files.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from refnet.checkpoints import mxnet, ncnn, onnx_file, safetensors_file
 from refnet.checkpoints.allowance import Allowance
@@ -22,6 +25,13 @@ FORMATS = (
     "MXNet .params",
     "ONNX",
     "ncnn (.param and .bin)",
+)
+_HEAD = 512  # bytes that tell a format
+_BYTES_AT_MOST = (
+    4 << 30
+)  # the largest network here takes 16 MB, its training's whole state some times that
+_OPEN_FLAGS = (
+    getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 )
 
 
@@ -91,7 +101,7 @@ def read(
                 f"it holds no part {part!r}; its parts are {', '.join(map(repr, content.parts))}"
             )
     except WeightsError as error:
-        raise type(error)(f"{path}: {_shown(str(error))}") from error
+        raise type(error)(f"{path}: {_shortened(str(error))}") from error
     except MemoryError as error:
         raise CheckpointError(f"{path}: too large for this machine's memory") from error
     return Checkpoint(
@@ -114,53 +124,82 @@ def _preferred(parts: Mapping[str, Mapping[str, Array]]) -> str:
     return preferred(parts)
 
 
-def _shown(message: str) -> str:
-    """`message` as a terminal may show it: names out of a file may hold anything, at any length."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in message[:1000])
-    return shown if len(message) <= 1000 else f"{shown} ..."
+def _shortened(message: str) -> str:
+    """`message` at a length that can be read: names out of a file may have any."""
+    return message if len(message) <= 1000 else f"{message[:1000]} ..."
 
 
 def _read(path: Path, inert: bool) -> tuple[Path, _Content, bytes]:
     head, size = _head(path)
     if head.startswith(ncnn.MAGIC):
         return _read_ncnn(path, ncnn.partner(path))
-    parse = _parser(head, size, inert)
+    parse = _parser(head, size, inert, path.parent)
     if parse is None:
         sibling = ncnn.partner(path)
         if path.suffix == ".bin" and sibling.is_file() and _head(sibling)[0].startswith(ncnn.MAGIC):
             return _read_ncnn(sibling, path)
-        raise CheckpointError(
-            f"its content ({size:,} bytes, starting {head[:8].hex(' ') or 'with nothing'}) is of no "
-            f"known format. Read are: {', '.join(FORMATS)}."
-        )
+        from refnet.checkpoints.foreign import recognised
+
+        what = "it is empty, and so of no known format; its download may have been cut off"
+        if head:
+            what = recognised(head) or (
+                f"its content ({size:,} bytes, starting {head[:8].hex(' ')}) is of no known format"
+            )
+        raise CheckpointError(f"{what}. Read are: {', '.join(FORMATS)}.")
     data = _bytes(path)
     return path, parse(data), data
 
 
 def _head(path: Path) -> tuple[bytes, int]:
     """The first bytes of a regular file, and its size."""
-    try:
-        if path.is_dir():
-            raise CheckpointError("it is a folder; the path of a file of weights was expected")
-        if not path.is_file():
-            raise CheckpointError(
-                "it is not a regular file" if path.exists() else "there is no such file"
-            )
-        with path.open("rb") as file:
-            return file.read(64), path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"it cannot be opened ({error})") from error
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return file.read(
+            _HEAD
+        ) if size else b"", size  # files of /proc are empty, and may make one wait
 
 
 def _bytes(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading. A pipe or a device is refused without waiting for it, and before it notices.
+
+    Raises CheckpointError where it is none, is larger than any file of weights that refnet has a use for, or
+    cannot be read.
+    """
     try:
-        return path.read_bytes()
+        _check_file(os.stat(path))
+        handle = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
+        with open(handle, "rb") as file:
+            _check_file(os.fstat(handle))  # what was opened, should it have been exchanged
+            yield file
+    except FileNotFoundError as error:
+        raise CheckpointError("there is no such file") from error
     except OSError as error:
-        raise CheckpointError(f"it cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"it cannot be opened ({error.strerror})") from error
+    except ValueError as error:  # such as a NUL in its name
+        raise CheckpointError(f"there is no such file ({error})") from error
 
 
-def _parser(head: bytes, size: int, inert: bool) -> Callable[[bytes], _Content] | None:
-    """The function that parses files that start with `head`."""
+def _check_file(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise CheckpointError("it is a folder; the path of a file of weights was expected")
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError("it is not a regular file")
+    if status.st_size > _BYTES_AT_MOST:
+        raise CheckpointError(
+            f"it has {status.st_size:,} bytes; files of weights are read up to {_BYTES_AT_MOST:,}"
+        )
+
+
+def _parser(
+    head: bytes, size: int, inert: bool, folder: Path
+) -> Callable[[bytes], _Content] | None:
+    """The function that parses files in `folder` that start with `head`."""
     # safetensors first: its first bytes are a length, and may be those of any other format.
     if safetensors_file.is_safetensors(head, size):
         return _parse_safetensors
@@ -171,7 +210,7 @@ def _parser(head: bytes, size: int, inert: bool) -> Callable[[bytes], _Content] 
     if head.startswith(mxnet.MAGIC.to_bytes(8, "little")):
         return lambda data: _Content("mxnet", {"": mxnet.read_params(data)})
     if onnx_file.is_onnx(head):
-        return _parse_onnx
+        return lambda data: _parse_onnx(data, folder)
     return None
 
 
@@ -190,9 +229,9 @@ def _parse_zip(data: bytes, inert: bool) -> _Content:
         return _Content("torch zip", torch_file.read_zip(archive, allowance, inert=inert))
     if archive.names and all(name.endswith(".npy") for name in archive.names):
         return _Content("npz", {"": npz_file.read_npz(archive, allowance)})
-    raise CheckpointError(
-        "it is a zip archive, but neither PyTorch's (with a data.pkl) nor NumPy's (.npy members)"
-    )
+    from refnet.checkpoints.foreign import archived
+
+    raise CheckpointError(archived(archive.names))
 
 
 def _parse_safetensors(data: bytes) -> _Content:
@@ -200,8 +239,8 @@ def _parse_safetensors(data: bytes) -> _Content:
     return _Content("safetensors", {"": tensors}, metadata)
 
 
-def _parse_onnx(data: bytes) -> _Content:
-    tensors, layers, metadata = onnx_file.read_onnx(data)
+def _parse_onnx(data: bytes, folder: Path) -> _Content:
+    tensors, layers, metadata = onnx_file.read_onnx(data, folder)
     return _Content("onnx", {"": tensors}, metadata, layers)
 
 
@@ -211,6 +250,7 @@ def _read_ncnn(param: Path, weights: Path) -> tuple[Path, _Content, bytes]:
             f"it is the list of layers of an ncnn network; its weights, {weights.name}, are not "
             f"beside it"
         )
-    raw = _bytes(weights)
-    tensors, layers = ncnn.read_ncnn(_bytes(param), raw)
-    return weights, _Content("ncnn", {"": tensors}, {}, layers), raw
+    text, raw = _bytes(param), _bytes(weights)
+    tensors, layers = ncnn.read_ncnn(text, raw)
+    metadata = {"operators": ncnn.operators(text)}
+    return weights, _Content("ncnn", {"": tensors}, metadata, layers), raw

@@ -10,8 +10,9 @@ from typing import Any
 from refnet.checkpoints.elements import Array
 from refnet.checkpoints.reader import Checkpoint
 from refnet.checkpoints.safetensors_file import write_safetensors
-from refnet.errors import WeightsError
+from refnet.errors import CheckpointError, WeightsError
 from refnet.networks import build
+from refnet.values import objection, variances
 from refnet.version import __version__
 
 
@@ -30,8 +31,8 @@ def save(
     options, all of them, as JSON; date; and of `source` its file's name, format and sha256. The file
     appears whole or not at all, and replaces an older one.
 
-    Raises OptionError where the network cannot be built so, WeightsError where tensors are missing or
-    misshapen, CheckpointError where the file cannot be written.
+    Raises OptionError where the network cannot be built so, WeightsError where tensors are missing,
+    misshapen or hold numbers that no weights are, CheckpointError where the file cannot be written.
     """
     graph = build(network, **options)
     wrong = [n for n, s in graph.parameters.items() if n not in tensors or tensors[n].shape != s]
@@ -39,6 +40,14 @@ def save(
         raise WeightsError(
             f"{len(wrong)} tensors of {network} are missing or misshapen, such as {wrong[0]!r}; "
             f"nothing was written"
+        )
+    running = variances(graph)
+    for name in graph.parameters:
+        if reason := objection(tensors[name], variance=name in running):
+            raise WeightsError(f"tensor {name!r} of {network} {reason}; nothing was written")
+    if "\0" in os.fspath(path):
+        raise CheckpointError(
+            f"{os.fspath(path)}: cannot be written; no name of a file holds a NUL"
         )
     day = datetime.datetime.now(datetime.timezone.utc).date() if date is None else date
     metadata = {

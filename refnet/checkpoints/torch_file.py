@@ -53,6 +53,21 @@ _CONSTRUCTORS = frozenset(
 )
 
 
+_UNREAD = {
+    f"torch._utils.{name}": kind
+    for name, kind in (
+        ("_rebuild_sparse_tensor", "sparse"),
+        ("_rebuild_nested_tensor", "nested"),
+        ("_rebuild_qtensor", "quantised"),
+        ("_rebuild_meta_tensor_no_storage", "meta (shapes without numbers)"),
+        ("_rebuild_device_tensor_from_numpy", "foreign device's"),
+        ("_rebuild_device_tensor_from_cpu_tensor", "foreign device's"),
+        ("_rebuild_wrapper_subclass", "wrapped"),
+        ("_rebuild_from_type_v2", "custom"),
+    )
+} | {"torch.serialization._get_layout": "sparse"}
+
+
 def read_zip(archive: Archive, allowance: Allowance, *, inert: bool) -> Parts:
     """The state dicts in an archive that torch.save wrote. Raises as `read_legacy` does."""
     pickles = [
@@ -132,9 +147,18 @@ class _Storages:
         )
 
     def _storage(self, of: object, key: object, count: object, view: object = None) -> Storage:
-        kind = STORAGE_CLASSES.get(str(of)) if isinstance(of, Global) else None
-        if kind is None or not isinstance(key, str):
-            raise CheckpointError("a storage is of an unknown class, or has no key")
+        if not isinstance(of, Global) or not isinstance(key, str):
+            raise CheckpointError("a storage has no class or no key")
+        kind = STORAGE_CLASSES.get(str(of))
+        if kind is None and not of.name.endswith("Storage"):
+            raise CheckpointError(
+                f"a storage is of an unknown class, {of.module[:40]}.{of.name[:40]}"
+            )
+        if kind is None:
+            raise CheckpointError(
+                f"a tensor has the element type {of.name.removesuffix('Storage')[:40]}, which is not read here; it takes "
+                f"real numbers that are not quantised (tensor.dequantize() makes them so)"
+            )
         if self.kinds.setdefault(key, kind) != kind:
             raise CheckpointError(f"storage {key[:40]!r} has two element types")
         whole = natural(count, "the size of a storage")
@@ -150,7 +174,13 @@ class _Storages:
 
 def _machine(data: bytes, storages: _Storages, inert: bool) -> PickleMachine:
     return PickleMachine(
-        data, FUNCTIONS, _TOKENS, storages.persistent, inert=inert, constructors=_CONSTRUCTORS
+        data,
+        FUNCTIONS,
+        _TOKENS,
+        storages.persistent,
+        inert=inert,
+        constructors=_CONSTRUCTORS,
+        unread=_UNREAD,
     )
 
 

@@ -77,7 +77,9 @@ def _describe(name: str) -> dict[str, Any]:
 
 
 def _outputs(names: list[str]) -> str:
-    """The names; many branches are shown by their count."""
+    """The names; those of branches, numbered alike, are shown once with their count."""
+    kinds = list(dict.fromkeys(name.rstrip("0123456789").rstrip("_") for name in names))
     if len(names) <= 2:
         return ", ".join(names)
-    return f"{len(names) // 2} × (score, bbox)"
+    shown = kinds[0] if len(kinds) == 1 else f"({', '.join(kinds)})"
+    return f"{len(names) // len(kinds)} × {shown}"

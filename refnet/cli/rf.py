@@ -89,6 +89,6 @@ def _as_data(
         "size": field.size,
         "jump": field.jump,
         "centre": [float(side) for side in field.start],
-        "first": [field.rows.first, field.columns.first],
+        "first": [field.rows.span(0)[0], field.columns.span(0)[0]],
         "aligned": field.aligned,
     }

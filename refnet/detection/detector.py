@@ -21,7 +21,15 @@ from refnet.detection.basketnet import BasketNetHead
 from refnet.detection.detections import Candidates, Detections
 from refnet.detection.head import Head, HeadSettings
 from refnet.detection.lffd import LFFDHead
+from refnet.detection.light import LightHead
 from refnet.detection.nms import OVERLAPS, sorted_by_score, suppress
+from refnet.detection.published import (
+    CenterFaceHead,
+    RetinaFaceHead,
+    SCRFDHead,
+    UltraLightHead,
+    YuNetHead,
+)
 from refnet.detection.pyramid import checked_scales
 from refnet.errors import OptionError
 from refnet.media.images import Image, as_image, as_images
@@ -33,10 +41,20 @@ from refnet.networks.defaults import (
     Detection,
     defaults_of,
     detection_of,
+    published,
 )
 
 #: What turns a network's outputs into candidates, by the name that `refnet.networks.defaults` uses.
-HEADS: Mapping[str, type[Head]] = {"lffd": LFFDHead, "basketnet": BasketNetHead}
+HEADS: Mapping[str, type[Head]] = {
+    "lffd": LFFDHead,
+    "light": LightHead,
+    "basketnet": BasketNetHead,
+    "yunet": YuNetHead,
+    "scrfd": SCRFDHead,
+    "ultralight": UltraLightHead,
+    "centerface": CenterFaceHead,
+    "retinaface": RetinaFaceHead,
+}
 
 #: The class of the boxes that a face detector must have.
 FACE = "face"
@@ -46,8 +64,9 @@ class Detector(CalledWithImages):
     """Finds objects: faces, heads, pedestrians, licence plates, balls, by the network that it is given.
 
     Args:
-        model: an LFFD network or BasketNet: a `Model`, a name from `refnet.networks()` such as
-            "basketnet" or "lffd-face-v2:width=0.5", or a checkpoint's path.
+        model: a detection network: a `Model`, a name from `refnet.networks()` such as "basketnet" or
+            "lffd-face-v2:width=0.5", a checkpoint's path, or the path of a published face detector in
+            ONNX, see `refnet.networks.published`.
         weights: as in `refnet.load`, where `model` is a name or a path.
         threshold: boxes with a strictly higher score are kept, in [0, 1). The network's own by default;
             see `refnet.networks.defaults`.
@@ -66,6 +85,8 @@ class Detector(CalledWithImages):
             None for all.
         defaults: what the network expects and means, for one that `refnet.networks.defaults` does
             not list.
+        decoder: how an ONNX file's outputs are read, where their shapes do not tell: "yunet", "scrfd",
+            "ultralight", "centerface" or "retinaface".
         threads, backend: as in `refnet.load`.
 
     Attributes:
@@ -91,14 +112,21 @@ class Detector(CalledWithImages):
         top_k: int = 10000,
         branches: Sequence[int] | None = None,
         defaults: Defaults | None = None,
+        decoder: str | None = None,
         threads: int | None = None,
         backend: str = "auto",
     ) -> None:
+        if decoder is not None and defaults is not None:
+            raise OptionError(
+                "defaults say how outputs are read, and so does decoder: pass one of them"
+            )
         settings = _settings(threshold, min_size, scales, branches)
         if (named := name_of(model)) is not None:  # before weights are looked for
             self._check(named, detection_of(named, defaults))
         self.model = model_for(model, weights, threads=threads, backend=backend)
-        defaults = defaults_of(self.model.graph) if defaults is None else defaults
+        if defaults is None:
+            graph = self.model.graph
+            defaults = defaults_of(graph) if decoder is None else published(decoder)
         self.detection = detection_of(self.model.graph, defaults)
         self._check(self.model.graph.name, self.detection)
         self.threshold = self.detection.threshold if threshold is None else float(threshold)
@@ -243,6 +271,7 @@ class FaceDetector(Detector):
         top_k: int = 10000,
         branches: Sequence[int] | None = None,
         defaults: Defaults | None = None,
+        decoder: str | None = None,
         threads: int | None = None,
         backend: str = "auto",
     ) -> None:
@@ -257,6 +286,7 @@ class FaceDetector(Detector):
             top_k=top_k,
             branches=branches,
             defaults=defaults,
+            decoder=decoder,
             threads=threads,
             backend=backend,
         )

@@ -1,4 +1,8 @@
-"""Heads of networks that take an image at its own size: an image pyramid, in tiles where it is large."""
+"""Heads of networks that take an image at its own size: an image pyramid, in tiles where it is large.
+
+`ScaledHead` knows the scales of a pyramid, `PyramidHead` also the tiles of networks whose branches are known to the
+pixel.
+"""
 
 from __future__ import annotations
 
@@ -36,47 +40,27 @@ TILE = 2048
 LARGEST_INPUT = 2**28
 
 
-class PyramidHead(ABC):
-    """All of a head but the meaning of the outputs, which `decode` knows.
+class ScaledHead(ABC):
+    """What looks at an image at the scales of a pyramid.
 
     Attributes:
-        model: whose outputs are maps at the units of its branches.
-        branches: where those units are, in the order of the outputs.
-        used: indices of the branches whose boxes are wanted.
-
-    Raises:
-        OptionError: a branch is asked for that the network does not have.
+        model: the network.
+        minimum_side: of images, in pixels; smaller ones are enlarged to it.
     """
 
     def __init__(self, model: Model, defaults: Defaults, settings: HeadSettings) -> None:
         self.model, self.graph, self.settings = model, model.graph, settings
         self.preprocessing = defaults.preprocessing
-        detection = detection_of(self.graph, defaults)
-        self.minimum_side = detection.minimum_side
-        self.branches = geometry(self.graph, detection.object_ranges)
-        count = len(self.branches)
-        numbers = range(1, count + 1) if settings.branches is None else settings.branches
-        if not len(numbers) or any(i not in range(1, count + 1) for i in numbers):
-            raise OptionError(
-                f"{self.graph.name} has branches 1 to {count}; branches is some of them, not "
-                f"{settings.branches!r}"
-            )
-        self.used = [i for i in range(count) if i + 1 in numbers]
-
-    @abstractmethod
-    def decode(self, outputs: Sequence[Array], tile: Tile, scale: float) -> Candidates:
-        """The candidates of one tile of one image, in pixels of the image as it was given.
-
-        Args:
-            outputs: the network's, without their first axis.
-            tile: where the network's input lies in the resized image, and which units count.
-            scale: of the resized image; boxes and key points are divided by it.
-        """
+        self.minimum_side = detection_of(self.graph, defaults).minimum_side
 
     @property
+    @abstractmethod
     def object_range(self) -> Pair:
         """(smallest, largest) longer side in input pixels of the objects the network is made for."""
-        return object_range(self.branches)
+
+    @abstractmethod
+    def _of_one_size(self, images: Sequence[Array], tile: int | None) -> list[Candidates]:
+        """The candidates of each of several images of one size, by scale."""
 
     def candidates(
         self, images: Sequence[Array], *, batch_size: int = 1, tile: int | None = None
@@ -94,20 +78,6 @@ class PyramidHead(ABC):
                 for i, own in zip(chunk, of_chunk, strict=True):
                     found[i] = own
         return found
-
-    def _of_one_size(self, images: Sequence[Array], tile: int | None) -> list[Candidates]:
-        """The candidates of each of several images of one size, by scale, then by tile."""
-        parts: list[list[Candidates]] = [[] for _ in images]
-        for wanted in self._scales(images[0]):
-            scale = self._feasible(images[0].shape, wanted)
-            resized = [self._resized(image, scale) for image in images]
-            for piece in self._tiles(resized[0].shape, tile):
-                pixels = [image[piece.rows, piece.columns] for image in resized]
-                outputs = self.model(self.preprocessing.apply(pixels))
-                assert isinstance(outputs, tuple)
-                for n, own in enumerate(parts):
-                    own.append(self.decode([output[n] for output in outputs], piece, scale))
-        return [Candidates.joined(own) for own in parts]
 
     def _scales(self, image: Array) -> tuple[float, ...]:
         """The scales at which `image` is looked at."""
@@ -146,6 +116,60 @@ class PyramidHead(ABC):
             return image
         return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)))
 
+
+class PyramidHead(ScaledHead):
+    """All of a head but the meaning of the outputs, which `decode` knows.
+
+    Attributes:
+        branches: where the units of the network's maps are, in the order of the outputs.
+        used: indices of the branches whose boxes are wanted.
+
+    Raises:
+        OptionError: a branch is asked for that the network does not have.
+    """
+
+    def __init__(self, model: Model, defaults: Defaults, settings: HeadSettings) -> None:
+        super().__init__(model, defaults, settings)
+        ranges = detection_of(self.graph, defaults).object_ranges
+        self.branches = geometry(self.graph, ranges)
+        count = len(self.branches)
+        numbers = range(1, count + 1) if settings.branches is None else settings.branches
+        if not len(numbers) or any(i not in range(1, count + 1) for i in numbers):
+            raise OptionError(
+                f"{self.graph.name} has branches 1 to {count}; branches is some of them, not "
+                f"{settings.branches!r}"
+            )
+        self.used = [i for i in range(count) if i + 1 in numbers]
+
+    @abstractmethod
+    def decode(self, outputs: Sequence[Array], tile: Tile, scale: float) -> Candidates:
+        """The candidates of one tile of one image, in pixels of the image as it was given.
+
+        Args:
+            outputs: the network's, without their first axis.
+            tile: where the network's input lies in the resized image, and which units count.
+            scale: of the resized image; boxes and key points are divided by it.
+        """
+
+    @property
+    def object_range(self) -> Pair:
+        """(smallest, largest) longer side in input pixels of the objects the network is made for."""
+        return object_range(self.branches)
+
+    def _of_one_size(self, images: Sequence[Array], tile: int | None) -> list[Candidates]:
+        """The candidates of each of several images of one size, by scale, then by tile."""
+        parts: list[list[Candidates]] = [[] for _ in images]
+        for wanted in self._scales(images[0]):
+            scale = self._feasible(images[0].shape, wanted)
+            resized = [self._resized(image, scale) for image in images]
+            for piece in self._tiles(resized[0].shape, tile):
+                pixels = [image[piece.rows, piece.columns] for image in resized]
+                outputs = self.model(self.preprocessing.apply(pixels))
+                assert isinstance(outputs, tuple)
+                for n, own in enumerate(parts):
+                    own.append(self.decode([output[n] for output in outputs], piece, scale))
+        return [Candidates.joined(own) for own in parts]
+
     def _tiles(self, shape: Sequence[int], tile: int | None) -> list[Tile]:
         """The tiles of an input of `shape`: one, but where it is large or `tile` says so."""
         height, width = shape[:2]
@@ -153,7 +177,8 @@ class PyramidHead(ABC):
             tile = TILE if height * width > TILED_ABOVE else max(height, width)
         if max(height, width) <= tile:
             return [Tile.whole(shape, len(self.branches))]
-        maps = self.graph.shapes((self.graph.input_shape[0], height, width))
+        size = self.preprocessing.input_size((height, width))
+        maps = self.graph.shapes((self.graph.input_shape[0], *size))
         units = [(maps[branch.tensor][1], maps[branch.tensor][2]) for branch in self.branches]
         return tiles(shape, tile, self.branches, units)
 

@@ -42,7 +42,7 @@ def branches(graph: Graph, object_ranges: Sequence[Pair] | None = None) -> tuple
     fields, shapes = receptive_field(graph), graph.shapes()
     found: dict[ReceptiveField, str] = {}
     for output in graph.outputs:
-        for tensor in _maps(graph, output, shapes):
+        for tensor in _maps(graph, output, shapes, fields):
             field = fields[tensor]
             if field is not None:
                 found.setdefault(field, tensor)
@@ -60,8 +60,24 @@ def branches(graph: Graph, object_ranges: Sequence[Pair] | None = None) -> tuple
     )
 
 
-def _maps(graph: Graph, tensor: str, shapes: Mapping[str, Shape]) -> list[str]:
-    """The maps that a list of cells, (cells, channels), was made of; `tensor` itself where it is none."""
-    if len(shapes[tensor]) != 2:
-        return [tensor]
-    return [source for name in graph.node[tensor].inputs for source in _maps(graph, name, shapes)]
+def _maps(
+    graph: Graph,
+    tensor: str,
+    shapes: Mapping[str, Shape],
+    fields: Mapping[str, ReceptiveField | None],
+) -> list[str]:
+    """The maps that a list of cells, (cells, channels), was made of; `tensor` itself where it is none.
+
+    So too for a tensor whose units have no receptive field of one kind, such as a map with channels last.
+    """
+    found, waiting, seen = [], [tensor], set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name == graph.input or (len(shapes[name]) != 2 and fields[name] is not None):
+            found.append(name)
+        else:
+            waiting.extend(reversed(graph.node[name].inputs))
+    return found

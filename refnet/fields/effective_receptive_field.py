@@ -239,13 +239,25 @@ def _drawn(graph: Graph, draws: int, seed: int, unit: Pair | None) -> Iterator[_
 
 
 def _interior_shape(graph: Graph, unit: Pair | None) -> Shape:
-    """The smallest image in which a unit sees no padding; the graph's own where that cannot be."""
+    """The smallest image in which a unit sees no padding; the graph's own where that cannot be.
+
+    A network that joins maps of several strides may take multiples of the largest one only.
+    """
     output = graph.outputs[0]
-    field = receptive_field(graph)[output]
+    fields = receptive_field(graph)
+    field = fields[output]
     if unit is not None or field is None or field.jump == (0, 0):
         return graph.input_shape
     sides = [axis.span(-(axis.first // axis.jump))[1] for axis in (field.rows, field.columns)]
-    return (graph.input_shape[0], *sides)
+    largest = max(max(seen.jump) for seen in fields.values() if seen is not None)
+    for multiple in (1, largest, 2 * largest):
+        shape = (graph.input_shape[0], *(-(-side // multiple) * multiple for side in sides))
+        try:
+            graph.shapes(shape)
+        except ShapeError:
+            continue
+        return shape
+    return graph.input_shape
 
 
 def _average(
@@ -276,7 +288,10 @@ def _average(
             raise ShapeError(
                 f"{output!r} sees the whole image, so all inputs must have one size; got {shape}"
             )
-        total[region.of(frame)] += np.abs(gradient).sum(0, dtype=np.float64)
+        # Where layers compute more than the unit needs, the region is larger than what it sees.
+        seen = region.within(frame)
+        part = gradient[seen.of(region)]
+        total[seen.of(frame)] += np.abs(part).sum(0, dtype=np.float64)
         count += 1
     assert total is not None and field is not None  # there was a sample
     total /= count

@@ -75,12 +75,11 @@ def unit_gradient(
         zero = np.zeros((), cotangent.dtype)
         held = {name: _held(shapes[name], region) for name, region in cone.held.items()}
         tensors = {name: np.broadcast_to(zero, (1, *held[name])) for name in cone.held}
-    dy = cotangent[None, :, None, None] if len(shapes[output]) == 3 else cotangent[None]
-    gradient: dict[str, Array] = {output: np.array(dy)}
+    gradient: dict[str, Array] = {output: _at_unit(cotangent, unit, cone.held[output])}
     for node in reversed(graph.nodes):
         dy, y = gradient.pop(node.name), tensors.pop(node.name)
         inputs = [_read(node, name, tensors[name], cone) for name in node.inputs]
-        products = _vjp(node, dy, inputs, y, weights, opened=not isinstance(x, np.ndarray))
+        products = _vjp(node, dy, inputs, y, weights, cone, opened=not isinstance(x, np.ndarray))
         for name, product in zip(node.inputs, products, strict=True):
             _accumulate(gradient, node, name, product, tensors[name].shape, cone)
     region = cone.held[graph.input]
@@ -96,15 +95,18 @@ class _Cone:
         held: {tensor: the region of it that matters}.
         read: {(node, input): what the node reads of it}; unlike `held` it may leave the map, where the
             node pads.
+        plain: the nodes that pad by themselves, because they read all that is inside the map and make
+            all of their output.
     """
 
     held: dict[str, Region | None]
     read: dict[tuple[str, str], Region | None]
+    plain: set[str]
 
 
 def _cone(graph: Graph, shapes: Mapping[str, Shape], unit: Pair) -> _Cone:
     output = graph.outputs[0]
-    cone = _Cone({output: None}, {})
+    cone = _Cone({output: None}, {}, set())
     if len(shapes[output]) == 3:
         (row, column), (_, height, width) = unit, shapes[output]
         if not (0 <= row < height and 0 <= column < width):
@@ -114,15 +116,40 @@ def _cone(graph: Graph, shapes: Mapping[str, Shape], unit: Pair) -> _Cone:
             )
         cone.held[output] = Region(row, row + 1, column, column + 1)
     for node in reversed(graph.nodes):
+        op, asked = OPS[node.op], cone.held[node.name]
+        if asked is not None:
+            parameters = {role: graph.state_dict[name] for role, name in node.parameters.items()}
+            inputs = [shapes[name] for name in node.inputs]
+            asked = op.makes(asked, shapes[node.name], inputs, parameters, **node.attributes)
+            cone.held[node.name] = asked
+        inside = asked is None or asked == whole(shapes[node.name])
         for name in node.inputs:
-            reads = OPS[node.op].reads
-            region = reads(cone.held[node.name], shapes[name], **node.attributes)
+            region = op.reads(asked, shapes[name], **node.attributes)
+            inside = inside and (region is None or region == region.within(whole(shapes[name])))
             cone.read[node.name, name] = region
             known = cone.held.get(name)
             if region is not None:
-                region = region.within(whole(shapes[name]))
+                region = _inside(region, shapes[name])
             cone.held[name] = region if region is None or known is None else region.union(known)
+        if inside:
+            cone.plain.add(node.name)
     return cone
+
+
+def _inside(region: Region, shape: Shape) -> Region:
+    """The part of `region` inside a map, or the pixel next to it, so that no layer has to make nothing."""
+    inner, (_, height, width) = region.within(whole(shape)), shape
+    top, left = min(inner.top, height - 1), min(inner.left, width - 1)
+    return Region(top, max(inner.bottom, top + 1), left, max(inner.right, left + 1))
+
+
+def _at_unit(cotangent: Array, unit: Pair, region: Region | None) -> Array:
+    """The cotangent of the output's part in the cone: `cotangent` at `unit`, zero elsewhere."""
+    if region is None:
+        return np.array(cotangent[None])
+    dy = np.zeros((1, len(cotangent), *region.size), cotangent.dtype)
+    dy[0, :, unit[0] - region.top, unit[1] - region.left] = cotangent
+    return dy
 
 
 def _held(shape: Shape, region: Region | None) -> Shape:
@@ -153,7 +180,7 @@ def _forward(graph: Graph, weights: Mapping[str, Array], x: Array, cone: _Cone) 
     for node in graph.nodes:
         inputs = [_read(node, name, tensors[name], cone) for name in node.inputs]
         parameters = {role: weights[name] for role, name in node.parameters.items()}
-        tensors[node.name] = OPS[node.op].forward(*inputs, **parameters, **_unpadded(node))
+        tensors[node.name] = OPS[node.op].forward(*inputs, **parameters, **_attributes(node, cone))
     return tensors
 
 
@@ -163,6 +190,7 @@ def _vjp(
     inputs: list[Array],
     y: Array,
     weights: Mapping[str, Array],
+    cone: _Cone,
     *,
     opened: bool,
 ) -> tuple[Array, ...]:
@@ -172,14 +200,18 @@ def _vjp(
         return (dy,)
     product = op.opened if opened and op.opened is not None else op.vjp
     parameters = {role: weights[name] for role, name in node.parameters.items()}
-    return product(dy, inputs, y, **parameters, **_unpadded(node))
+    return product(dy, inputs, y, **parameters, **_attributes(node, cone))
 
 
-def _unpadded(node: Node) -> dict[str, object]:
-    """The node's attributes for an input that is padded already."""
+def _attributes(node: Node, cone: _Cone) -> dict[str, object]:
+    """The node's attributes, for an input that is padded already where it does not pad by itself."""
     attributes = dict(node.attributes)
+    if node.name in cone.plain:
+        return attributes
     if "padding" in attributes:
         attributes["padding"] = (0, 0)
+    if "widths" in attributes:
+        attributes["widths"] = (attributes["widths"][0], (0, 0), (0, 0))
     return attributes
 
 

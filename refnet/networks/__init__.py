@@ -28,6 +28,7 @@ NETWORKS: Mapping[str, str] = {
     "lffd-pedestrian": "lffd.pedestrian",
     "lffd-plate": "lffd.plate",
     "lffd-plate-small": "lffd.plate_small",
+    "lffd-light": "lffd_light.lffd_light",
     "basketnet": "basketnet.basketnet",
     "tinynet": "tinynet.tinynet",
 }

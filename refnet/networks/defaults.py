@@ -1,7 +1,8 @@
 """What each network expects of its input and means by its outputs: one record a network.
 
-A network that is not listed here is run by passing a record of its own: `FaceDetector(model,
-defaults=Defaults(...))`, `FaceLandmarker(model, defaults=Defaults(...))`.
+A network out of an ONNX file is looked up by its outputs, see `refnet.networks.published`. One that is not listed
+here is run by passing a record of its own: `FaceDetector(model, defaults=Defaults(...))`, `FaceLandmarker(model,
+defaults=Defaults(...))`.
 
 Sources: the training, demo and run scripts of YonghaoHe/LFFD, aoru45/BasketNet,
 AnthonyF333/FaceLandmark_PFLD_UltraLight, AnthonyF333/PFLD_GhostOne and polarisZhao/PFLD-pytorch.
@@ -17,6 +18,7 @@ import numpy as np
 from refnet.arrays import Array, Pair
 from refnet.errors import OptionError
 from refnet.graph import Graph
+from refnet.networks.published import decoder_of
 
 #: The network whose released weights find faces where no other is asked for.
 DETECTOR = "lffd-face-v2"
@@ -30,23 +32,50 @@ CHANNEL_ORDERS = ("bgr", "rgb")
 class Preprocessing:
     """How the pixels of an image become a network's input.
 
-    A pixel becomes value / divide · scale + shift, in float32. A factor of 1 and a shift of 0 are left
-    out. Which of the two factors a network has matters to the last bit: x / 255 and x · (1/255)
+    A pixel becomes (value - mean) / divide · scale + shift, in float32. A factor of 1 and a shift of 0 are
+    left out. Which of the two factors a network has matters to the last bit: x / 255 and x · (1/255)
     differ.
 
     Attributes:
         channel_order: "bgr" or "rgb", the order that the network was trained on.
         divide, scale, shift: see above.
+        multiple, least: height and width of the input are multiples of the one and at least the other;
+            images are continued with zeros to the right and below.
+        mean: one number for each channel, in the network's order; empty for none.
     """
 
     channel_order: str = "bgr"
     divide: float = 1.0
     scale: float = 1.0
     shift: float = 0.0
+    multiple: int = 1
+    least: int = 1
+    mean: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.channel_order not in CHANNEL_ORDERS:
             raise OptionError(f"channel_order is 'bgr' or 'rgb', not {self.channel_order!r}")
+        if len(self.mean) not in (0, 3):
+            raise OptionError(f"mean has one number for each of 3 channels, not {self.mean!r}")
+
+    def __str__(self) -> str:
+        """Such as "RGB, (x - 127.5) / 128, sides multiples of 32"."""
+        formula = "x"
+        if any(self.mean):
+            same = len(set(self.mean)) == 1
+            means = f"{self.mean[0]:g}" if same else f"({', '.join(f'{m:g}' for m in self.mean)})"
+            formula = f"(x - {means})"
+        formula += f" / {self.divide:g}" if self.divide != 1 else ""
+        formula += f" · {self.scale:.6g}" if self.scale != 1 else ""
+        formula += f" {'+' if self.shift > 0 else '-'} {abs(self.shift):g}" if self.shift else ""
+        multiples = f", sides multiples of {self.multiple}" if self.multiple > 1 else ""
+        return f"{self.channel_order.upper()}, {formula}{multiples}"
+
+    def input_size(self, image_size: Sequence[int]) -> Pair:
+        """(height, width) of the input for images of this (height, width)."""
+        multiple = self.multiple
+        height, width = (-(-max(side, self.least) // multiple) * multiple for side in image_size)
+        return height, width
 
     def apply(self, images: Array | Sequence[Array]) -> Array:
         """The network's input, float32 (N, 3, H, W), for `images`: uint8 (H, W, 3) in BGR order, of one size."""
@@ -56,7 +85,15 @@ class Preprocessing:
             channels_first = np.stack([image.transpose(2, 0, 1) for image in images])
         if self.channel_order == "rgb":
             channels_first = channels_first[:, ::-1]
-        x: Array = channels_first.astype(np.float32, order="C")
+        count, channels, *sides = channels_first.shape
+        height, width = self.input_size(sides)
+        if [height, width] == sides:
+            x: Array = channels_first.astype(np.float32, order="C")
+        else:
+            x = np.zeros((count, channels, height, width), np.float32)
+            x[:, :, : sides[0], : sides[1]] = channels_first
+        if any(self.mean):
+            x -= np.array(self.mean, np.float32)[:, None, None]
         if self.divide != 1:
             x /= np.float32(self.divide)
         if self.scale != 1:
@@ -76,14 +113,15 @@ class Detection:
         nms_threshold, overlap: as `threshold` and `overlap` of `refnet.detection.nms.suppress`.
         head: what turns the outputs into boxes, a key of `refnet.detection.detector.HEADS`.
         object_ranges: of each branch, the smallest and the largest longer side in pixels of the
-            objects that it is trained for.
+            objects that it is trained for; empty where its head has no use for them. One pair for all
+            branches together where the head does not ask for each.
         minimum_side: images whose shorter side is less are enlarged to it.
     """
 
     classes: tuple[str, ...]
     threshold: float
     nms_threshold: float
-    object_ranges: tuple[Pair, ...]
+    object_ranges: tuple[Pair, ...] = ()
     overlap: str = "lower-area"
     head: str = "lffd"
     minimum_side: int = 128  # of the official code: below it the branch of stride 64 has no unit
@@ -107,6 +145,7 @@ class Defaults:
 _RAW = Preprocessing()
 _SYMMETRIC = Preprocessing(scale=2 / 255, shift=-1.0)  # to [-1, 1]
 
+_LIGHT_RANGES = ((6, 44), (26, 112), (72, 256), (160, 640))
 _FACE_V1_RANGES = ((10, 15), (15, 20), (20, 40), (40, 70), (70, 110), (110, 250), (250, 400), (400, 560))  # fmt: skip
 _FACE_V2_RANGES = ((10, 20), (20, 40), (40, 80), (80, 160), (160, 320))
 _HEAD_RANGES = _FACE_V2_RANGES[:4]
@@ -129,6 +168,12 @@ DEFAULTS: Mapping[str, Defaults] = {
     "lffd-pedestrian": Defaults(_RAW, Detection(("pedestrian",), 0.5, 0.5, _PEDESTRIAN_RANGES)),
     "lffd-plate": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
     "lffd-plate-small": Defaults(_RAW, Detection(("plate",), 0.5, 0.4, _PLATE_RANGES)),
+    "lffd-light": Defaults(
+        Preprocessing(multiple=64, least=192),
+        Detection(
+            *(("face",), 0.5, 0.45, _LIGHT_RANGES), overlap="iou", head="light", minimum_side=1
+        ),
+    ),
     "basketnet": Defaults(
         Preprocessing("rgb", divide=255.0),
         Detection(
@@ -138,6 +183,35 @@ DEFAULTS: Mapping[str, Defaults] = {
         ),
     ),
     "tinynet": Defaults(),
+}
+
+#: The published face detectors whose outputs are known, by the names of their heads. Thresholds are those of
+#: OpenCV's zoo of models for YuNet, of the authors' own code for the rest.
+PUBLISHED: Mapping[str, Defaults] = {
+    name: Defaults(
+        preprocessing,
+        Detection(
+            *(("face",), threshold, nms_threshold, (sizes,), overlap),
+            head=name,
+            minimum_side=1,
+        ),
+    )
+    for name, preprocessing, threshold, nms_threshold, overlap, sizes in (
+        ("yunet", Preprocessing(multiple=32), 0.6, 0.3, "iou", (10, 300)),
+        (
+            *("scrfd", Preprocessing("rgb", divide=128.0, multiple=32, mean=(127.5,) * 3)),
+            *(0.5, 0.4, "inclusive-iou", (16, 512)),
+        ),
+        (
+            *("ultralight", Preprocessing("rgb", divide=128.0, mean=(127.0,) * 3)),
+            *(0.7, 0.3, "iou", (10, 256)),
+        ),
+        ("centerface", Preprocessing("rgb", multiple=32), 0.5, 0.3, "inclusive-iou", (8, 512)),
+        (
+            *("retinaface", Preprocessing(multiple=32, mean=(104.0, 117.0, 123.0))),
+            *(0.6, 0.4, "inclusive-iou", (16, 512)),
+        ),
+    )
 }
 
 #: Of networks that are not listed: any size, R, G, B in [0, 1] in the order B, G, R, nothing to detect.
@@ -161,8 +235,25 @@ def check_landmarks(name: str, finds: bool) -> None:
 
 
 def defaults_of(network: Graph | str) -> Defaults:
-    """What `network`, a graph or a name, expects and means; `NEUTRAL` for one that is not listed."""
-    return DEFAULTS.get(network if isinstance(network, str) else network.name, NEUTRAL)
+    """What `network`, a graph or a name, expects and means; `NEUTRAL` for one that is not listed.
+
+    A graph that was built has options and is known by its name; one out of an ONNX file by its outputs.
+    """
+    if isinstance(network, str):
+        return DEFAULTS.get(network, NEUTRAL)
+    decoder = None if network.options else decoder_of(network)
+    return DEFAULTS.get(network.name, NEUTRAL) if decoder is None else PUBLISHED[decoder]
+
+
+def published(decoder: str) -> Defaults:
+    """The record of a published face detector.
+
+    Raises:
+        OptionError: there is none of this name.
+    """
+    if decoder not in PUBLISHED:
+        raise OptionError(f"decoder is one of {', '.join(PUBLISHED)}, not {decoder!r}")
+    return PUBLISHED[decoder]
 
 
 def detection_of(network: Graph | str, defaults: Defaults | None = None) -> Detection:
@@ -176,6 +267,7 @@ def detection_of(network: Graph | str, defaults: Defaults | None = None) -> Dete
         name = network if isinstance(network, str) else network.name
         detectors = ", ".join(known for known, own in DEFAULTS.items() if own.detection)
         raise OptionError(
-            f"{name} detects nothing; use one of {detectors}, or pass what its boxes are as defaults="
+            f"{name} detects nothing; use one of {detectors}, or say how its outputs are read by decoder= "
+            f"({', '.join(PUBLISHED)}), or pass what its boxes are as defaults="
         )
     return detection

@@ -39,6 +39,18 @@ def check_size(network: str, value: Any) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
+def check_multiple(network: str, value: Any, step: int) -> tuple[int, int]:
+    """`value` as (height, width), both multiples of `step`."""
+    size = check_size(network, value)
+    if any(side % step for side in size):
+        near = tuple(max(step, round(side / step) * step) for side in size)
+        raise OptionError(
+            f"{network}: height and width of input_size are multiples of {step} (coarse maps are "
+            f"enlarged and added to finer ones), such as {near}; not {value!r}"
+        )
+    return size
+
+
 def check_square(network: str, value: Any, step: int) -> int:
     """`value` as the side of a square input, a multiple of `step`."""
     height, width = check_size(network, value)

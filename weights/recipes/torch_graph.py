@@ -203,6 +203,9 @@ OPERATIONS: Mapping[str, Operation] = {
         x[0], a["kernel"], a["stride"], a["padding"]
     ),
     "max_pool": lambda x, t, a: functional.max_pool2d(x[0], a["kernel"], a["stride"], a["padding"]),
+    "upsample": lambda x, t, a: functional.interpolate(
+        x[0], scale_factor=tuple(map(float, a["factor"])), mode="nearest"
+    ),
     "add": _add,
     "concat": lambda x, t, a: torch.cat(x, a["axis"]),
     "slice": lambda x, t, a: x[0][:, a["start"] : a["stop"]],

@@ -31,12 +31,14 @@ class Schedule:
         steps: length of the run.
         warmup: steps of the rise.
         drops: shares of the run after which the rate is divided by 10; empty for the cosine.
+        flat: share of the run, from its start, that stays at the peak before the cosine begins.
     """
 
     peak: float
     steps: int
     warmup: int = 0
     drops: tuple[float, ...] = ()
+    flat: float = 0.0
 
     def __call__(self, step: int) -> float:
         """The rate of step `step`, counted from 0."""
@@ -44,8 +46,9 @@ class Schedule:
             return self.peak * (step + 1) / self.warmup
         if self.drops:
             return self.peak * 0.1 ** sum(step >= share * self.steps for share in self.drops)
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        start = max(self.warmup, self.flat * self.steps)
+        progress = (step - start) / max(1, self.steps - start)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
 
 @dataclass
@@ -88,8 +91,9 @@ class Run:
         report_every: int,
         save_every: int,
         clip: float = 0.0,
+        minutes: float | None = None,
     ) -> None:
-        """Run to the end of the schedule.
+        """Run to the end of the schedule, or for `minutes`; what was done is saved in both cases.
 
         Args:
             loss: by step number, a scalar whose backward pass gives the gradients. What it draws
@@ -98,7 +102,11 @@ class Run:
             clip: largest norm of the gradient; 0 for no limit.
         """
         started, since, total = time.monotonic(), self.step, 0.0
+        end = math.inf if minutes is None else started + 60 * minutes
         while self.step < self.schedule.steps:
+            if time.monotonic() >= end:
+                self.save()
+                return
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule(self.step)
             self.module.train()

@@ -1,8 +1,8 @@
 """Running a plan: arenas, batches and threads.
 
-Every thread that runs a plan has an arena of its own, so one plan may be used from many threads at once; the compiled
-code holds no state and releases the GIL. With `threads` above 1 a batch is split by image, and a large image by rows
-(`parts.py`). A result does not depend on who computes it, so any thread count gives identical bits.
+Every Python thread has an arena of its own, so one plan may be used from many threads at once; the compiled code holds
+no state and releases the GIL. With `threads` above 1 a batch is split by image, and a large image by rows
+(`partition.py`). A result does not depend on who computes it, so any thread count gives identical bits.
 """
 
 from __future__ import annotations
@@ -21,26 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import machine_code
-from .executor import OPCODES, PROBE, ROW
+from .instructions import OPCODE, OPCODES, PROBE, ROUNDS, WIDTH
+from .packing import aligned
 from .plan import Plan
 from .simd import LANES
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from . import parts
+    from .partition import Partition
 
 FLOAT32 = np.dtype(np.float32)
-_ALIGNMENT = 64
-
-
-def aligned(floats: int) -> NDArray[np.float32]:
-    """Uninitialised float32 memory that begins at a cache line."""
-    buffer = np.empty(floats * 4 + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[start : start + floats * 4].view(np.float32)
-
-
 _byte_of: Callable[..., ctypes.c_byte] = ctypes.c_byte.from_buffer
 _address_of = ctypes.addressof
 
@@ -53,6 +44,32 @@ def address(array: NDArray[np.float32]) -> int:
         return int(array.ctypes.data)
 
 
+class Arenas:
+    """The working memory of a model: one arena for each Python thread. All plans of the model share it, since a thread
+    runs one of them at a time, and what a run leaves there means nothing to the next one.
+
+    Attributes:
+        most: floats that the largest of these plans needs; an arena beyond it, of a plan that is gone, is given back.
+    """
+
+    def __init__(self) -> None:
+        self.most = 1 << 62
+        #: Of each thread: `memory`, its `floats` and, counting its replacements, its `version`.
+        self.local = threading.local()
+
+    def reserve(self, floats: int) -> int:
+        """The address of this thread's arena, of at least so many floats."""
+        local = self.local
+        held = getattr(local, "floats", 0)
+        if held < floats or held > max(floats, self.most):
+            local.version = getattr(local, "version", 0) + 1
+            # Given back before its successor is there, so that memory never holds both.
+            local.memory, local.floats = None, 0
+            local.memory = aligned(max(floats, LANES))
+            local.floats = len(local.memory)
+        return address(local.memory)
+
+
 class Runner:
     """A plan with memory, ready to run.
 
@@ -60,18 +77,21 @@ class Runner:
     all of `x` is finite: the compiled code looks at every image just before it computes on it.
     """
 
-    def __init__(self, plan: Plan, threads: int = 1) -> None:
+    def __init__(self, plan: Plan, threads: int = 1, arenas: Arenas | None = None) -> None:
         self.plan = plan
         self.threads = threads
+        #: Floats of arena that a run may need.
+        self.arena = plan.arena + (threads - 1) * plan.per_thread
         self._entry = machine_code.entry()
-        self._weights = aligned(len(plan.weights))
-        self._weights[:] = plan.weights
         self._single = len(plan.outputs) == 1
         self._result = plan.outputs[0].shape if self._single else (plan.output_size,)
         self._shape = plan.input_shape
-        self._local = threading.local()
+        self._arenas = Arenas() if arenas is None else arenas
+        self._current = self._arenas.local
+        #: Of each thread: the `entry` for its arena, and the `version` of that.
+        self._prepared = threading.local()
         self._lock = threading.Lock()
-        self._split: parts.Parts | None = None
+        self._partition: Partition | None = None
 
     def run(self, x: NDArray[np.float32]) -> tuple[tuple[NDArray[np.float32], ...], bool]:
         """The outputs for a batch of any size, and whether it is free of NaN and infinity.
@@ -83,9 +103,11 @@ class Runner:
         if x.shape[1:] != self._shape:
             raise ValueError(f"this plan is for images {self._shape}, not {x.shape[1:]}")
         images = len(x)
+        # Fresh memory for every call: what a caller got before stays as it is.
         results = np.empty((images, *self._result), FLOAT32)
         if self.threads == 1:
             refused = self._images(x, results)
+        # Images one by one keep all threads busy only if there are enough of them.
         elif self.threads > images and self._large:
             refused = sum(self._shared(x, results, n) for n in range(images))
         elif images > 1:
@@ -97,6 +119,7 @@ class Runner:
             )
         else:
             refused = self._images(x, results)
+        # The compiled code writes the outputs of an image side by side; a single output needs no copy.
         if self._single:
             return (results,), not refused
         outputs = (
@@ -106,13 +129,14 @@ class Runner:
         return tuple(outputs), not refused
 
     def profile(self, x: NDArray[np.float32], seconds: float) -> list[tuple[str, str, str, float]]:
-        """(layer, kernel, note, best microseconds) of every step, each called by itself, for `seconds`."""
-        steps, x = self.plan.steps, np.ascontiguousarray(x[:1], np.float32)
+        """(layer, kernel, note, best microseconds) of every instruction, each called by itself, for `seconds`."""
+        instructions, x = self.plan.instructions, np.ascontiguousarray(x[:1], np.float32)
         program = self.plan.program
         results = np.empty(self.plan.output_size, np.float32)
-        memory = self._memory("arena", self.plan.arena)
-        calls = [self._call(program, i, i + 1, memory, check=False) for i in range(len(steps))]
-        best = [float("inf")] * len(steps)
+        arena = self._arenas.reserve(self.plan.arena)
+        count = len(instructions)
+        calls = [self._call(program, i, i + 1, arena, check=False) for i in range(count)]
+        best = [float("inf")] * count
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or best[0] == float("inf"):
             for i, call in enumerate(calls):
@@ -120,8 +144,8 @@ class Runner:
                 self._entry(ctypes.byref(call), x.ctypes.data, 1, results.ctypes.data)
                 best[i] = min(best[i], time.perf_counter() - start)
         return [
-            (step.name, OPCODES[step.opcode], step.note, micros * 1e6)
-            for step, micros in zip(steps, best, strict=True)
+            (instruction.name, OPCODES[instruction.opcode], instruction.note, micros * 1e6)
+            for instruction, micros in zip(instructions, best, strict=True)
         ]
 
     def _together(self, tasks: Sequence[Callable[[], int]]) -> int:
@@ -133,29 +157,32 @@ class Runner:
     @cached_property
     def _large(self) -> bool:
         """Whether an image is worth the threads' waiting for each other."""
-        rows = self.plan.program[: self.plan.rows * ROW].reshape(-1, ROW)
-        from . import parts
+        from . import partition
 
-        return sum(parts.work(row) for row in rows) >= 100 * parts.LEAST_WORK
+        work = sum(partition.work(instruction) for instruction in self.plan.instructions)
+        return work >= 100 * partition.LEAST_WORK
 
-    def _parts(self) -> parts.Parts:
-        """The plan for all threads; made once, by one thread at a time, since `split` moves values to and fro."""
-        from . import parts
+    def _partitioned(self) -> Partition:
+        """The plan for all threads, made once."""
+        from . import partition
 
-        with self._lock:
-            if self._split is None:
-                self._split = parts.split(self.plan, self.threads)
-            return self._split
+        if self._partition is None:
+            with self._lock:
+                if self._partition is None:
+                    self._partition = partition.partition(self.plan, self.threads)
+        return self._partition
 
     def _shared(self, x: NDArray[np.float32], results: NDArray[np.float32], n: int) -> int:
         """Run image n on all threads; 1 if it is not finite."""
-        split = self._parts()
-        memory = self._memory("shared", split.arena)
+        split = self._partitioned()
+        # One arena for all threads, that of the thread that waits for the others.
+        arena = self._arenas.reserve(split.arena)
         source, target = address(x[n]), address(results[n])
 
         def task(thread: int, first: int, last: int) -> int:
+            # One thread looks at the image, in the first phase.
             check = first == thread == 0
-            call = self._call(split.programs[thread], first, last, memory, check=check)
+            call = self._call(split.programs[thread], first, last, arena, check=check)
             return self._entry(ctypes.byref(call), source, 1, target)
 
         refused = 0
@@ -164,39 +191,31 @@ class Runner:
             refused += self._together([partial(task, thread, first, last) for thread in workers])
         return refused
 
-    def _memory(self, name: str, floats: int) -> int:
-        """The address of this Python thread's arena of that name."""
-        try:
-            place: int = getattr(self._local, name)
-        except AttributeError:
-            memory = aligned(max(floats, LANES))
-            place = address(memory)
-            setattr(self._local, name, place)
-            setattr(self._local, f"{name}_memory", memory)  # keeps it alive
-        return place
-
     def _call(
         self, program: NDArray[np.int64], first: int, last: int, arena: int, *, check: bool
     ) -> machine_code.Call:
-        """What the entry needs for rows first to last besides images and results."""
+        """What the entry needs for instructions first to last besides images and results."""
         sizes = math.prod(self.plan.input_shape), self.plan.output_size
-        weights = self._weights.ctypes.data
+        weights = self.plan.weights.ctypes.data
         return machine_code.Call(program.ctypes.data, first, last, weights, arena, *sizes, check)
 
-    def _prepared(self) -> machine_code.Entry:
+    def _prepare(self) -> machine_code.Entry:
         """The entry for this Python thread, but for the images and results."""
-        plan, arena = self.plan, self._memory("arena", self.plan.arena)
-        call = self._call(plan.program, 0, plan.rows, arena, check=True)
+        plan, arena = self.plan, self._arenas.reserve(self.plan.arena)
+        call = self._call(plan.program, 0, len(plan.instructions), arena, check=True)
         entry: machine_code.Entry = partial(self._entry, ctypes.byref(call))
-        self._local.entry = entry
+        self._prepared.entry, self._prepared.version = entry, self._current.version
         return entry
 
     def _images(self, x: NDArray[np.float32], results: NDArray[np.float32]) -> int:
         """Run all images of `x` in this thread; how many are not finite."""
+        prepared = self._prepared
         try:
-            entry: machine_code.Entry = self._local.entry
+            # Another plan may have replaced the arena since.
+            fits = prepared.version == self._current.version
         except AttributeError:
-            entry = self._prepared()
+            fits = False
+        entry: machine_code.Entry = prepared.entry if fits else self._prepare()
         return entry(address(x), len(x), address(results))
 
 
@@ -218,8 +237,8 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 def peak() -> float:
     """GFLOP/s of this core, now, by a kernel of fused multiply-adds alone; takes a fraction of a millisecond."""
     rounds = 20_000
-    program = np.zeros(ROW, np.int64)
-    program[:3] = PROBE, 0, rounds
+    program = np.zeros(WIDTH, np.int64)
+    program[OPCODE], program[ROUNDS] = PROBE, rounds
     arena = aligned(4 * LANES)
     arena[:] = 0.5
     entry = machine_code.entry()

@@ -63,6 +63,7 @@ def _element(builder: Any, base: Any, offset: Any) -> Any:
 
 
 def _load(builder: Any, base: Any, offset: Any, kind: Any = VECTOR) -> Any:
+    # Aligned to a float only: pixels of an image, and bands, begin anywhere.
     address = builder.bitcast(_element(builder, base, offset), kind.as_pointer())
     return builder.load(address, align=4, typ=kind)
 
@@ -94,9 +95,9 @@ def _bounded(builder: Any, comparison: str, bound: Any, value: Any) -> Any:
     return builder.select(builder.fcmp_ordered(comparison, bound, value), bound, value)
 
 
-def _offsets(builder: Any, tile: TileType, offset: Any, plane: Any) -> list[Any]:
-    """Where each vector of a tile lies: pixel after pixel, blocks a plane apart."""
-    blocks = [builder.add(offset, builder.mul(plane, INT64(b))) for b in range(tile.blocks)]
+def _offsets(builder: Any, tile: TileType, offset: Any, pitch: Any) -> list[Any]:
+    """Where each vector of a tile lies: pixel after pixel, blocks `pitch` apart."""
+    blocks = [builder.add(offset, builder.mul(pitch, INT64(b))) for b in range(tile.blocks)]
     return [builder.add(b, INT64(p * LANES)) for p in range(tile.pixels) for b in blocks]
 
 
@@ -121,6 +122,7 @@ def define(
                     return None
             return returns(*given) if callable(returns) else returns
 
+        # Numba calls a typer with the argument types, and takes what it returns for the type of the result.
         # Numba matches a call by parameter names, so the typer must show the function's own.
         namespace: dict[str, Any] = {"accept": accept}
         exec(f"def typed({', '.join(names)}): return accept({', '.join(names)})", namespace)
@@ -251,13 +253,15 @@ def _define_tiles() -> None:
     def tile_fma(
         builder: Any, signature: Any, tile: Any, x: Any, offset: Any, _: Any, w: Any, w_offset: Any
     ) -> Any:
-        kind, step = signature.args[0], signature.args[3].literal_value
+        kind, pixel_pitch = signature.args[0], signature.args[3].literal_value
         rows = [
             _load(builder, w, builder.add(w_offset, INT64(b * LANES))) for b in range(kind.blocks)
         ]
         # Scalar by scalar, so that one register serves them all in turn.
         for p in range(kind.pixels):
-            scalar = _splat(builder, _load(builder, x, builder.add(offset, INT64(p * step)), FLOAT))
+            scalar = _splat(
+                builder, _load(builder, x, builder.add(offset, INT64(p * pixel_pitch)), FLOAT)
+            )
             for b, row in enumerate(rows):
                 index = p * kind.blocks + b
                 total = _fma(builder, scalar, row, builder.extract_value(tile, index))
@@ -274,18 +278,18 @@ def _define_tiles() -> None:
         )
 
     def tile_add(
-        builder: Any, signature: Any, tile: Any, base: Any, offset: Any, plane: Any
+        builder: Any, signature: Any, tile: Any, base: Any, offset: Any, pitch: Any
     ) -> Any:
         kind = signature.args[0]
-        offsets = _offsets(builder, kind, offset, plane)
+        offsets = _offsets(builder, kind, offset, pitch)
         return _map_tile(
             builder, kind, tile, lambda i, c: builder.fadd(c, _load(builder, base, offsets[i]))
         )
 
     def tile_store(
-        builder: Any, signature: Any, tile: Any, base: Any, offset: Any, plane: Any
+        builder: Any, signature: Any, tile: Any, base: Any, offset: Any, pitch: Any
     ) -> None:
-        for index, position in enumerate(_offsets(builder, signature.args[0], offset, plane)):
+        for index, position in enumerate(_offsets(builder, signature.args[0], offset, pitch)):
             _store(builder, base, position, builder.extract_value(tile, index))
 
     literal, tile = types.IntegerLiteral, TileType

@@ -1,0 +1,75 @@
+"""What a layer does with its sums before it stores them, as bits of the field FLAGS, and the two forms that obey them.
+
+    [+ residual] activation, store; then, if there is a second output, [+ residual] activation, store there
+
+`finish_tile` does it for a register tile, `finish` for one vector. Additions and activations cost nothing there: the
+sums are in registers already.
+"""
+
+from __future__ import annotations
+
+from .simd import (
+    Pointer,
+    Tile,
+    Vector,
+    add,
+    kernel,
+    load,
+    maximum,
+    minimum,
+    splat,
+    store,
+    tile_add,
+    tile_clamp,
+    tile_store,
+)
+
+RELU, RELU6 = 1, 2
+SECOND_RELU, SECOND_RELU6 = 4, 8
+RESIDUAL_FIRST, RESIDUAL_SECOND = 16, 32
+STORE_FIRST, STORE_SECOND = 64, 128
+#: {activation: its bits}; those of a second activation lie two bits higher.
+ACTIVATIONS = {"": 0, "relu": RELU, "relu6": RELU6}
+INFINITY = float("inf")
+
+
+@kernel
+def finish_tile(sums: Tile, y: Pointer, pitch: int, flags: int, second: int, residual: int) -> None:
+    """Finish a tile: y[b * pitch + p * LANES] for its pixels p and blocks b."""
+    if flags & RESIDUAL_FIRST:
+        sums = tile_add(sums, y, residual, pitch)
+    if flags & RELU:
+        sums = tile_clamp(sums, 0.0, INFINITY)
+    if flags & RELU6:
+        sums = tile_clamp(sums, 0.0, 6.0)
+    if flags & STORE_FIRST:
+        tile_store(sums, y, 0, pitch)
+    if flags & STORE_SECOND:
+        if flags & RESIDUAL_SECOND:
+            sums = tile_add(sums, y, residual, pitch)
+        if flags & SECOND_RELU:
+            sums = tile_clamp(sums, 0.0, INFINITY)
+        if flags & SECOND_RELU6:
+            sums = tile_clamp(sums, 0.0, 6.0)
+        tile_store(sums, y, second, pitch)
+
+
+@kernel
+def finish(value: Vector, y: Pointer, offset: int, flags: int, second: int, residual: int) -> None:
+    """Finish one vector, whose result is y[offset:]."""
+    if flags & RESIDUAL_FIRST:
+        value = add(value, load(y, offset + residual))
+    if flags & (RELU | RELU6):
+        value = maximum(splat(0.0), value)
+    if flags & RELU6:
+        value = minimum(splat(6.0), value)
+    if flags & STORE_FIRST:
+        store(y, offset, value)
+    if flags & STORE_SECOND:
+        if flags & RESIDUAL_SECOND:
+            value = add(value, load(y, offset + residual))
+        if flags & (SECOND_RELU | SECOND_RELU6):
+            value = maximum(splat(0.0), value)
+        if flags & SECOND_RELU6:
+            value = minimum(splat(6.0), value)
+        store(y, offset + second, value)

@@ -1,0 +1,152 @@
+"""The instruction set: what the integers of a program mean.
+
+A program is int64: WIDTH integers for each instruction, then lists that instructions point to by their position. The
+first integer is the opcode, which says what runs; each of the others is a *field*, and a name has one column in every
+opcode. Fields that an opcode does not use are zero, and so is every field of NOTHING: a zeroed instruction does nothing.
+
+Offsets and pitches are in floats unless said otherwise. A pixel of a block is one vector of LANES floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+(
+    NOTHING,
+    POINTWISE,  # a 1x1 convolution or a linear layer
+    DENSE,  # a k x k convolution of channel blocks
+    PLANAR,  # a k x k convolution of the caller's image
+    WINOGRAD,  # a 3x3 convolution by F(4x4, 3x3) or F(6x6, 3x3)
+    DEPTHWISE,  # a 3x3 convolution of each channel by itself
+    GLOBAL_AVERAGE,  # the mean of a whole map
+    WINDOW_POOL,  # mean or maximum over windows
+    SIGMOID,  # 1 / (1 + exp(-x))
+    SOFTMAX,  # over the channels of every pixel
+    ADD,  # activation(x + other), or activation(x)
+    AFFINE,  # x * scale + shift
+    UPSAMPLE,  # every pixel repeated
+    GATHER,  # channels into other lanes
+    LOAD_IMAGE,  # the caller's planar image into channel blocks
+    STORE_OUTPUT,  # channel blocks into the caller's planar array
+    PROBE,  # multiply-adds alone, to measure the peak of a core
+) = range(17)
+
+#: What runs, for people, by opcode.
+OPCODES = (
+    "nothing",
+    "pointwise",
+    "dense",
+    "planar",
+    "winograd",
+    "depthwise",
+    "global_average",
+    "window_pool",
+    "sigmoid",
+    "softmax",
+    "add",
+    "affine",
+    "upsample",
+    "gather",
+    "load_image",
+    "store_output",
+    "probe",
+)
+
+# --------------------------------------------------------------------------------------------- fields
+
+OPCODE = 0
+Y = 1  # offset in the arena of the first result; of STORE_OUTPUT in the outputs of an image
+X = 2  # offset in the arena of the first input
+OTHER = 3  # offset in the arena of a second input, or -1
+PIXELS = 4  # pixels of a block; where blocks lie side by side, of all of them
+BLOCKS = 5  # channel blocks of the result
+BLOCK_PITCH = 6  # from one block of the result to the next
+WEIGHTS = 7  # offset in the weights of the packed matrix
+CONSTANTS = 8  # offset in the weights of scale and shift, of 1 / area, or of the limits of lanes
+INPUTS = (
+    9  # list: the offset in the arena of each input block (for GATHER, of each lane; -1 for zeros)
+)
+INPUT_BLOCKS = 10  # channel blocks of the input; for PLANAR its channels
+SEGMENTS = 11  # list of (offset, lanes): input channels that lie side by side
+SEGMENT_COUNT = 12  # pairs of that list; for WINOGRAD there are INPUT_BLOCKS
+DEPTH = 13  # input channels over all segments; channels of an image or output
+FLAGS = 14  # of `epilogue.py`
+SECOND = 15  # from a result to what is stored second
+RESIDUAL = 16  # from a result to what is added to it
+SINGLE = 17  # 1 if a layer has one pixel, or one column
+FIRST = (
+    18  # what is done, from here: pixels, patches or rows of the result (of the input for UPSAMPLE)
+)
+LAST = 19  # up to here
+GROUP = 20  # so many of them together, so that their inputs stay in cache
+SCRATCH = 21  # offset in the arena of the workspace
+ROWS = 22  # of the input map
+COLUMNS = 23
+OUT_ROWS = 24  # of the result
+OUT_COLUMNS = 25
+KERNEL_ROWS = 26  # taps of a window
+KERNEL_COLUMNS = 27
+STRIDE = 28  # rows from one window to the next; columns as well if there is no STRIDE_COLUMNS
+STRIDE_COLUMNS = 29
+TOP = 30  # rows of padding above the map
+LEFT = 31  # columns of padding left of it
+PHASE = 32  # columns of the copied band that a stride puts side by side, see `dense.py`
+COPY = 33  # 1 if the band is copied, 0 if it is read where it lies
+RELU_ON_LOAD = 34  # 1 if the input's ReLU was deferred to here
+BIAS = 35  # offset in the weights of the bias of a Winograd layer
+PRODUCT = 36  # list: the instruction of the products of a Winograd layer
+SIDE = 37  # rows and columns of outputs that a patch makes, 4 or 6
+MAXIMUM = 38  # 1 for a maximum, 0 for a mean
+CHANNEL_PITCH = 39  # from channel to channel of an output
+PIXEL_PITCH = 40  # from pixel to pixel of an output
+ZEROS = 41  # offset in the weights of a row of zeros as long as a row of the input
+ROUNDS = 42  # of PROBE
+REPEAT_ROWS = 43  # how often each row of the input is written
+REPEAT_COLUMNS = 44  # how often each of its columns
+
+#: Integers of an instruction.
+WIDTH = 48
+
+#: {column: name of the field}.
+NAMES: Mapping[int, str] = {
+    column: name
+    for name, column in tuple(globals().items())
+    if name.isupper()
+    and isinstance(column, int)
+    and name not in {*map(str.upper, OPCODES), "WIDTH"}
+}
+
+#: What every product says about its results and its inputs.
+_RESULT = (Y, BLOCKS, BLOCK_PITCH, FLAGS, SECOND, RESIDUAL)
+_PRODUCT = (*_RESULT, WEIGHTS, SEGMENTS, DEPTH, FIRST, LAST, GROUP)
+_WINDOW = (SCRATCH, INPUT_BLOCKS, ROWS, COLUMNS, OUT_COLUMNS, KERNEL_ROWS, STRIDE, TOP, LEFT, PHASE)
+
+#: {opcode: the fields that it uses}.
+FIELDS: Mapping[int, tuple[int, ...]] = {
+    NOTHING: (),
+    POINTWISE: (*_PRODUCT, SEGMENT_COUNT, SINGLE),
+    DENSE: (*_PRODUCT, SEGMENT_COUNT, *_WINDOW, SINGLE, INPUTS, COPY),
+    PLANAR: (*_PRODUCT, SEGMENT_COUNT, *_WINDOW, CONSTANTS),
+    WINOGRAD: (
+        *(*_PRODUCT, SCRATCH, INPUTS, INPUT_BLOCKS, ROWS, COLUMNS),
+        *(RELU_ON_LOAD, BIAS, PRODUCT, SIDE),
+    ),
+    DEPTHWISE: (
+        *(Y, X, BLOCKS, WEIGHTS, ROWS, COLUMNS, OUT_ROWS, OUT_COLUMNS),
+        *(STRIDE, TOP, LEFT, FLAGS, RESIDUAL, FIRST, LAST, ZEROS),
+    ),
+    GLOBAL_AVERAGE: (Y, PIXELS, BLOCKS, CONSTANTS, INPUTS),
+    WINDOW_POOL: (
+        *(Y, MAXIMUM, BLOCKS, CONSTANTS, INPUTS, ROWS, COLUMNS, OUT_ROWS, OUT_COLUMNS),
+        *(KERNEL_ROWS, KERNEL_COLUMNS, STRIDE, STRIDE_COLUMNS),
+    ),
+    SIGMOID: (Y, X, PIXELS),
+    SOFTMAX: (Y, PIXELS, BLOCKS, CONSTANTS, INPUTS, FIRST, LAST),
+    ADD: (Y, X, OTHER, PIXELS, FLAGS),
+    AFFINE: (Y, X, PIXELS, CONSTANTS),
+    UPSAMPLE: (Y, BLOCKS, INPUTS, ROWS, COLUMNS, REPEAT_ROWS, REPEAT_COLUMNS, FIRST, LAST),
+    GATHER: (Y, PIXELS, BLOCKS, INPUTS),
+    LOAD_IMAGE: (Y, PIXELS, DEPTH, CONSTANTS),
+    STORE_OUTPUT: (Y, PIXELS, DEPTH, INPUTS, CHANNEL_PITCH, PIXEL_PITCH),
+    PROBE: (Y, ROUNDS),
+}

@@ -1,0 +1,351 @@
+"""From layers to instructions.
+
+`lower` walks the rewritten graph in order; a layer whose residual is made later in the graph waits for it. LOWERINGS
+has a function for each operation. Every tensor ends up as a list of blocks (`layout.py`): concatenations, slices and
+flattenings are list operations and emit nothing. Convolutions and linear layers are in `lower_convolution.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from refnet.graph import Graph, Node
+
+from . import layout
+from .algorithm import UnsupportedError, choose, is_depthwise, is_image
+from .assembler import Operand
+from .emitter import Emitter, Shapes, Weights
+from .fusion import RELUS, fuse
+from .instructions import (
+    AFFINE,
+    BLOCKS,
+    CHANNEL_PITCH,
+    COLUMNS,
+    CONSTANTS,
+    DEPTH,
+    FIRST,
+    GLOBAL_AVERAGE,
+    INPUTS,
+    KERNEL_COLUMNS,
+    KERNEL_ROWS,
+    LAST,
+    MAXIMUM,
+    OUT_COLUMNS,
+    OUT_ROWS,
+    PIXEL_PITCH,
+    PIXELS,
+    REPEAT_COLUMNS,
+    REPEAT_ROWS,
+    ROWS,
+    SIGMOID,
+    SOFTMAX,
+    STORE_OUTPUT,
+    STRIDE,
+    STRIDE_COLUMNS,
+    UPSAMPLE,
+    WINDOW_POOL,
+    Y,
+)
+from .layout import Tensor
+from .packing import PackedWeights, channel_limits
+from .plan import Output
+from .streaming import lower_convolution
+
+#: Besides activations, what makes a tensor whose channels lie in the same lanes as its operands'.
+LANE_BY_LANE = (
+    *("add", "sigmoid", "softmax", "normalize", "average_pool", "max_pool", "upsample"),
+)
+
+
+def lower(
+    graph: Graph, weights: Weights, shapes: Shapes, packed: PackedWeights
+) -> tuple[Emitter, list[Output]]:
+    """All instructions, in the emitter that made them, and where the outputs are.
+
+    Raises:
+        UnsupportedError: the engine has no kernel for one of the layers; the message says which and why.
+    """
+    layers = [node for node in graph.nodes if node.op in ("conv", "linear")]
+    algorithms = {node.name: choose(node, graph, shapes) for node in layers}
+    fusion, starts = fuse(graph, shapes), block_starts(graph, shapes)
+    emitter = Emitter(graph, weights, shapes, packed, fusion, algorithms, starts)
+    # Algorithms and fusions are decided for the whole graph before the first instruction is emitted: a layer must
+    # know its consumers.
+    begun: set[str] = set()
+    for node in graph.nodes:
+        if node.name in fusion.producers:
+            _make(emitter, node.name, begun)
+    outputs: list[Output] = []
+    for name in graph.outputs:
+        output = Output(name, sum(output.size for output in outputs), shapes[name])
+        outputs.append(output)
+        _store_output(emitter, output)
+    return emitter, outputs
+
+
+def block_starts(graph: Graph, shapes: Shapes) -> dict[str, frozenset[int]]:
+    """{tensor: channels at which a new block should begin}, because a slice starts or ends there. Tensors that must
+    have the same layout (the operands of an addition, both sides of a depthwise convolution or an activation) share
+    them."""
+    parent = {name: name for name in (graph.input, *graph.node)}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for node in graph.nodes:
+        if node.op in (*RELUS, *LANE_BY_LANE) or is_depthwise(node, graph, shapes):
+            for name in node.inputs:
+                parent[root(name)] = root(node.name)
+    # Sets of tensors that share a layout are united above; a slice of one of them counts for all.
+    cuts: dict[str, set[int]] = {name: set() for name in parent}
+    for node in graph.nodes:
+        if node.op == "slice":
+            cuts[root(node.inputs[0])] |= {node.attributes["start"], node.attributes["stop"]}
+    return {name: frozenset(cuts[root(name)]) for name in parent}
+
+
+def _make(emitter: Emitter, name: str, begun: set[str]) -> None:
+    """Make the tensor `name`, after whatever it needs."""
+    if name == emitter.graph.input or name in emitter.tensors or name in emitter.cells:
+        return
+    node = emitter.fusion.producers[name]
+    # Fusion rules this out; if it fails, an error is better than an endless recursion.
+    if node.name in begun:
+        raise UnsupportedError(f"{name!r} is needed before the layer that makes it can run")
+    begun.add(node.name)
+    epilogue = emitter.fusion.epilogues.get(node.name)
+    for needed in node.inputs:
+        _make(emitter, needed, begun)
+    # What a layer adds to its sums is made before it, even if it comes later in the graph.
+    if epilogue is not None and epilogue.residual is not None:
+        _make(emitter, epilogue.residual, begun)
+    if node.op not in LOWERINGS:
+        raise UnsupportedError(f"the engine has no kernel for {node.op!r} ({node.name})")
+    LOWERINGS[node.op](emitter, node)
+    for made in epilogue.names if epilogue else (node.name,):
+        for reader in emitter.fusion.consumers[made]:
+            # A pool takes its mean while the map is still in cache.
+            if reader.op == "average_pool" and reader.name in emitter.fusion.producers:
+                _make(emitter, reader.name, begun)
+
+
+# --------------------------------------------------------------------------- operations on lists
+
+
+def concat(emitter: Emitter, node: Node) -> None:
+    """Joined lists of blocks, or of cells."""
+    if node.attributes["axis"] != 1:
+        raise UnsupportedError(f"{node.name} concatenates along axis {node.attributes['axis']}")
+    if all(name in emitter.cells for name in node.inputs):
+        emitter.cells[node.name] = [part for name in node.inputs for part in emitter.cells[name]]
+    else:
+        parts = [emitter.stored(name) for name in node.inputs]
+        emitter.tensors[node.name] = layout.concatenate(parts)
+
+
+def slice_channels(emitter: Emitter, node: Node) -> None:
+    """A shorter list of blocks."""
+    source, attributes = emitter.stored(node.inputs[0]), node.attributes
+    # As NumPy understands negative and open ends.
+    start, stop, _ = slice(attributes["start"], attributes["stop"]).indices(source.shape[0])
+    emitter.tensors[node.name] = layout.slice_channels(source, start, stop)
+
+
+def flatten(emitter: Emitter, node: Node) -> None:
+    """Every pixel a block of its own."""
+    source = emitter.stored(node.inputs[0])
+    emitter.tensors[node.name] = layout.flatten(source) if len(source.shape) == 3 else source
+
+
+def cells(emitter: Emitter, node: Node) -> None:
+    """A list of one map."""
+    emitter.cells[node.name] = [emitter.stored(node.inputs[0])]
+
+
+# ------------------------------------------------------------------------- operations on elements
+
+
+def relu(emitter: Emitter, node: Node) -> None:
+    """Left to those who load it, or computed."""
+    source = emitter.stored(node.inputs[0])
+    if node.name in emitter.fusion.deferred_relus:
+        emitter.tensors[node.name] = Tensor(source.shape, source.blocks, source.lanes, True)
+    else:
+        emitter.added(node.name, [source], node.op)
+
+
+def relu6(emitter: Emitter, node: Node) -> None:
+    """min(max(x, 0), 6)."""
+    emitter.added(node.name, [emitter.stored(node.inputs[0])], node.op)
+
+
+def add(emitter: Emitter, node: Node) -> None:
+    """Two addends at a time."""
+    total = emitter.stored(node.inputs[0])
+    for i, name in enumerate(node.inputs[1:], 1):
+        # The sum is made lane by lane, so the addends' channels must lie in equal lanes.
+        other = emitter.in_lanes(emitter.stored(name), total.lanes, name)
+        last = i == len(node.inputs) - 1
+        total = emitter.added(node.name if last else f"{node.name} after {i}", [total, other], "")
+
+
+def sigmoid(emitter: Emitter, node: Node) -> None:
+    """1 / (1 + exp(-x))."""
+    source = emitter.stored(node.inputs[0])
+    result = emitter.allocate(node.name, source.shape, source.lanes)
+    emitter.vectors(SIGMOID, node.name, str(result.shape), {}, result, [source])
+
+
+def normalize(emitter: Emitter, node: Node) -> None:
+    """(x - mean) / std; of the image itself, left to the kernels that load it."""
+    mean, std = node.attributes["mean"], node.attributes["std"]
+    scale, shift = 1.0 / std, -mean / std
+    if is_image(node.name, emitter.graph):
+        emitter.images[node.name] = (scale, shift)
+        emitter.tensors[node.name] = Tensor(emitter.shapes[node.name], (), ())
+        return
+    source = emitter.stored(node.inputs[0])
+    result = emitter.allocate(node.name, source.shape, source.lanes)
+    operands: dict[int, Operand] = {CONSTANTS: emitter.constants(scale, shift)}
+    emitter.vectors(AFFINE, node.name, str(result.shape), operands, result, [source])
+
+
+def softmax(emitter: Emitter, node: Node) -> None:
+    """Over the channels: the last axis of cells, the first one after the batch of all other tensors."""
+    name, axis = node.inputs[0], node.attributes["axis"]
+    shape = emitter.shapes[name]
+    # Axes count the batch, shapes do not.
+    if axis % (len(shape) + 1) != (2 if name in emitter.cells else 1):
+        raise UnsupportedError(
+            f"{node.name} is a softmax along axis {axis} of (N, {', '.join(map(str, shape))}); "
+            "the engine has a kernel for softmaxes over channels"
+        )
+    if name in emitter.cells:
+        maps = emitter.cells[name]
+        emitter.cells[node.name] = [_softmax(emitter, node.name, part) for part in maps]
+    else:
+        emitter.tensors[node.name] = _softmax(emitter, node.name, emitter.stored(name))
+
+
+def _softmax(emitter: Emitter, name: str, source: Tensor) -> Tensor:
+    result = layout.allocate(name, source.shape, source.lanes)
+    # A softmax must leave out padding lanes, whose content is arbitrary.
+    limits = emitter.packed.get(
+        ("channel limits", source.lanes), lambda: channel_limits(source.lanes)
+    )
+    operands: dict[int, Operand] = {
+        Y: result.blocks[0],
+        PIXELS: result.pixels,
+        BLOCKS: len(source.blocks),
+        CONSTANTS: limits,
+        INPUTS: source.blocks,
+        FIRST: 0,
+        LAST: result.pixels,
+    }
+    note = f"over {source.shape[0]} channels of {result.pixels} pixels"
+    emitter.emit(SOFTMAX, name, note, operands, source.blocks, result.blocks)
+    return result
+
+
+# ----------------------------------------------------------------------------- operations on maps
+
+
+def pool(emitter: Emitter, node: Node) -> None:
+    """The mean of a whole map, or mean or maximum over windows inside of it."""
+    source, shape = emitter.stored(node.inputs[0]), emitter.shapes[node.name]
+    kernel, stride = node.attributes["kernel"], node.attributes["stride"]
+    if node.attributes["padding"] != (0, 0):
+        raise UnsupportedError(f"{node.name} pools with padding {node.attributes['padding']}")
+    result = emitter.allocate(node.name, shape, source.lanes)
+    maximum = node.op == "max_pool"
+    operands: dict[int, Operand] = {
+        Y: result.blocks[0],
+        BLOCKS: len(source.blocks),
+        INPUTS: source.blocks,
+        CONSTANTS: emitter.constants(1.0 / (kernel[0] * kernel[1])),
+    }
+    # The mean of a whole map has a kernel of its own, with four sums in flight.
+    if not maximum and tuple(kernel) == source.shape[1:]:
+        opcode = GLOBAL_AVERAGE
+        operands[PIXELS] = source.pixels
+    else:
+        opcode = WINDOW_POOL
+        operands |= {MAXIMUM: int(maximum), ROWS: source.shape[1], COLUMNS: source.shape[2]}
+        operands |= {OUT_ROWS: shape[1], OUT_COLUMNS: shape[2]}
+        operands |= {KERNEL_ROWS: kernel[0], KERNEL_COLUMNS: kernel[1]}
+        operands |= {STRIDE: stride[0], STRIDE_COLUMNS: stride[1]}
+    note = f"{source.shape} -> {shape}"
+    emitter.emit(opcode, node.name, note, operands, source.blocks, result.blocks)
+
+
+def upsample(emitter: Emitter, node: Node) -> None:
+    """Every pixel repeated."""
+    source, (down, across) = emitter.stored(node.inputs[0]), node.attributes["factor"]
+    _, rows, columns = source.shape
+    result = emitter.allocate(node.name, emitter.shapes[node.name], source.lanes)
+    operands: dict[int, Operand] = {
+        Y: result.blocks[0],
+        BLOCKS: len(source.blocks),
+        INPUTS: source.blocks,
+        ROWS: rows,
+        COLUMNS: columns,
+        REPEAT_ROWS: down,
+        REPEAT_COLUMNS: across,
+        FIRST: 0,
+        LAST: rows,
+    }
+    note = f"{source.shape} -> {result.shape}"
+    emitter.emit(UPSAMPLE, node.name, note, operands, source.blocks, result.blocks)
+
+
+# ---------------------------------------------------------------------------------------- outputs
+
+
+def _store_output(emitter: Emitter, output: Output) -> None:
+    """Copy an output into the caller's array: plane by plane, or cell by cell."""
+    if output.name not in emitter.cells:
+        tensor = emitter.stored(output.name)
+        _store(emitter, output.name, tensor, output.offset, tensor.pixels, 1)
+        return
+    offset = output.offset
+    for part in emitter.cells[output.name]:
+        channels = part.shape[0]
+        _store(emitter, output.name, part, offset, 1, channels)
+        offset += part.pixels * channels
+
+
+def _store(
+    emitter: Emitter, name: str, tensor: Tensor, offset: int, channel_pitch: int, pixel_pitch: int
+) -> None:
+    places = tensor.sources()
+    operands: dict[int, Operand] = {
+        Y: offset,
+        PIXELS: tensor.pixels,
+        DEPTH: len(places),
+        INPUTS: tuple(places),
+        CHANNEL_PITCH: channel_pitch,
+        PIXEL_PITCH: pixel_pitch,
+    }
+    emitter.emit(STORE_OUTPUT, name, f"{tensor.shape} to the caller", operands, places)
+
+
+#: {operation: what emits it}.
+LOWERINGS: Mapping[str, Callable[[Emitter, Node], None]] = {
+    "conv": lower_convolution,
+    "linear": lower_convolution,
+    "concat": concat,
+    "slice": slice_channels,
+    "flatten": flatten,
+    "cells": cells,
+    "relu": relu,
+    "relu6": relu6,
+    "add": add,
+    "sigmoid": sigmoid,
+    "softmax": softmax,
+    "normalize": normalize,
+    "average_pool": pool,
+    "max_pool": pool,
+    "upsample": upsample,
+}

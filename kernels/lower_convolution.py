@@ -1,0 +1,604 @@
+"""From a convolution or linear layer to instructions, once its algorithm is chosen (`algorithm.py`).
+
+A layer is *prepared* once: its weights are packed for the lanes of its input and its results. Then it is emitted, whole
+or in bands, from and to the whole tensors or bands of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refnet.graph import Node
+
+from . import depthwise as depthwise_kernel
+from . import layout
+from .algorithm import PLANAR_CHANNELS, WAYS
+from .assembler import Distance, Operand
+from .emitter import Emitter
+from .epilogue import ACTIVATIONS, RESIDUAL_FIRST
+from .fusion import Epilogue
+from .instructions import (
+    BIAS,
+    BLOCK_PITCH,
+    BLOCKS,
+    COLUMNS,
+    CONSTANTS,
+    COPY,
+    DENSE,
+    DEPTH,
+    DEPTHWISE,
+    FIRST,
+    FLAGS,
+    GROUP,
+    INPUT_BLOCKS,
+    INPUTS,
+    KERNEL_ROWS,
+    LAST,
+    LEFT,
+    OUT_COLUMNS,
+    OUT_ROWS,
+    PHASE,
+    PLANAR,
+    POINTWISE,
+    PRODUCT,
+    RELU_ON_LOAD,
+    RESIDUAL,
+    ROWS,
+    SCRATCH,
+    SECOND,
+    SEGMENT_COUNT,
+    SEGMENTS,
+    SIDE,
+    SINGLE,
+    STRIDE,
+    TOP,
+    WEIGHTS,
+    WINOGRAD,
+    ZEROS,
+    X,
+    Y,
+)
+from .layout import Block, Buffer, Tensor, buffers_of
+from .packing import by_lane, input_rows
+from .register_tile import pack
+from .simd import LANES
+from .winograd import product, transform_kernel
+
+#: Floats of inputs that a group of pixels, or of rows, may fill: it shall stay in the second-level cache.
+CACHE = 1 << 16
+#: {side: patches of a group}: whole tiles, whose transforms stay in the second-level cache.
+WINOGRAD_GROUP = {4: 28, 6: 14}
+#: Pixels of a group are a multiple of this: four of the largest tiles.
+GROUP_PIXELS = 56
+
+
+@dataclass
+class Destination:
+    """Where a layer stores its results, and what it adds to them.
+
+    Attributes:
+        lanes: the logical output channel of every physical lane.
+        flags: of `epilogue.py`.
+        first, second: what is stored; one of them may be absent.
+        residual: what is added, in the same lanes.
+        pixels: from one block of the results to the next.
+    """
+
+    lanes: tuple[int, ...]
+    flags: int
+    first: Tensor | None
+    second: Tensor | None
+    residual: Tensor | None
+    pixels: int
+
+    @property
+    def main(self) -> Tensor:
+        """The result that the field Y points to."""
+        result = self.first if self.first is not None else self.second
+        assert result is not None
+        return result
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Stretches of output blocks whose residual blocks are neighbours."""
+        if self.residual is None:
+            return [(0, len(self.main.blocks))]
+        return layout.runs(self.pixels, self.main.blocks, self.residual.blocks)
+
+    def operands(self, first: int, last: int) -> dict[int, Operand]:
+        """What an instruction says about its results, output blocks first to last."""
+        y = self.main.blocks[first]
+        operands: dict[int, Operand] = {
+            Y: y,
+            BLOCKS: last - first,
+            BLOCK_PITCH: self.pixels * LANES,
+            FLAGS: self.flags,
+        }
+        # Kernels add these distances to the place of a result, block by block: all three tensors have one layout.
+        if self.first is not None and self.second is not None:
+            operands[SECOND] = Distance(self.second.blocks[first], y)
+        if self.residual is not None:
+            operands[RESIDUAL] = Distance(self.residual.blocks[first], y)
+        return operands
+
+    def reads(self, first: int = 0, last: int | None = None) -> tuple[Block, ...]:
+        """Blocks of the residual."""
+        return self.residual.blocks[first:last] if self.residual is not None else ()
+
+    def writes(self) -> list[Block]:
+        """All blocks of the results."""
+        tensors = (t for t in (self.first, self.second) if t is not None)
+        return [block for tensor in tensors for block in tensor.blocks]
+
+    def in_place(self, source: Tensor) -> tuple[Buffer, Buffer] | None:
+        """(residual, result) that may share memory: each pixel of the one is read just before the other is written.
+
+        Not where the layer reads the residual as its input as well, and only where both are whole buffers."""
+        if self.residual is None or (self.second is not None and self.first is not None):
+            return None
+        # Block for block at equal offsets, or a result would be stored over a residual that is still needed.
+        (old, *more), (new, *_) = buffers_of(self.residual.blocks), buffers_of(self.main.blocks)
+        whole = tuple(Block(old, block.offset) for block in self.main.blocks)
+        if more or whole != self.residual.blocks or old.floats != new.floats:
+            return None
+        return None if old in buffers_of(source.blocks) else (old, new)
+
+
+class Prepared(Protocol):
+    """A layer with packed weights. `extent` is what it can be cut into: pixels, patches or output rows."""
+
+    extent: int
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """Emit the layer for start to stop of its extent."""
+
+
+def destination(emitter: Emitter, node: Node, epilogue: Epilogue) -> Destination:
+    """Allocate what the layer makes, in the layout that its consumers want, and find its residual."""
+    shape = emitter.shapes[node.name]
+    # A second result shares the lanes of the first one, so both sides' wishes count.
+    starts = frozenset().union(*(emitter.block_starts.get(name, ()) for name in epilogue.names))
+    lanes = layout.dense_lanes(shape[0], starts)
+    residual = None
+    if epilogue.residual is not None:
+        residual = emitter.stored(epilogue.residual)
+        lanes = residual.lanes  # it is there already: taking its layout saves moving it
+    made = {name: emitter.allocate(name, shape, lanes) for name in epilogue.names}
+    first = made[epilogue.first] if epilogue.first is not None else None
+    second = made[epilogue.second] if epilogue.second is not None else None
+    return Destination(lanes, epilogue.flags, first, second, residual, math.prod(shape[1:]))
+
+
+def lower_whole(emitter: Emitter, node: Node) -> None:
+    """Emit a layer as a whole."""
+    name = emitter.algorithms[node.name].name
+    if name == "depthwise":
+        depthwise(emitter, node)
+        return
+    epilogue, taken = emitter.fusion.epilogues[node.name], node.inputs[0]
+    if name == "planar":
+        source = image_of(emitter, node)
+    elif name == "winograd" and taken in emitter.tensors and emitter.tensors[taken].blocks:
+        source = emitter.tensors[taken]  # its ReLU, if it has one, is applied on loading
+    else:
+        source = emitter.stored(taken)
+    target = destination(emitter, node, epilogue)
+    if name != "pointwise" and target.residual is not None and len(target.runs()) > 1:
+        # One instruction makes all output blocks, so it needs one distance to all of the residual.
+        target.residual = emitter.gathered(target.residual, target.lanes, "residual")
+    prepared = ALGORITHMS[name](emitter, node, source, target.lanes)
+    prepared.emit(source, target, 0, prepared.extent)
+
+
+def image_of(emitter: Emitter, node: Node) -> Tensor:
+    """The caller's image, which lies in no arena."""
+    return Tensor(emitter.shapes[node.inputs[0]], (), ())
+
+
+# -------------------------------------------------------------------------------------- products
+
+
+class Pointwise:
+    """A 1x1 convolution or a linear layer, by pixels."""
+
+    def __init__(
+        self, emitter: Emitter, node: Node, source: Tensor, lanes: tuple[int, ...]
+    ) -> None:
+        self.emitter, self.node, self.lanes = emitter, node, lanes
+        self.extent = source.pixels
+        self.in_lanes, self.counts = source.lanes, source.counts()
+        self.single = int(source.pixels == 1)
+        self.depth = sum(self.counts)
+        self.note = emitter.fusion.epilogues[node.name].note
+        #: {(first, last output block): offset of their weights}, which all bands share.
+        self._offsets: dict[tuple[int, int], int] = {}
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """One instruction for each stretch of output blocks whose residual lies together."""
+        segments = [x for place in zip(source.blocks, self.counts, strict=True) for x in place]
+        # An input of padding lanes only has a depth of 0.
+        depth = max(self.depth, 1)
+        operands: dict[int, Operand] = {
+            SEGMENTS: tuple(segments),
+            SEGMENT_COUNT: len(self.counts),
+            DEPTH: self.depth,
+            SINGLE: self.single,
+            FIRST: start,
+            LAST: stop,
+            GROUP: max(CACHE // depth // GROUP_PIXELS, 1) * GROUP_PIXELS,
+        }
+        made = self.emitter.shapes[self.node.name][0]
+        note = f"{depth} -> {made} channels, pixels {start} to {stop}{self.note}"
+        for first, last in destination.runs():
+            self.emitter.emit(
+                POINTWISE,
+                self.node.name,
+                note,
+                {
+                    **operands,
+                    **destination.operands(first, last),
+                    WEIGHTS: self._packed(first, last),
+                },
+                [*source.blocks, *destination.reads(first, last)],
+                destination.writes(),
+                in_place=destination.in_place(source),
+            )
+
+    def _packed(self, first: int, last: int) -> int:
+        """The offset of the weights of output blocks first to last."""
+        if (first, last) not in self._offsets:
+            self._offsets[first, last] = self._pack(first, last)
+        return self._offsets[first, last]
+
+    def _pack(self, first: int, last: int) -> int:
+        part = self.lanes[first * LANES : last * LANES]
+
+        def make() -> NDArray[np.float32]:
+            weight, bias = self.emitter.parameters(self.node)
+            # (O, C, 1, 1) or (O, C) to one row for each lane that the segments visit.
+            rows = input_rows(self.in_lanes, weight.reshape(len(weight), -1).T)
+            return pack(rows, bias, part, self.single)
+
+        key = (self.node.name, "pointwise", part, self.in_lanes, self.single)
+        return self.emitter.packed.get(key, make)
+
+
+class ConvGeometry:
+    """Sizes of a dense window, and where its taps lie in the copied rows.
+
+    Attributes:
+        taps: rows and columns of the window.
+        stride, padding: of the convolution; padding is (rows, columns).
+        rows, columns: of the input; out_rows, out_columns: of the result.
+        copies: whether input rows are copied, with their padding, before they are read.
+        phase: columns of the copy that a stride puts side by side.
+        pitch: pixels from a row to the next one.
+    """
+
+    def __init__(self, node: Node, shape: tuple[int, ...], made: tuple[int, ...]) -> None:
+        a = node.attributes
+        self.taps: tuple[int, int] = a["kernel"]
+        self.stride: int = a["stride"][0]
+        self.padding: tuple[int, int] = a["padding"]
+        channels, self.rows, self.columns = shape
+        _, self.out_rows, self.out_columns = made
+        image = channels <= PLANAR_CHANNELS
+        self.copies = image or self.stride > 1 or self.padding != (0, 0)
+        # A stride of 2 reads every other column: even and odd ones are kept apart, so that neighbours stay neighbours.
+        self.phase = -(-(self.columns + 2 * self.padding[1]) // self.stride)
+        self.pitch = self.stride * self.phase if self.copies else self.columns
+        #: {(lanes of each block, floats of a block): segments}, which all bands of a size share.
+        self._copied: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
+
+    def __str__(self) -> str:
+        return f"{self.taps[0]}x{self.taps[1]}/{self.stride}"
+
+    def input_rows(self, group: int) -> int:
+        """Input rows that `group` output rows read."""
+        return (group - 1) * self.stride + self.taps[0]
+
+    def group(self, floats: int) -> int:
+        """Output rows whose inputs, `floats` a pixel, fit the cache."""
+        # How many input rows fit, and how many output rows these make.
+        most = CACHE // (floats * self.pitch)
+        return int(min(max((most - self.taps[0]) // self.stride + 1, 1), self.out_rows))
+
+    def offsets(self, scale: int) -> list[int]:
+        """Distance of each tap from the first one, `scale` floats being one pixel."""
+        # Column j of a window lies in phase j % stride, at j // stride from the window's own column.
+        phases = self.stride if self.copies else 1
+        return [
+            (i * self.pitch + (j % phases) * self.phase + j // phases) * scale
+            for i in range(self.taps[0])
+            for j in range(self.taps[1])
+        ]
+
+    def copied(self, counts: tuple[int, ...], floats: int, scale: int) -> tuple[int, ...]:
+        """Segments within a copy whose blocks are `floats` apart and hold `counts` lanes; `scale` floats are one
+        pixel."""
+        if (counts, floats) not in self._copied:
+            taps, places = self.offsets(scale), enumerate(counts)
+            segments = [x for i, n in places for tap in taps for x in (i * floats + tap, n)]
+            self._copied[counts, floats] = tuple(segments)
+        return self._copied[counts, floats]
+
+    def operands(self) -> dict[int, Operand]:
+        """The fields that describe the window."""
+        return {
+            ROWS: self.rows,
+            COLUMNS: self.columns,
+            OUT_COLUMNS: self.out_columns,
+            KERNEL_ROWS: self.taps[0],
+            STRIDE: self.stride,
+            TOP: self.padding[0],
+            LEFT: self.padding[1],
+            PHASE: self.phase,
+        }
+
+
+class Dense:
+    """A direct window over channel blocks, by output rows."""
+
+    def __init__(
+        self, emitter: Emitter, node: Node, source: Tensor, lanes: tuple[int, ...]
+    ) -> None:
+        self.emitter, self.node = emitter, node
+        self.geometry = ConvGeometry(node, source.shape, emitter.shapes[node.name])
+        self.extent = self.geometry.out_rows
+        self.counts = source.counts()
+        self.single = int(self.geometry.out_columns == 1)
+        self.most = self.extent
+        if self.geometry.copies:
+            self.most = self.geometry.group(len(self.counts) * LANES)
+
+        def make() -> NDArray[np.float32]:
+            weight, bias = emitter.parameters(node)
+            taps = [
+                input_rows(source.lanes, weight[:, :, i, j].T)
+                for i, j in np.ndindex(self.geometry.taps)
+            ]
+            # In the order of the segments: all taps of the first block, then of the next one.
+            ends = zip(np.cumsum(self.counts), self.counts, strict=True)
+            rows = np.concatenate([tap[end - n : end] for end, n in ends for tap in taps])
+            return pack(rows, bias, lanes, self.single)
+
+        key = (node.name, "dense", lanes, source.lanes, self.single)
+        self.weights = emitter.packed.get(key, make)
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """One instruction."""
+        geometry, emitter, node = self.geometry, self.emitter, self.node
+        group = min(self.most, stop - start)
+        blocks, inputs = len(destination.lanes) // LANES, len(self.counts)
+        size = math.prod(geometry.taps)
+        operands: dict[int, Operand] = {
+            WEIGHTS: self.weights,
+            SEGMENT_COUNT: inputs * size,
+            DEPTH: sum(self.counts) * size,
+            SINGLE: self.single,
+            FIRST: start,
+            LAST: stop,
+            GROUP: group,
+            INPUTS: source.blocks,
+            INPUT_BLOCKS: inputs,
+            COPY: int(geometry.copies),
+        }
+        scratch: tuple[Buffer, ...] = ()
+        if geometry.copies:
+            floats = geometry.input_rows(group) * geometry.pitch * LANES
+            # Segments point into the copy: the kernel adds the place of scratch.
+            scratch = (Buffer(f"{node.name} rows", inputs * floats, per_thread=True),)
+            operands |= {SCRATCH: scratch[0], SEGMENTS: geometry.copied(self.counts, floats, LANES)}
+            how = f"groups of {group} rows"
+        else:
+            # Segments point into the map: without padding, every tap of every pixel lies in it.
+            taps = geometry.offsets(LANES)
+            places = zip(source.blocks, self.counts, strict=True)
+            operands[SEGMENTS] = tuple(
+                x for block, n in places for tap in taps for x in (block.at(tap), n)
+            )
+            how = "read in place"
+        algorithm, epilogue = emitter.algorithms[node.name], emitter.fusion.epilogues[node.name]
+        shape = emitter.shapes[node.name]
+        emitter.emit(
+            DENSE,
+            node.name,
+            f"{geometry} {source.shape} -> {shape}{epilogue.note}, {how}{algorithm.note}",
+            {**operands, **geometry.operands(), **destination.operands(0, blocks)},
+            [*source.blocks, *destination.reads()],
+            destination.writes(),
+            scratch,
+        )
+
+
+class Planar:
+    """A direct window over the caller's image, by output rows."""
+
+    def __init__(
+        self, emitter: Emitter, node: Node, source: Tensor, lanes: tuple[int, ...]
+    ) -> None:
+        self.emitter, self.node = emitter, node
+        self.geometry = ConvGeometry(node, source.shape, emitter.shapes[node.name])
+        self.extent = self.geometry.out_rows
+        self.most = self.geometry.group(source.shape[0])
+
+        def make() -> NDArray[np.float32]:
+            weight, bias = emitter.parameters(node)
+            return pack(weight.transpose(1, 2, 3, 0).reshape(-1, len(weight)), bias, lanes, 0)
+
+        self.weights = emitter.packed.get((node.name, "planar", lanes), make)
+        self.constants = emitter.constants(*emitter.images[node.inputs[0]])
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """One instruction."""
+        geometry, emitter, node = self.geometry, self.emitter, self.node
+        group = min(self.most, stop - start)
+        channels, blocks = source.shape[0], len(destination.lanes) // LANES
+        # The image has no channel blocks: each of its channels is a plane, each tap of it a segment of one lane.
+        floats = geometry.input_rows(group) * geometry.pitch
+        scratch = Buffer(f"{node.name} rows", channels * floats, per_thread=True)
+        count = channels * math.prod(geometry.taps)
+        operands: dict[int, Operand] = {
+            WEIGHTS: self.weights,
+            CONSTANTS: self.constants,
+            SEGMENTS: geometry.copied((1,) * channels, floats, 1),
+            SEGMENT_COUNT: count,
+            DEPTH: count,
+            FIRST: start,
+            LAST: stop,
+            GROUP: group,
+            SCRATCH: scratch,
+            INPUT_BLOCKS: channels,
+        }
+        epilogue, shape = emitter.fusion.epilogues[node.name], emitter.shapes[node.name]
+        emitter.emit(
+            PLANAR,
+            node.name,
+            f"{geometry} image {source.shape} -> {shape}{epilogue.note}",
+            {**operands, **geometry.operands(), **destination.operands(0, blocks)},
+            destination.reads(),
+            destination.writes(),
+            (scratch,),
+        )
+
+
+class Winograd:
+    """F(4x4, 3x3) or F(6x6, 3x3), by patches."""
+
+    def __init__(
+        self, emitter: Emitter, node: Node, source: Tensor, lanes: tuple[int, ...]
+    ) -> None:
+        self.emitter, self.node = emitter, node
+        self.side = side = emitter.algorithms[node.name].side
+        self.counts = source.counts()
+        _, rows, columns = source.shape
+        self.extent = -(-rows // side) * -(-columns // side)
+
+        def make() -> NDArray[np.float32]:
+            weight, bias = emitter.parameters(node)
+            none = np.zeros(len(bias))  # the bias is added once, after the transform back
+            matrices = transform_kernel(weight, side)
+            return np.concatenate(
+                [pack(input_rows(source.lanes, m), none, lanes, 0) for m in matrices]
+            )
+
+        key = (node.name, "winograd", side, lanes, source.lanes)
+        self.weights = emitter.packed.get(key, make)
+        self.bias = emitter.packed.get(
+            (node.name, "bias", lanes), lambda: by_lane(emitter.parameters(node)[1], lanes)
+        )
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """One instruction."""
+        emitter, node, side = self.emitter, self.node, self.side
+        _, rows, columns = source.shape
+        inputs, blocks = len(self.counts), len(destination.lanes) // LANES
+        group, depth = min(WINOGRAD_GROUP[side], self.extent), sum(self.counts)
+        # Transformed inputs and products of a group, and two patches in passing.
+        floats = ((side + 2) ** 2 * (inputs + blocks) * group + 2 * (side + 2) ** 2) * LANES
+        scratch = Buffer(f"{node.name} patches", floats, per_thread=True)
+        operands: dict[int, Operand] = {
+            WEIGHTS: self.weights,
+            BIAS: self.bias,
+            SEGMENTS: tuple(x for i, n in enumerate(self.counts) for x in (i * group * LANES, n)),
+            DEPTH: depth,
+            FIRST: start,
+            LAST: stop,
+            GROUP: group,
+            SCRATCH: scratch,
+            INPUTS: source.blocks,
+            INPUT_BLOCKS: inputs,
+            ROWS: rows,
+            COLUMNS: columns,
+            RELU_ON_LOAD: int(source.relu_on_load),
+            PRODUCT: product(group, blocks, inputs, depth),
+            SIDE: side,
+        }
+        epilogue, made = emitter.fusion.epilogues[node.name], emitter.shapes[node.name][0]
+        note = f"{WAYS[side]} {source.shape} -> {made} channels{epilogue.note}"
+        note += ", ReLU on load" if source.relu_on_load else ""
+        emitter.emit(
+            WINOGRAD,
+            node.name,
+            note + emitter.algorithms[node.name].note,
+            {**operands, **destination.operands(0, blocks)},
+            [*source.blocks, *destination.reads()],
+            destination.writes(),
+            (scratch,),
+            destination.in_place(source),
+        )
+
+
+#: {algorithm: what prepares a layer for it}. Depthwise layers have no products and are emitted by `depthwise`.
+ALGORITHMS: Mapping[str, Callable[[Emitter, Node, Tensor, tuple[int, ...]], Prepared]] = {
+    "pointwise": Pointwise,
+    "dense": Dense,
+    "planar": Planar,
+    "winograd": Winograd,
+}
+
+# ------------------------------------------------------------------------------------- depthwise
+
+
+def depthwise(emitter: Emitter, node: Node) -> None:
+    """A 3x3 convolution of each channel by itself: one instruction for each stretch of neighbouring blocks."""
+    epilogue = emitter.fusion.epilogues[node.name]
+    source = emitter.stored(node.inputs[0])
+    residual: Tensor | None = None
+    if epilogue.residual is not None:
+        addend = emitter.stored(epilogue.residual)
+        residual = emitter.in_lanes(addend, source.lanes, epilogue.residual)
+    assert epilogue.first is not None and epilogue.second is None
+    shape = emitter.shapes[node.name]
+    result = emitter.allocate(epilogue.first, shape, source.lanes)
+    operands: dict[int, Operand] = {
+        ROWS: source.shape[1],
+        COLUMNS: source.shape[2],
+        OUT_ROWS: shape[1],
+        OUT_COLUMNS: shape[2],
+        STRIDE: node.attributes["stride"][0],
+        TOP: node.attributes["padding"][0],
+        LEFT: node.attributes["padding"][1],
+        FLAGS: ACTIVATIONS[epilogue.activation] | (RESIDUAL_FIRST if residual else 0),
+        FIRST: 0,
+        LAST: shape[1],
+        ZEROS: _zeros(emitter, source.shape[2]),
+    }
+    note = f"{source.shape} -> {shape}, stride {node.attributes['stride'][0]}{epilogue.note}"
+    # The kernel steps from block to block by a constant, so an instruction ends where either list has a gap.
+    cuts = {i for run in layout.runs(source.pixels, source.blocks) for i in run}
+    if residual is not None:
+        cuts |= {i for run in layout.runs(result.pixels, residual.blocks) for i in run}
+    for first, last in itertools.pairwise(sorted(cuts)):
+        x, y = source.blocks[first], result.blocks[first]
+        places: dict[int, Operand] = {
+            Y: y,
+            X: x,
+            BLOCKS: last - first,
+            WEIGHTS: _depthwise_weights(emitter, node, source.lanes[first * LANES : last * LANES]),
+        }
+        reads = [x]
+        if residual is not None:
+            places[RESIDUAL] = Distance(residual.blocks[first], y)
+            reads.append(residual.blocks[first])
+        emitter.emit(DEPTHWISE, node.name, note, {**operands, **places}, reads, [y])
+
+
+def _depthwise_weights(emitter: Emitter, node: Node, lanes: tuple[int, ...]) -> int:
+    def make() -> NDArray[np.float32]:
+        return depthwise_kernel.pack(*emitter.parameters(node), lanes)
+
+    return emitter.packed.get((node.name, "depthwise", lanes), make)
+
+
+def _zeros(emitter: Emitter, columns: int) -> int:
+    """The offset of a row of zeros, which takes the place of rows outside of a map. Its length is rounded up to a power
+    of two, so that images of many sizes share a few of them."""
+    floats = (1 << max(columns - 1, 0).bit_length()) * LANES
+    return emitter.packed.get(("zeros", floats), lambda: np.zeros(floats, np.float32))

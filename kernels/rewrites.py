@@ -1,0 +1,145 @@
+"""Graph to graph, on the way to a plan: what need not be computed, or is cheaper in another form.
+
+Every rewrite leaves the outputs as they are, up to rounding in float64. None depends on the size of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refnet.graph import Graph, Node, consumers
+
+Weights = dict[str, NDArray[Any]]
+
+
+def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """The graph that is planned: dead code gone, input normalisation folded, two-logit softmaxes made sigmoids,
+    additions moved to the parts of a concatenation.
+
+    What changes is computed in float64; all other weights are passed on as they are."""
+    graph = drop_dead(graph)
+    graph, new = fold_normalization(graph, weights)
+    graph, new = collapse_softmax(graph, new)
+    return drop_dead(distribute_additions(graph)), new
+
+
+def drop_dead(graph: Graph) -> Graph:
+    """Without the nodes that no output needs."""
+    needed = set(graph.outputs)
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+            kept.append(node)
+    return replace(graph, nodes=tuple(reversed(kept)))
+
+
+def fold_normalization(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """Move (x - mean) / std into the convolutions that read it: w / std and b - sum(w) mean / std.
+
+    Exact only without padding, since a padded zero is a zero after the normalisation.
+    """
+    consuming = consumers(graph)
+    nodes = list(graph.nodes)
+    weights = dict(weights)
+    state = dict(graph.state_dict)
+    for node in graph.nodes:
+        users = consuming[node.name]
+        foldable = node.op == "normalize" and node.name not in graph.outputs
+        # All consumers or none: otherwise the normalisation would be computed as well.
+        if not foldable or any(u.op != "conv" or u.attributes["padding"] != (0, 0) for u in users):
+            continue
+        mean, std = node.attributes["mean"], node.attributes["std"]
+        for user in users:
+            weight = weights[user.parameters["weight"]].astype(np.float64) / std
+            # w (x - mean) / std + b = (w / std) x + (b - sum(w / std) mean).
+            bias = -weight.sum(axis=(1, 2, 3)) * mean
+            if "bias" in user.parameters:
+                bias = bias + weights[user.parameters["bias"]]
+            names = {"weight": f"{user.name}.normalized", "bias": f"{user.name}.normalized_bias"}
+            for name, array in zip(names.values(), (weight, bias), strict=True):
+                weights[name], state[name] = array, array.shape
+            at = next(i for i, n in enumerate(nodes) if n.name == user.name)
+            nodes[at] = replace(user, inputs=node.inputs, parameters=names)
+    return replace(graph, nodes=tuple(nodes), state_dict=state), weights
+
+
+def collapse_softmax(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """softmax(a, b) of which only one channel is read is sigmoid(a - b): one output channel instead of two."""
+    consuming = consumers(graph)
+    nodes = {node.name: node for node in graph.nodes}
+    weights, state = dict(weights), dict(graph.state_dict)
+    for softmax in graph.nodes:
+        conv = graph.node.get(softmax.inputs[0])
+        taken = consuming[softmax.name]
+        if (
+            softmax.op != "softmax"
+            or softmax.attributes["axis"] != 1
+            or conv is None
+            or conv.op != "conv"
+            or graph.state_dict[conv.parameters["weight"]][0] != 2
+            or conv.attributes["groups"] != 1
+            or len(consuming[conv.name]) != 1
+            or {softmax.name, conv.name} & set(graph.outputs)
+            or len(taken) != 1
+            or taken[0].op != "slice"
+            or taken[0].attributes["stop"] - taken[0].attributes["start"] != 1
+        ):
+            continue
+        # exp(a) / (exp(a) + exp(b)) = 1 / (1 + exp(b - a)).
+        chosen = taken[0].attributes["start"]
+        names = {}
+        for role, name in conv.parameters.items():
+            new = f"{conv.name}.{role}.difference"  # others may read the same tensor
+            wide = weights[name].astype(np.float64)
+            weights[new] = wide[chosen, None] - wide[1 - chosen, None]
+            names[role], state[new] = new, weights[new].shape
+        nodes[conv.name] = replace(conv, parameters=names)
+        nodes[softmax.name] = replace(softmax, op="sigmoid", attributes={})
+        nodes[taken[0].name] = replace(taken[0], attributes={"start": 0, "stop": 1})
+    return replace(graph, nodes=tuple(nodes.values()), state_dict=state), weights
+
+
+def distribute_additions(graph: Graph) -> Graph:
+    """concat(a, b) + s = concat(a + s[:n], b + s[n:]): the sums can then be made where a and b are made."""
+    consuming, shapes = consumers(graph), graph.shapes()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        joined = [
+            graph.node[x]
+            for x in node.inputs
+            if x in graph.node
+            and _only(graph, consuming, x, "concat")
+            and graph.node[x].attributes["axis"] == 1
+        ]
+        if (
+            node.op != "add"
+            or len(node.inputs) != 2
+            or len(joined) != 1
+            or len(shapes[node.name]) != 3
+        ):
+            nodes.append(node)
+            continue
+        (other,) = (x for x in node.inputs if x != joined[0].name)
+        # Slices of the other addend are lists of blocks and cost nothing, if blocks begin where parts do.
+        parts, first = [], 0
+        for part in joined[0].inputs:
+            stop = first + shapes[part][0]
+            name = f"{node.name}[{first}:{stop}]"
+            cut = Node(f"{name} addend", "slice", (other,), {"start": first, "stop": stop})
+            parts.append(Node(name, "add", (part, cut.name)))
+            nodes += [cut, parts[-1]]
+            first = stop
+        names = tuple(part.name for part in parts)
+        nodes.append(Node(node.name, "concat", names, {"axis": 1}))
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _only(graph: Graph, consuming: Mapping[str, list[Node]], name: str, op: str) -> bool:
+    node = graph.node[name]
+    return node.op == op and len(consuming[name]) == 1 and name not in graph.outputs

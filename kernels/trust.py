@@ -1,0 +1,129 @@
+"""Whether machine code out of a file may be run: only where no other user can have written it.
+
+A file is judged by its owner and by the owners and permissions of every folder above it, as OpenSSH judges its keys: all
+of them belong to this user or to root, and nobody else may write to them. A parent with the sticky bit, such as /tmp,
+is allowed, since only an entry's owner may exchange it there. Where the system has no owners of this kind (Windows), the
+cache lies in the user's profile and its access control lists decide.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+_LINKS_AT_MOST = 40  # as Linux follows in one path
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_FLAGS = os.O_RDONLY
+for _name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):  # some systems lack some
+    _FLAGS |= getattr(os, _name, 0)
+
+
+class UntrustedError(PermissionError):
+    """Somebody else may have written this file; `strerror` says why it is thought so."""
+
+    def __init__(self, reason: str, path: str | os.PathLike[str]) -> None:
+        super().__init__(1, reason, os.fspath(path))
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def objection(folder: Path) -> str:
+    """Why code in `folder` is not to be run, as a clause; empty where it may be, or where the folder is still to be made.
+
+    The folders are looked at from the root downwards, links followed one by one. What has passed can only be changed by
+    this user and root, so that what is found below it stays as it was found.
+    """
+    if not folder.is_absolute():
+        return f"{folder} is relative to the current folder, whose files anyone may have made"
+    if not hasattr(os, "geteuid"):
+        return ""
+    try:
+        return _objection(folder)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{error.filename} cannot be examined ({error.strerror})"
+
+
+def _objection(folder: Path) -> str:
+    place, pending, links = folder.anchor, list(folder.parts[:0:-1]), 0
+    while True:
+        status = os.lstat(place)
+        if not _own(status):
+            return f"{place} belongs to another user"
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _LINKS_AT_MOST:
+                return f"{folder} has too many links"
+            target = Path(os.readlink(place))
+            pending += target.parts[:0:-1] if target.is_absolute() else target.parts[::-1]
+            place = target.anchor or os.path.dirname(place)
+        elif not stat.S_ISDIR(status.st_mode):
+            return f"{place} is not a folder"
+        elif _open_to_others(status, is_parent=bool(pending)):
+            return f"other users may write to {place}"
+        if not pending:
+            return ""
+        place = os.path.normpath(os.path.join(place, pending.pop()))
+
+
+def _own(status: os.stat_result) -> bool:
+    return status.st_uid in (0, os.geteuid())
+
+
+def _open_to_others(status: os.stat_result, *, is_parent: bool) -> bool:
+    """Whether another user may exchange what is in this folder.
+
+    Where users have a group of their own, under their own number, their folders are often open to that group. That is
+    accepted of the parents, such as ~/.cache, but not of the folder with the code.
+    """
+    if is_parent and status.st_mode & stat.S_ISVTX:
+        return False
+    private_group = is_parent and status.st_gid == status.st_uid == os.geteuid()
+    return bool(status.st_mode & (stat.S_IWOTH if private_group else _OTHERS_WRITE))
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and the parents that it lacks, open to this user alone.
+
+    Raises:
+        OSError: it cannot be made; UntrustedError: it is there, and not to be trusted.
+    """
+    for missing in [path for path in (*reversed(folder.parents), folder) if not path.exists()]:
+        try:
+            missing.mkdir(0o700)
+        except FileExistsError:  # by another process that starts at this moment
+            continue
+    if reason := objection(folder):
+        raise UntrustedError(reason, folder)
+
+
+def read(path: Path) -> bytes:
+    """The content of a file that only this user or root can have written.
+
+    What was opened is what is examined, so that it cannot be exchanged in between; a pipe does not make this wait.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        UntrustedError: it or a folder above it is not to be trusted.
+    """
+    if reason := objection(path.parent):
+        raise UntrustedError(reason, path)
+    if stat.S_ISLNK(os.lstat(path).st_mode):
+        raise UntrustedError(f"{path} is a link", path)
+    handle = os.open(path, _FLAGS)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise UntrustedError(f"{path} is not a regular file", path)
+        if hasattr(os, "geteuid"):
+            if not _own(status):
+                raise UntrustedError(f"{path} belongs to another user", path)
+            if status.st_mode & _OTHERS_WRITE:
+                raise UntrustedError(f"other users may write to {path}", path)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)

@@ -1,0 +1,42 @@
+"""Nearest-neighbour upsampling by whole factors: every pixel becomes a rectangle of copies."""
+
+from __future__ import annotations
+
+from .instructions import (
+    BLOCKS,
+    COLUMNS,
+    FIRST,
+    INPUTS,
+    LAST,
+    REPEAT_COLUMNS,
+    REPEAT_ROWS,
+    ROWS,
+    Y,
+)
+from .simd import LANES, Integers, Pointer, at, integers_at, kernel, load, store
+
+
+@kernel
+def upsample(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """UPSAMPLE: input rows FIRST to LAST, each pixel written to REPEAT_ROWS x REPEAT_COLUMNS places."""
+    rows, columns = instruction[ROWS], instruction[COLUMNS]
+    down, across = instruction[REPEAT_ROWS], instruction[REPEAT_COLUMNS]
+    line = columns * across * LANES
+    inputs = integers_at(program, instruction[INPUTS])
+    for block in range(instruction[BLOCKS]):
+        for r in range(instruction[FIRST], instruction[LAST]):
+            x = at(arena, inputs[block] + r * columns * LANES)
+            y = at(arena, instruction[Y] + (block * rows + r) * down * line)
+            for c in range(columns):
+                # One load for all copies: the stores are what takes the time.
+                value = load(x, c * LANES)
+                for i in range(down):
+                    for j in range(across):
+                        store(y, i * line + (c * across + j) * LANES, value)

@@ -1,0 +1,108 @@
+"""ONNX's own tests of its operators, which the package onnx carries, on the reference.
+
+Every case whose first input is an image (N, C, H, W) is read; its other inputs become constants of the file, as
+they are in a network. A case may be refused with one of our errors; none may come out wrong or crash.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refnet.errors import RefnetError
+from refnet.exchange.onnx_network import read_network
+from refnet.exchange.onnx_ops import READERS
+from refnet.model import Model
+from refnet.ops import Array
+
+onnx = pytest.importorskip("onnx", reason="ONNX files need the extra `onnx`")
+
+#: How many cases come out right, at least.
+RIGHT = 135
+
+
+def _cases() -> Iterator[tuple[Any, Any, list[Array], list[Array]]]:
+    """(case, model, inputs, outputs) of every case of the package."""
+    from onnx.backend.test.loader import load_model_tests
+
+    for kind in ("node", "pytorch-operator", "pytorch-converted", "simple"):
+        for case in load_model_tests(kind=kind):
+            if case.model is not None:
+                for inputs, outputs in case.data_sets or ():
+                    yield case, case.model, list(inputs), list(outputs)
+            elif case.model_dir is not None:
+                folder = Path(case.model_dir)
+                for data in sorted(folder.glob("test_data_set_*")):
+                    model = onnx.load(folder / "model.onnx")
+                    arrays = [
+                        [_array(path) for path in sorted(data.glob(f"{part}_*.pb"))]
+                        for part in ("input", "output")
+                    ]
+                    yield case, model, arrays[0], arrays[1]
+
+
+def _array(path: Path) -> Array:
+    tensor = onnx.TensorProto()
+    tensor.ParseFromString(path.read_bytes())
+    array: Array = onnx.numpy_helper.to_array(tensor)
+    return array
+
+
+def _with_constants(model: Any, inputs: list[Array]) -> bytes:
+    """The model, with all its inputs but the first as constants."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    held = {tensor.name for tensor in graph.initializer}
+    free = [value.name for value in graph.input if value.name not in held]
+    for name, array in zip(free[1:], inputs[1:], strict=False):
+        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    data: bytes = changed.SerializeToString()
+    return data
+
+
+def test_every_claimed_operator(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the cases themselves, which overflow on purpose
+        cases = list(_cases())
+    path = tmp_path / "case.onnx"
+    counts: Counter[str] = Counter()
+    wrong, refused = [], []
+    for case, model, inputs, outputs in cases:
+        name = case.name
+        if not {node.op_type for node in model.graph.node} & set(READERS) or not inputs:
+            continue
+        plain = all(isinstance(array, np.ndarray) for array in (*inputs, *outputs))
+        if not plain or inputs[0].ndim != 4 or inputs[0].dtype not in (np.float32, np.float64):
+            continue
+        try:
+            path.write_bytes(_with_constants(model, inputs))
+            graph, weights = read_network(path)
+            found = Model(graph, weights, backend="numpy")(inputs[0])
+        except RefnetError as error:
+            assert "\n" not in str(error), name
+            counts["refused"] += 1
+            refused.append(f"{name}: {error}")
+            continue
+        except Exception as error:
+            counts["crashed"] += 1
+            wrong.append(f"{name}: {type(error).__name__}: {error}")
+            continue
+        made = found if isinstance(found, tuple) else (found,)
+        close = len(made) == len(outputs) and all(
+            a.size == b.size and np.allclose(a.reshape(b.shape), b, rtol=case.rtol, atol=1e-6)
+            for a, b in zip(made, outputs, strict=True)
+        )
+        counts["right" if close else "wrong"] += 1
+        if not close:
+            wrong.append(f"{name}: {[a.shape for a in made]} for {[b.shape for b in outputs]}")
+    print(dict(counts))
+    print("\n".join(refused))
+    assert not wrong, "\n".join(wrong)
+    assert counts["right"] >= RIGHT
