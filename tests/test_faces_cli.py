@@ -255,7 +255,11 @@ def test_wrong_options(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--detector", "lffd-pedestrian"], "lffd-pedestrian"),
+        (["--detector", "lffd-pedestrian"], "no faces"),
+        (
+            ["--detector", "lffd-face-v1"],
+            "without weights for lffd-face-v1; give --detector the file",
+        ),
         (["--detector", "pfld-ultralight-slim"], "pfld-ultralight-slim"),
         (["--landmarker", "lffd-face-v2"], "landmark networks: pfld"),
         (["--detector", "gone.onnx"], "there is no file gone.onnx"),

@@ -6,16 +6,17 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from refnet.errors import OptionError, WeightsError
+from refnet.errors import CheckpointError, OptionError, WeightsError
 from refnet.exchange.graphs import read_onnx
 from refnet.graph import Graph
 from refnet.media.sources import OTHER_SUFFIXES, PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from refnet.model import BACKENDS, Model, graph_of, load
-from refnet.networks import parse_options
+from refnet.networks import NETWORKS, parse_options
 
 NETWORK = "a name that `refnet networks` lists, name:option=value, or a file"
 #: More threads than any machine has cores.
@@ -153,6 +154,29 @@ def network(text: str) -> str:
     if os.path.isfile(text) and suffix in {*PHOTO_SUFFIXES, *VIDEO_SUFFIXES, *OTHER_SUFFIXES}:
         raise OptionError(f"{text} is a photo or a video by its name, and no network")
     return text
+
+
+@contextmanager
+def naming(options: Mapping[str, str]) -> Iterator[None]:
+    """Have an error about weights that refnet does not come with name the option that takes a file.
+
+    Args:
+        options: {option, such as "--detector": the network that it was given}.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except WeightsError as error:
+        for option, name in options.items():
+            if name.partition(":")[
+                0
+            ] in NETWORKS and f"weights for {name.partition(':')[0]}" in str(error):
+                raise WeightsError(
+                    f"refnet comes without weights for {name}; give {option} the file of a checkpoint "
+                    "(`refnet networks --released` lists those that need none)"
+                ) from error
+        raise
 
 
 def read_graph(text: str) -> Graph:

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from refnet.cli.arguments import network, positive
+from refnet.cli.arguments import naming, network, positive
 from refnet.cli.media import add_detection, add_output, add_paths, run_job
 from refnet.cli.parser import add_verb
 from refnet.errors import OptionError
@@ -58,13 +58,14 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         raise OptionError("refnet blur needs -o, a folder or a file for the copies")
-    analyzer = FaceAnalyzer(
-        network(arguments.detector),
-        None,
-        threshold=arguments.threshold,
-        min_size=arguments.min_size,
-        threads=arguments.threads,
-    )
+    with naming({"--detector": arguments.detector}):
+        analyzer = FaceAnalyzer(
+            network(arguments.detector),
+            None,
+            threshold=arguments.threshold,
+            min_size=arguments.min_size,
+            threads=arguments.threads,
+        )
     render = partial(
         hidden, method=arguments.method, shape=arguments.shape, margin=arguments.margin
     )

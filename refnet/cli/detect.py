@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from refnet.cli.arguments import network
+from refnet.cli.arguments import naming, network
 from refnet.cli.media import add_detection, add_output, add_paths, run_job
 from refnet.cli.parser import add_verb
 from refnet.detection.detector import Detector
@@ -43,12 +43,13 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.results and not arguments.results.lower().endswith(".jsonl"):
         raise OptionError("refnet detect writes JSON lines: let --results end in .jsonl")
-    detector = Detector(
-        network(arguments.detector),
-        threshold=arguments.threshold,
-        min_size=arguments.min_size,
-        threads=arguments.threads,
-    )
+    with naming({"--detector": arguments.detector}):
+        detector = Detector(
+            network(arguments.detector),
+            threshold=arguments.threshold,
+            min_size=arguments.min_size,
+            threads=arguments.threads,
+        )
     return run_job(
         arguments, detector, folder="detected", render=draw_detections, results="objects.jsonl"
     )

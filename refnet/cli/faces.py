@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import network, whole_number
+from refnet.cli.arguments import naming, network, whole_number
 from refnet.cli.media import add_detection, add_output, add_paths, run_job
 from refnet.cli.parser import add_verb
 from refnet.faces.analyzer import FaceAnalyzer
@@ -81,10 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
 def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
     """The analyzer that the arguments ask for. Raises as `refnet.FaceAnalyzer`."""
     landmarker = None if arguments.landmarker == "none" else network(arguments.landmarker)
-    return FaceAnalyzer(
-        network(arguments.detector),
-        landmarker,
-        threshold=arguments.threshold,
-        min_size=arguments.min_size,
-        threads=arguments.threads,
-    )
+    with naming({"--detector": arguments.detector, "--landmarker": arguments.landmarker}):
+        return FaceAnalyzer(
+            network(arguments.detector),
+            landmarker,
+            threshold=arguments.threshold,
+            min_size=arguments.min_size,
+            threads=arguments.threads,
+        )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refnet.cli.arguments import add_threads, network, numbers
+from refnet.cli.arguments import add_threads, naming, network, numbers
 from refnet.cli.media import add_output, add_paths, run_job
 from refnet.cli.parser import add_verb
 from refnet.errors import OptionError
@@ -64,9 +64,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    landmarker = FaceLandmarker(
-        network(arguments.landmarker), margin=arguments.margin, threads=arguments.threads
-    )
+    with naming({"--landmarker": arguments.landmarker}):
+        landmarker = FaceLandmarker(
+            network(arguments.landmarker), margin=arguments.margin, threads=arguments.threads
+        )
     boxes = arguments.box
     for x1, y1, x2, y2 in boxes or ():
         if not (x2 > x1 and y2 > y1) or max(map(abs, (x1, y1, x2, y2))) > FARTHEST:
