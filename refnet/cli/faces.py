@@ -102,7 +102,7 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--detector",
         metavar="NAME",
-        help="its network, where the file does not tell: lffd-face-v2, lffd-head, ... "
+        help="its network, where the file does not tell: lffd-face-v2, lffd-head, ...; or an ONNX file "
         f"(`refnet models` lists them; without a file: {DETECTOR})",
     )
     group.add_argument("--landmarks-weights", metavar="FILE", help="a checkpoint of the landmarker")
