@@ -339,6 +339,26 @@ def test_batches_are_single_images(name: str, file: Any, assets: Path) -> None:
         np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_images_without_a_face_and_of_one_pixel(name: str, file: Any) -> None:
+    detector = numpy_detector(file(name), threshold=0.99)
+    for height, width in ((1, 1), (3, 90), (70, 100)):
+        found = detector(np.full((height, width, 3), 90, np.uint8))
+        assert len(found) == 0
+        shape = None if found.keypoints is None else found.keypoints.shape
+        assert shape == (None if FILES[name] == "ultralight" else (0, 5, 2))
+
+
+def test_large_faces_are_found_at_a_smaller_scale(file: Any, assets: Path) -> None:
+    """The largest anchors have 256 pixels, this face has 450."""
+    image = refnet.read_image(assets / "photos" / PHOTOS[0])[20:240, 130:320]
+    image = np.asarray(cv2.resize(image, None, fx=4, fy=4))
+    face = np.array([[200.0, 200, 545, 630]])
+    path = file("rfb320")
+    assert iou(numpy_detector(path)(image).boxes[:1], face)[0, 0] > 0.8
+    assert (iou(numpy_detector(path, scales=(1.0,))(image).boxes, face) < 0.5).all()
+
+
 def test_faces_on_the_command_line(file: Any, tmp_path: Path) -> None:
     photo = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
     results = tmp_path / "faces.jsonl"

@@ -1,4 +1,4 @@
-"""Detection: from an image to boxes with scores, by LFFD's networks or by BasketNet.
+"""Detection: from an image to boxes with scores, by LFFD's networks, by BasketNet or by a published face detector.
 
 One class, `Detector`, runs them all: faces, heads, pedestrians, licence plates, balls. What a network expects and
 what its boxes are boxes of is in `refnet.networks.defaults`; what its outputs mean is known to its
