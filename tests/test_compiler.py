@@ -109,7 +109,7 @@ def test_operands_become_integers_and_equal_lists_share_a_place() -> None:
 
 def model_of(threads: int = 1) -> refnet.Model:
     graph = refnet.build("lffd-face-v2", width=0.125)
-    return refnet.Model(graph, random_weights(graph), backend="numba", threads=threads)
+    return refnet.Model(graph, random_weights(graph), backend="compiled", threads=threads)
 
 
 def sizes(count: int) -> Iterator[tuple[int, int, int]]:

@@ -490,18 +490,10 @@ def test_load_takes_any_network(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="only input_size"):
         refnet.load(path, width=0.5)
     np.save(tmp_path / "x.npy", x)
-    call = [
-        "run",
-        str(path),
-        "--input",
-        str(tmp_path / "x.npy"),
-        "--output",
-        str(tmp_path / "y.npz"),
-    ]
-    assert main([*call, "--backend", "numpy"]) == 0
+    assert main(["run", str(path), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]) == 0
     with np.load(tmp_path / "y.npz") as written:
         assert sorted(written) == sorted(model.graph.outputs)
-        assert (written["file"] == first).all()
+        np.testing.assert_allclose(written["file"], first, rtol=1e-5, atol=1e-5)  # on the engine
     assert main(["info", str(path)]) == 0
     assert main(["export", str(path), str(tmp_path / "out.onnx")]) == 0
 

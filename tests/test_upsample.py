@@ -66,7 +66,7 @@ def test_model_and_gradient() -> None:
     net = checks.Net((3, 6, 6))
     y = net.add("upsample", "y", net.conv("input", "conv", 5, 3, stride=2), factor=(2, 2))
     graph = checks.graph_of(net, y)
-    model = refnet.Model(graph, random_weights(graph), backend="numba")
+    model = refnet.Model(graph, random_weights(graph), backend="compiled")
     x = checks.image((3, 6, 6))
     np.testing.assert_allclose(model(x), model.run(x, backend="numpy"), atol=1e-5)
     wide = x.astype(np.float64)
