@@ -87,8 +87,8 @@ def _unstored(emitter: Emitter, node: Node) -> Tensor:
 
 def _into(emitter: Emitter, node: Node, band: Tensor, pixels: int) -> Destination:
     """The destination of a layer that stores one band only."""
-    flags = emitter.fusion.epilogues[node.name].flags
-    return Destination(band.lanes, flags, band, None, None, pixels)
+    epilogue = emitter.fusion.epilogues[node.name]
+    return Destination(band.lanes, epilogue.flags, epilogue.slope, band, None, None, pixels)
 
 
 def _stream_rows(emitter: Emitter, node: Node, reader: Node) -> None:
@@ -99,14 +99,15 @@ def _stream_rows(emitter: Emitter, node: Node, reader: Node) -> None:
     target = destination(emitter, reader, emitter.fusion.epilogues[reader.name])
     consumer = ALGORITHMS["dense"](emitter, reader, between, target.lanes)
     a = reader.attributes
-    stride, padding, taps = a["stride"][0], a["padding"][0], a["kernel"][0]
+    stride, padding = a["stride"][0], a["padding"][0]
+    span = (a["kernel"][0] - 1) * a["dilation"][0] + 1
     columns = between.shape[2]
     size = max(BAND_ROWS, -(-consumer.extent // MOST_BANDS))
     for start in range(0, consumer.extent, size):
         stop = min(start + size, consumer.extent)
         # At least one row, though a band whose windows lie in the padding reads none.
         top = min(max(start * stride - padding, 0), producer.extent - 1)
-        bottom = max(min((stop - 1) * stride - padding + taps, producer.extent), top + 1)
+        bottom = max(min((stop - 1) * stride - padding + span, producer.extent), top + 1)
         pixels, before = (bottom - top) * columns, len(emitter.instructions)
         band = _band(node.name, between, top * columns, pixels)
         producer.emit(image, _into(emitter, node, band, pixels), top, bottom)

@@ -28,6 +28,9 @@ def plan() -> checks.Plan:
         x = net.conv(x, "depthwise", 40, 3, stride=2, padding=1, groups=40)
         x = net.conv(x, "dense2", 24, 3, stride=2)
         x = net.add("upsample", "larger", x, factor=(2, 2))
+        x = net.add("depth_to_space", "largest", x, block=2, depth_first=True)
+        window: Any = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
+        x = net.add("max_pool", "pool", x, **window)
         z = net.conv(net.conv(x, "tree", 20, 1), "leaf", 18, 1)
         return checks.compile_plan(
             graph := checks.graph_of(net, net.add("softmax", "soft", z, axis=1)),
