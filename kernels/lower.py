@@ -20,7 +20,6 @@ from .emitter import Emitter, Shapes, Weights
 from .fusion import RELUS, fuse
 from .instructions import (
     AFFINE,
-    BLOCK_PITCH,
     BLOCKS,
     CHANNEL_PITCH,
     COLUMNS,
@@ -28,13 +27,8 @@ from .instructions import (
     DEPTH,
     DEPTH_TO_SPACE,
     FIRST,
-    GLOBAL_AVERAGE,
     INPUTS,
-    KERNEL_COLUMNS,
-    KERNEL_ROWS,
     LAST,
-    MAXIMUM,
-    OUT_COLUMNS,
     PIXEL_PITCH,
     PIXELS,
     REPEAT_COLUMNS,
@@ -43,16 +37,13 @@ from .instructions import (
     SIGMOID,
     SOFTMAX,
     STORE_OUTPUT,
-    STRIDE,
-    STRIDE_COLUMNS,
     UPSAMPLE,
-    WINDOW_POOL,
     Y,
 )
 from .layout import Tensor
+from .lower_pool import pool
 from .packing import PackedWeights, channel_limits
 from .plan import Output
-from .simd import LANES
 from .streaming import lower_convolution
 
 #: Besides activations, what makes a tensor whose channels lie in the same lanes as its operands'.
@@ -298,41 +289,6 @@ def _softmax(emitter: Emitter, name: str, source: Tensor) -> Tensor:
 
 
 # ----------------------------------------------------------------------------- operations on maps
-
-
-def pool(emitter: Emitter, node: Node) -> None:
-    """The mean of a whole map, or mean or maximum over windows inside of it."""
-    source, shape = emitter.stored(node.inputs[0]), emitter.shapes[node.name]
-    kernel, stride = node.attributes["kernel"], node.attributes["stride"]
-    if node.attributes["padding"] != (0, 0):
-        raise UnsupportedError(f"{node.name} pools with padding {node.attributes['padding']}")
-    if node.attributes.get("dilation", (1, 1)) != (1, 1):
-        raise UnsupportedError(f"{node.name} pools with dilation {node.attributes['dilation']}")
-    reach = [(made - 1) * s + k for made, s, k in zip(shape[1:], stride, kernel, strict=True)]
-    # Without padding, there is nothing else that the operation's other attributes could change.
-    if any(end > size for end, size in zip(reach, source.shape[1:], strict=True)):
-        raise UnsupportedError(f"{node.name} pools with windows that hang over the edge of its map")
-    result = emitter.allocate(node.name, shape, source.lanes)
-    maximum = node.op == "max_pool"
-    operands: dict[int, Operand] = {
-        Y: result.blocks[0],
-        BLOCKS: len(source.blocks),
-        INPUTS: source.blocks,
-        CONSTANTS: emitter.constants(1.0 / (kernel[0] * kernel[1])),
-    }
-    # The mean of a whole map has a kernel of its own, with four sums in flight.
-    if not maximum and tuple(kernel) == source.shape[1:]:
-        opcode = GLOBAL_AVERAGE
-        operands[PIXELS] = source.pixels
-    else:
-        opcode = WINDOW_POOL
-        operands |= {MAXIMUM: int(maximum), ROWS: source.shape[1], COLUMNS: source.shape[2]}
-        operands |= {OUT_COLUMNS: shape[2], BLOCK_PITCH: result.pixels * LANES}
-        operands |= {FIRST: 0, LAST: shape[1]}
-        operands |= {KERNEL_ROWS: kernel[0], KERNEL_COLUMNS: kernel[1]}
-        operands |= {STRIDE: stride[0], STRIDE_COLUMNS: stride[1]}
-    note = f"{source.shape} -> {shape}"
-    emitter.emit(opcode, node.name, note, operands, source.blocks, result.blocks)
 
 
 def upsample(emitter: Emitter, node: Node) -> None:

@@ -20,6 +20,7 @@ def plan() -> checks.Plan:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming, "STREAMED", 1)
         patch.setattr(streaming, "BAND_PIXELS", 14)
+        patch.setattr(streaming, "BAND_FLOATS", 0)
         net = checks.Net((3, 61, 53))
         x = net.conv("input", "planar", 20, 3, padding=1)
         x = net.conv(x, "dense", 40, 3, stride=2, padding=1)

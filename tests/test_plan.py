@@ -39,6 +39,8 @@ def test_streams_and_shares_of_any_graph(data: st.DataObject, size: int) -> None
             patch.setattr(kernels.streaming, "STREAMED", 1)
             patch.setattr(kernels.streaming, "BAND_PIXELS", 14)
             patch.setattr(kernels.streaming, "BAND_ROWS", 1)
+            patch.setattr(kernels.streaming, "BAND_FLOATS", 0)
+            patch.setattr(kernels.streaming, "MOST_HALOS", 2)
             patch.setattr(kernels.partition, "LEAST_WORK", 1)
         drawing = Drawing(data)
         drawing.names.append(drawing.net.conv("input", "first", 20, 3, padding=1))
