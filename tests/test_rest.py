@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import refnet
+from refnet import reference
 from refnet.graph import Graph
 from refnet.random_weights import random_weights
 from tests import kernel_checks as checks
+from tests.drawn_graphs import Drawing
 
 
 def decoding(later: str = "") -> Graph:
@@ -66,3 +70,28 @@ def test_a_network_of_nothing_else() -> None:
     graph = checks.graph_of(net, net.add("tanh", "tanh", "input"))
     with pytest.raises(refnet.BackendError, match="no kernel for 'tanh'"):
         refnet.Model(graph, {}).run(checks.image(graph.input_shape), backend="numba")
+
+
+@settings(max_examples=60)
+@given(data=st.data(), before=st.integers(0, 5), after=st.integers(0, 4))
+def test_any_graph_with_an_unknown_layer(data: st.DataObject, before: int, after: int) -> None:
+    drawing = Drawing(data)
+    for _ in range(before):
+        drawing.grow()
+    unknown = drawing.net.add("tanh", "unknown", drawing.names[-1])
+    drawing.names.append(unknown)
+    for _ in range(after):
+        drawing.grow()
+    graph = drawing.graph(most=3)
+    model = refnet.Model(graph, random_weights(graph, 1))
+    x = checks.image(graph.input_shape, images=2)
+    try:
+        plan = model.engine.plan()
+    except refnet.BackendError as error:
+        assert "no kernel for 'tanh'" in str(error)
+        return
+    outputs, _ = model.engine.run(x)
+    pairs = zip(outputs, reference.run(graph, model.weights, x), strict=True)
+    for y, e in pairs:
+        assert np.abs(y - e).max() <= checks.WINOGRAD * max(1.0, np.abs(e).max())
+    assert not {"conv", "linear"} & {node.op for node in plan.rest}
