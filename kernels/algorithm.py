@@ -29,7 +29,12 @@ WAYS = {0: "direct", 4: "F(4x4,3x3)", 6: "F(6x6,3x3)"}
 
 
 class UnsupportedError(Exception):
-    """The engine has no kernel for a layer; the caller runs the network with NumPy instead."""
+    """The engine has no kernel for a layer; the caller runs the network with NumPy instead.
+
+    `layer` is its name, where the lowering has got as far as that.
+    """
+
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,11 @@ def choose(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> A
     # Depthwise before the general refusal of groups, which it is the one exception to.
     if is_depthwise(node, graph, shapes):
         return Algorithm("depthwise")
-    if a["groups"] != 1 or tuple(a["dilation"]) != (1, 1) or a["stride"][0] != a["stride"][1]:
+    if a["groups"] != 1 or a["stride"][0] != a["stride"][1]:
         raise UnsupportedError(
             f"{node.name} is a convolution with kernel {a['kernel']}, stride {a['stride']}, "
             f"padding {a['padding']}, dilation {a['dilation']} and {a['groups']} groups; the "
-            "engine has kernels for groups=1 and for depthwise 3x3, without dilation, of one stride"
+            "engine has kernels for groups=1 of one stride, and for depthwise 3x3 without dilation"
         )
     if is_image(source, graph) and shapes[source][0] <= PLANAR_CHANNELS:
         return Algorithm("planar")

@@ -18,7 +18,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from refnet.graph import Graph
+from refnet.graph import Graph, Node
 
 from .algorithm import UnsupportedError
 from .assembler import Assembler
@@ -27,11 +27,15 @@ from .lower import lower
 from .memory import place_all
 from .packing import PackedWeights
 from .plan import Plan
-from .rewrites import simplify
+from .rewrites import cut, simplify
 from .simd import LANES
 from .verify import verify
 
 __all__ = ["Compiler", "UnsupportedError", "compile_plan"]
+
+
+#: Operations that are too slow without the engine to be left to the caller.
+PRODUCTS = ("conv", "conv_transpose", "linear")
 
 
 class Compiler:
@@ -41,13 +45,16 @@ class Compiler:
     """
 
     def __init__(self, graph: Graph, weights: Mapping[str, NDArray[Any]]) -> None:
-        self.graph, self._weights = simplify(graph, weights)
+        self.graph, self.weights = simplify(graph, weights)
         self._packed = PackedWeights(_packed_floats(self.graph))
 
-    def plan(self, shape: tuple[int, int, int] | None = None, guard: int = 0) -> Plan:
+    def plan(
+        self, shape: tuple[int, int, int] | None = None, guard: int = 0, *, partial: bool = False
+    ) -> Plan:
         """The plan for images of `shape` (C, H, W), by default the graph's own.
 
-        `guard` keeps that many floats free after every buffer, for debugging.
+        `guard` keeps that many floats free after every buffer, for debugging. `partial` allows for layers that the engine
+        has no kernel for, if no convolution or linear layer needs them: `Plan.rest` has these and all that need them.
 
         Raises:
             UnsupportedError: the engine has no kernel for one of the layers; the message says which and why.
@@ -57,7 +64,17 @@ class Compiler:
         channels, height, width = graph.input_shape if shape is None else shape
         # Also raises ShapeError where the network cannot take this size, before anything is lowered.
         shapes = graph.shapes((channels, height, width))
-        emitter, outputs = lower(graph, self._weights, shapes, self._packed)
+        rest: tuple[Node, ...] = ()
+        while True:
+            try:
+                emitter, outputs = lower(graph, self.weights, shapes, self._packed)
+                break
+            except UnsupportedError as error:
+                if not partial or error.layer is None:
+                    raise
+                graph, rest = cut(self.graph, {error.layer, *(node.name for node in rest)})
+                if any(node.op in PRODUCTS for node in rest) or not graph.nodes:
+                    raise
         shared, per_thread = place_all(emitter.instructions, guard)
         plan = Plan(
             name=graph.name,
@@ -68,6 +85,7 @@ class Compiler:
             arena=shared + per_thread,
             per_thread=per_thread,
             outputs=tuple(outputs),
+            rest=rest,
             output_size=sum(output.size for output in outputs),
             instructions=tuple(emitter.instructions),
         )

@@ -15,18 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .epilogue import INFINITY, RELU, RELU6, RESIDUAL_FIRST
+from .epilogue import INFINITY, LEAKY, RELU, RELU6, RESIDUAL_FIRST
 from .instructions import (
+    BLOCK_PITCH,
     BLOCKS,
     COLUMNS,
     FIRST,
     FLAGS,
+    INPUT_PITCH,
     LAST,
     LEFT,
     OUT_COLUMNS,
-    OUT_ROWS,
     RESIDUAL,
     ROWS,
+    SLOPE,
     STRIDE,
     TOP,
     WEIGHTS,
@@ -46,7 +48,9 @@ from .simd import (
     load,
     maximum,
     minimum,
+    mul,
     splat,
+    splat_bits,
     store,
 )
 
@@ -66,8 +70,10 @@ def _slide(
     high: Vector,
     residual: int,
     added: int,
+    slope: Vector,
+    leaky: int,
 ) -> None:
-    """One row of outputs of one block; low and high are the activation's limits."""
+    """One row of outputs of one block; low and high are the activation's limits, or `slope` is a leaky ReLU's."""
     bias = load(w, 0)
     w0, w1, w2 = load(w, LANES), load(w, 2 * LANES), load(w, 3 * LANES)
     w3, w4, w5 = load(w, 4 * LANES), load(w, 5 * LANES), load(w, 6 * LANES)
@@ -93,6 +99,8 @@ def _slide(
             value = fma(w8, b2, fma(w7, b1, fma(w6, b0, value)))
             if added:
                 value = add(value, load(y, q * LANES + residual))
+            if leaky:
+                value = maximum(mul(slope, value), value)
             store(y, q * LANES, minimum(high, maximum(low, value)))
             # The window moves by one column: two of the three stay in their registers.
             t0, m0, b0, t1, m1, b1 = t1, m1, b1, t2, m2, b2
@@ -109,6 +117,8 @@ def _slide(
             value = fma(w8, b2, fma(w7, b1, fma(w6, b0, value)))
             if added:
                 value = add(value, load(y, q * LANES + residual))
+            if leaky:
+                value = maximum(mul(slope, value), value)
             store(y, q * LANES, minimum(high, maximum(low, value)))
             # The window moves by two columns: one stays.
             t0, m0, b0 = t2, m2, b2
@@ -126,7 +136,7 @@ def depthwise(
 ) -> None:
     """DEPTHWISE: output rows FIRST to LAST of every block. Of the flags, an activation and RESIDUAL_FIRST."""
     rows, columns = instruction[ROWS], instruction[COLUMNS]
-    out_rows, out_columns = instruction[OUT_ROWS], instruction[OUT_COLUMNS]
+    out_columns = instruction[OUT_COLUMNS]
     stride, flags = instruction[STRIDE], instruction[FLAGS]
     zeros = at(weights, instruction[ZEROS])
     # Limits that let everything pass stand for no activation: two instructions a vector, and no branch.
@@ -135,10 +145,11 @@ def depthwise(
         low = splat(0.0)
     if flags & RELU6:
         high = splat(6.0)
+    slope = splat_bits(instruction[SLOPE])
     for block in range(instruction[BLOCKS]):
-        x = at(arena, instruction[X] + block * rows * columns * LANES)
+        x = at(arena, instruction[X] + block * instruction[INPUT_PITCH])
         w = at(weights, instruction[WEIGHTS] + block * 10 * LANES)
-        y = at(arena, instruction[Y] + block * out_rows * out_columns * LANES)
+        y = at(arena, instruction[Y] + block * instruction[BLOCK_PITCH])
         for r in range(instruction[FIRST], instruction[LAST]):
             source = r * stride - instruction[TOP]
             # A row outside of the map is one of zeros, so that the walk needs no test.
@@ -163,6 +174,8 @@ def depthwise(
                 high,
                 instruction[RESIDUAL],
                 flags & RESIDUAL_FIRST,
+                slope,
+                flags & LEAKY,
             )
 
 

@@ -14,7 +14,7 @@ from refnet.graph import Graph, Node
 from . import layout
 from .algorithm import Algorithm, UnsupportedError
 from .assembler import Instruction, Operand
-from .epilogue import ACTIVATIONS
+from .epilogue import ACTIVATIONS, float_bits
 from .fusion import Fusion
 from .instructions import (
     ADD,
@@ -27,6 +27,7 @@ from .instructions import (
     LOAD_IMAGE,
     OTHER,
     PIXELS,
+    SLOPE,
     X,
     Y,
 )
@@ -123,9 +124,7 @@ class Emitter:
                 self._loaded[name] = self._load(name)
             return self._loaded[name]
         if name not in self.tensors:
-            raise UnsupportedError(
-                f"{name!r} is a list of cells; they can only be joined, or take a softmax"
-            )
+            raise UnsupportedError(f"{name!r} is a list of cells, and this is an operation on maps")
         tensor = self.tensors[name]
         # A consumer that cannot apply a deferred ReLU needs it stored after all; later ones find it under its name.
         return self.added(name, [tensor], "relu") if tensor.relu_on_load else tensor
@@ -166,12 +165,17 @@ class Emitter:
         return copy
 
     def added(self, name: str, addends: list[Tensor], activation: str) -> Tensor:
+        """The activation of the sum of one or two tensors in equal lanes, known by its name from now on."""
+        total = self.tensors[name] = self.sum(name, addends, activation)
+        return total
+
+    def sum(
+        self, name: str, addends: list[Tensor], activation: str = "", slope: float = 0.0
+    ) -> Tensor:
         """The activation of the sum of one or two tensors in equal lanes."""
-        result = self.allocate(name, addends[0].shape, addends[0].lanes)
         note = f"{len(addends)} operands {activation}".rstrip()
-        operands: dict[int, Operand] = {FLAGS: ACTIVATIONS[activation]}
-        self.vectors(ADD, name, note, operands, result, addends)
-        return result
+        operands: dict[int, Operand] = {FLAGS: ACTIVATIONS[activation], SLOPE: float_bits(slope)}
+        return self.vectors(ADD, name, note, operands, addends)
 
     def vectors(
         self,
@@ -179,11 +183,11 @@ class Emitter:
         name: str,
         note: str,
         operands: Mapping[int, Operand],
-        result: Tensor,
         inputs: Sequence[Tensor],
-    ) -> None:
+    ) -> Tensor:
         """Emit an operation from vector to vector, for each stretch in which the blocks of all tensors are
-        neighbours."""
+        neighbours; its result, in a buffer of its own."""
+        result = layout.allocate(name, inputs[0].shape, inputs[0].lanes)
         lists = [result.blocks, *(tensor.blocks for tensor in inputs)]
         # A stretch is one loop over vectors, whatever blocks and pixels they belong to.
         for first, last in layout.runs(result.pixels, *lists):
@@ -192,3 +196,4 @@ class Emitter:
             if opcode == ADD:
                 places[OTHER] = other[0] if other else -1
             self.emit(opcode, name, note, {**operands, **places}, [x, *other], [y])
+        return result

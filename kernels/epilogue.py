@@ -8,6 +8,8 @@ sums are in registers already.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .simd import (
     Pointer,
     Tile,
@@ -17,10 +19,13 @@ from .simd import (
     load,
     maximum,
     minimum,
+    mul,
     splat,
+    splat_bits,
     store,
     tile_add,
     tile_clamp,
+    tile_leak,
     tile_store,
 )
 
@@ -28,20 +33,30 @@ RELU, RELU6 = 1, 2
 SECOND_RELU, SECOND_RELU6 = 4, 8
 RESIDUAL_FIRST, RESIDUAL_SECOND = 16, 32
 STORE_FIRST, STORE_SECOND = 64, 128
+LEAKY, SECOND_LEAKY = 256, 1024
 #: {activation: its bits}; those of a second activation lie two bits higher.
-ACTIVATIONS = {"": 0, "relu": RELU, "relu6": RELU6}
+ACTIVATIONS = {"": 0, "relu": RELU, "relu6": RELU6, "leaky_relu": LEAKY}
 INFINITY = float("inf")
 
 
+def float_bits(value: float) -> int:
+    """The 32 bits of a float, as instructions hold it."""
+    return int(np.float32(value).view(np.uint32))
+
+
 @kernel
-def finish_tile(sums: Tile, y: Pointer, pitch: int, flags: int, second: int, residual: int) -> None:
-    """Finish a tile: y[b * pitch + p * LANES] for its pixels p and blocks b."""
+def finish_tile(
+    sums: Tile, y: Pointer, pitch: int, flags: int, second: int, residual: int, slope: int
+) -> None:
+    """Finish a tile: y[b * pitch + p * LANES] for its pixels p and blocks b; `slope` are the bits of a leaky ReLU's."""
     if flags & RESIDUAL_FIRST:
         sums = tile_add(sums, y, residual, pitch)
     if flags & RELU:
         sums = tile_clamp(sums, 0.0, INFINITY)
     if flags & RELU6:
         sums = tile_clamp(sums, 0.0, 6.0)
+    if flags & LEAKY:
+        sums = tile_leak(sums, splat_bits(slope))
     if flags & STORE_FIRST:
         tile_store(sums, y, 0, pitch)
     if flags & STORE_SECOND:
@@ -51,11 +66,15 @@ def finish_tile(sums: Tile, y: Pointer, pitch: int, flags: int, second: int, res
             sums = tile_clamp(sums, 0.0, INFINITY)
         if flags & SECOND_RELU6:
             sums = tile_clamp(sums, 0.0, 6.0)
+        if flags & SECOND_LEAKY:
+            sums = tile_leak(sums, splat_bits(slope))
         tile_store(sums, y, second, pitch)
 
 
 @kernel
-def finish(value: Vector, y: Pointer, offset: int, flags: int, second: int, residual: int) -> None:
+def finish(
+    value: Vector, y: Pointer, offset: int, flags: int, second: int, residual: int, slope: int
+) -> None:
     """Finish one vector, whose result is y[offset:]."""
     if flags & RESIDUAL_FIRST:
         value = add(value, load(y, offset + residual))
@@ -63,6 +82,8 @@ def finish(value: Vector, y: Pointer, offset: int, flags: int, second: int, resi
         value = maximum(splat(0.0), value)
     if flags & RELU6:
         value = minimum(splat(6.0), value)
+    if flags & LEAKY:
+        value = maximum(mul(splat_bits(slope), value), value)
     if flags & STORE_FIRST:
         store(y, offset, value)
     if flags & STORE_SECOND:
@@ -72,4 +93,6 @@ def finish(value: Vector, y: Pointer, offset: int, flags: int, second: int, resi
             value = maximum(splat(0.0), value)
         if flags & SECOND_RELU6:
             value = minimum(splat(6.0), value)
+        if flags & SECOND_LEAKY:
+            value = maximum(mul(splat_bits(slope), value), value)
         store(y, offset + second, value)

@@ -13,6 +13,7 @@ from .instructions import (
     ADD,
     AFFINE,
     DENSE,
+    DEPTH_TO_SPACE,
     DEPTHWISE,
     GATHER,
     GLOBAL_AVERAGE,
@@ -34,7 +35,7 @@ from .pooling import global_average, window_pool
 from .reorder import gather, load_image, store_output
 from .simd import Integers, Pointer, at, floats_of, integers_at, integers_of, kernel
 from .softmax import softmax
-from .upsample import upsample
+from .upsample import depth_to_space, upsample
 from .winograd import winograd
 
 
@@ -90,6 +91,8 @@ def execute(
                 affine(instruction, program, arena, weights, source, target)
             elif opcode == UPSAMPLE:
                 upsample(instruction, program, arena, weights, source, target)
+            elif opcode == DEPTH_TO_SPACE:
+                depth_to_space(instruction, program, arena, weights, source, target)
             elif opcode == GATHER:
                 gather(instruction, program, arena, weights, source, target)
             elif opcode == LOAD_IMAGE:

@@ -14,7 +14,8 @@ from refnet.graph import Graph, Node, consumers
 from .algorithm import is_depthwise, winograd_side
 from .epilogue import ACTIVATIONS, RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
 
-RELUS = ("relu", "relu6")
+#: Activations that a layer can apply to its sums.
+RELUS = ("relu", "relu6", "leaky_relu")
 
 
 @dataclass
@@ -22,7 +23,8 @@ class Epilogue:
     """What a layer does with its sums.
 
     [+ residual if residual_first], activation, store as `first`; then [+ residual if not residual_first],
-    second_activation, store as `second`. None means: not stored, not added.
+    second_activation, store as `second`. None means: not stored, not added. `slope` is that of a leaky ReLU, of both
+    if both activations are.
     """
 
     first: str | None
@@ -31,6 +33,7 @@ class Epilogue:
     residual_first: bool = True
     second: str | None = None
     second_activation: str = ""
+    slope: float = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,6 +115,11 @@ def deferred_relus(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> froze
     return frozenset(deferred)
 
 
+def _slope(node: Node) -> float:
+    """The slope of a leaky ReLU, 0 of the others."""
+    return float(node.attributes.get("slope", 0.0))
+
+
 class _Fuser:
     """The state of `fuse`: what has been absorbed so far."""
 
@@ -129,7 +137,7 @@ class _Fuser:
         # conv, ReLU: only the ReLU's result is stored.
         relu = self._sole(node.name, RELUS)
         if relu:
-            plan.first, plan.activation = relu.name, relu.op
+            plan.first, plan.activation, plan.slope = relu.name, relu.op, _slope(relu)
             self.claimed.add(relu.name)
         current = plan.first or node.name
         added = self._addition(current, node)
@@ -140,7 +148,7 @@ class _Fuser:
             plan.first = current = added.name
             relu = self._sole(current, RELUS)
             if relu:
-                plan.first, plan.activation = relu.name, relu.op
+                plan.first, plan.activation, plan.slope = relu.name, relu.op, _slope(relu)
                 return self._claim(node, plan, added, relu)
             self._claim(node, plan, added)
         # conv [, ReLU] + residual [, ReLU]: what comes before the addition is stored first if others need it.
@@ -149,14 +157,18 @@ class _Fuser:
             plan.first = None if alone else current
             plan.second = added.name
             relu = self._sole(added.name, RELUS)
+            if relu and plan.activation == relu.op and plan.slope != _slope(relu):
+                relu = None  # there is one slope for both
             if relu:
                 plan.second, plan.second_activation = relu.name, relu.op
+                plan.slope = _slope(relu) or plan.slope
             return self._claim(node, plan, added, relu)
         # conv and its ReLU are both needed: one kernel stores both.
         if not plan.activation and dual:
             rectified = [r for r in self.consumers[current] if r.op in RELUS and self._free(r)]
             if rectified:
                 plan.second, plan.second_activation = rectified[0].name, rectified[0].op
+                plan.slope = _slope(rectified[0])
         return self._claim(node, plan)
 
     def _claim(self, node: Node, plan: Epilogue, *nodes: Node | None) -> Epilogue:

@@ -25,11 +25,12 @@ from collections.abc import Mapping
     ADD,  # activation(x + other), or activation(x)
     AFFINE,  # x * scale + shift
     UPSAMPLE,  # every pixel repeated
+    DEPTH_TO_SPACE,  # blocks of channels into the places of a larger map
     GATHER,  # channels into other lanes
     LOAD_IMAGE,  # the caller's planar image into channel blocks
     STORE_OUTPUT,  # channel blocks into the caller's planar array
     PROBE,  # multiply-adds alone, to measure the peak of a core
-) = range(17)
+) = range(18)
 
 #: What runs, for people, by opcode.
 OPCODES = (
@@ -46,6 +47,7 @@ OPCODES = (
     "add",
     "affine",
     "upsample",
+    "depth_to_space",
     "gather",
     "load_image",
     "store_output",
@@ -74,35 +76,34 @@ FLAGS = 14  # of `epilogue.py`
 SECOND = 15  # from a result to what is stored second
 RESIDUAL = 16  # from a result to what is added to it
 SINGLE = 17  # 1 if a layer has one pixel, or one column
-FIRST = (
-    18  # what is done, from here: pixels, patches or rows of the result (of the input for UPSAMPLE)
-)
+FIRST = 18  # what is done, from here: pixels, patches or rows of the result (of the input where that is smaller)
 LAST = 19  # up to here
 GROUP = 20  # so many of them together, so that their inputs stay in cache
 SCRATCH = 21  # offset in the arena of the workspace
 ROWS = 22  # of the input map
 COLUMNS = 23
-OUT_ROWS = 24  # of the result
-OUT_COLUMNS = 25
-KERNEL_ROWS = 26  # taps of a window
-KERNEL_COLUMNS = 27
-STRIDE = 28  # rows from one window to the next; columns as well if there is no STRIDE_COLUMNS
-STRIDE_COLUMNS = 29
-TOP = 30  # rows of padding above the map
-LEFT = 31  # columns of padding left of it
-PHASE = 32  # columns of the copied band that a stride puts side by side, see `dense.py`
-COPY = 33  # 1 if the band is copied, 0 if it is read where it lies
-RELU_ON_LOAD = 34  # 1 if the input's ReLU was deferred to here
-BIAS = 35  # offset in the weights of the bias of a Winograd layer
-PRODUCT = 36  # list: the instruction of the products of a Winograd layer
-SIDE = 37  # rows and columns of outputs that a patch makes, 4 or 6
-MAXIMUM = 38  # 1 for a maximum, 0 for a mean
-CHANNEL_PITCH = 39  # from channel to channel of an output
-PIXEL_PITCH = 40  # from pixel to pixel of an output
-ZEROS = 41  # offset in the weights of a row of zeros as long as a row of the input
-ROUNDS = 42  # of PROBE
-REPEAT_ROWS = 43  # how often each row of the input is written
-REPEAT_COLUMNS = 44  # how often each of its columns
+OUT_COLUMNS = 24  # of the result
+KERNEL_ROWS = 25  # of a window: what it spans, which is more than its taps where these are dilated
+KERNEL_COLUMNS = 26
+STRIDE = 27  # rows from one window to the next; columns as well if there is no STRIDE_COLUMNS
+STRIDE_COLUMNS = 28
+TOP = 29  # rows of padding above the map
+LEFT = 30  # columns of padding left of it
+PHASE = 31  # columns of the copied band that a stride puts side by side, see `dense.py`
+COPY = 32  # 1 if the band is copied, 0 if it is read where it lies
+RELU_ON_LOAD = 33  # 1 if the input's ReLU was deferred to here
+BIAS = 34  # offset in the weights of the bias of a Winograd layer
+PRODUCT = 35  # list: the instruction of the products of a Winograd layer
+SIDE = 36  # rows and columns of outputs that a patch makes, 4 or 6
+MAXIMUM = 37  # 1 for a maximum, 0 for a mean
+CHANNEL_PITCH = 38  # from channel to channel of an output
+PIXEL_PITCH = 39  # from pixel to pixel of an output
+ZEROS = 40  # offset in the weights of a row of zeros as long as a row of the input
+ROUNDS = 41  # of PROBE
+REPEAT_ROWS = 42  # rows of the result for each one of the input
+REPEAT_COLUMNS = 43  # columns of the result for each one of the input
+SLOPE = 44  # of a leaky ReLU: the 32 bits of the float
+INPUT_PITCH = 45  # from one block of the input to the next
 
 #: Integers of an instruction.
 WIDTH = 48
@@ -117,7 +118,7 @@ NAMES: Mapping[int, str] = {
 }
 
 #: What every product says about its results and its inputs.
-_RESULT = (Y, BLOCKS, BLOCK_PITCH, FLAGS, SECOND, RESIDUAL)
+_RESULT = (Y, BLOCKS, BLOCK_PITCH, FLAGS, SECOND, RESIDUAL, SLOPE)
 _PRODUCT = (*_RESULT, WEIGHTS, SEGMENTS, DEPTH, FIRST, LAST, GROUP)
 _WINDOW = (SCRATCH, INPUT_BLOCKS, ROWS, COLUMNS, OUT_COLUMNS, KERNEL_ROWS, STRIDE, TOP, LEFT, PHASE)
 
@@ -132,19 +133,21 @@ FIELDS: Mapping[int, tuple[int, ...]] = {
         *(RELU_ON_LOAD, BIAS, PRODUCT, SIDE),
     ),
     DEPTHWISE: (
-        *(Y, X, BLOCKS, WEIGHTS, ROWS, COLUMNS, OUT_ROWS, OUT_COLUMNS),
+        *(Y, X, BLOCKS, WEIGHTS, ROWS, COLUMNS, OUT_COLUMNS),
         *(STRIDE, TOP, LEFT, FLAGS, RESIDUAL, FIRST, LAST, ZEROS),
+        *(INPUT_PITCH, BLOCK_PITCH, SLOPE),
     ),
     GLOBAL_AVERAGE: (Y, PIXELS, BLOCKS, CONSTANTS, INPUTS),
     WINDOW_POOL: (
-        *(Y, MAXIMUM, BLOCKS, CONSTANTS, INPUTS, ROWS, COLUMNS, OUT_ROWS, OUT_COLUMNS),
-        *(KERNEL_ROWS, KERNEL_COLUMNS, STRIDE, STRIDE_COLUMNS),
+        *(Y, MAXIMUM, BLOCKS, CONSTANTS, INPUTS, ROWS, COLUMNS, OUT_COLUMNS),
+        *(KERNEL_ROWS, KERNEL_COLUMNS, STRIDE, STRIDE_COLUMNS, BLOCK_PITCH, FIRST, LAST),
     ),
     SIGMOID: (Y, X, PIXELS),
     SOFTMAX: (Y, PIXELS, BLOCKS, CONSTANTS, INPUTS, FIRST, LAST),
-    ADD: (Y, X, OTHER, PIXELS, FLAGS),
+    ADD: (Y, X, OTHER, PIXELS, FLAGS, SLOPE),
     AFFINE: (Y, X, PIXELS, CONSTANTS),
     UPSAMPLE: (Y, BLOCKS, INPUTS, ROWS, COLUMNS, REPEAT_ROWS, REPEAT_COLUMNS, FIRST, LAST),
+    DEPTH_TO_SPACE: (Y, BLOCKS, INPUTS, ROWS, COLUMNS, REPEAT_ROWS, REPEAT_COLUMNS, FIRST, LAST),
     GATHER: (Y, PIXELS, BLOCKS, INPUTS),
     LOAD_IMAGE: (Y, PIXELS, DEPTH, CONSTANTS),
     STORE_OUTPUT: (Y, PIXELS, DEPTH, INPUTS, CHANNEL_PITCH, PIXEL_PITCH),

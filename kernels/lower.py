@@ -2,7 +2,9 @@
 
 `lower` walks the rewritten graph in order; a layer whose residual is made later in the graph waits for it. LOWERINGS
 has a function for each operation. Every tensor ends up as a list of blocks (`layout.py`): concatenations, slices and
-flattenings are list operations and emit nothing. Convolutions and linear layers are in `lower_convolution.py`.
+flattenings are list operations and emit nothing. A list of cells, such as a detector's boxes, is kept as the maps whose
+pixels they are, and so are its reshapes; only where an output is stored do cells get their order. Convolutions and linear
+layers are in `lower_convolution.py`.
 """
 
 from __future__ import annotations
@@ -23,15 +25,10 @@ from .instructions import (
     COLUMNS,
     CONSTANTS,
     DEPTH,
+    DEPTH_TO_SPACE,
     FIRST,
-    GLOBAL_AVERAGE,
     INPUTS,
-    KERNEL_COLUMNS,
-    KERNEL_ROWS,
     LAST,
-    MAXIMUM,
-    OUT_COLUMNS,
-    OUT_ROWS,
     PIXEL_PITCH,
     PIXELS,
     REPEAT_COLUMNS,
@@ -40,13 +37,11 @@ from .instructions import (
     SIGMOID,
     SOFTMAX,
     STORE_OUTPUT,
-    STRIDE,
-    STRIDE_COLUMNS,
     UPSAMPLE,
-    WINDOW_POOL,
     Y,
 )
 from .layout import Tensor
+from .lower_pool import pool
 from .packing import PackedWeights, channel_limits
 from .plan import Output
 from .streaming import lower_convolution
@@ -68,6 +63,10 @@ def lower(
     layers = [node for node in graph.nodes if node.op in ("conv", "linear")]
     algorithms = {node.name: choose(node, graph, shapes) for node in layers}
     fusion, starts = fuse(graph, shapes), block_starts(graph, shapes)
+    for node in graph.nodes:
+        # The larger of x and slope * x, which the kernels take, is something else above 1.
+        if node.op == "leaky_relu" and node.attributes["slope"] > 1:
+            raise UnsupportedError(f"{node.name} has the slope {node.attributes['slope']}, above 1")
     emitter = Emitter(graph, weights, shapes, packed, fusion, algorithms, starts)
     # Algorithms and fusions are decided for the whole graph before the first instruction is emitted: a layer must
     # know its consumers.
@@ -103,6 +102,10 @@ def block_starts(graph: Graph, shapes: Shapes) -> dict[str, frozenset[int]]:
     for node in graph.nodes:
         if node.op == "slice":
             cuts[root(node.inputs[0])] |= {node.attributes["start"], node.attributes["stop"]}
+        if node.op == "depth_to_space" and node.attributes["depth_first"]:
+            # Each place of a square is a slice of its own.
+            made, (taken, *_) = shapes[node.name][0], shapes[node.inputs[0]]
+            cuts[root(node.inputs[0])] |= {*range(0, taken, made)}
     return {name: frozenset(cuts[root(name)]) for name in parent}
 
 
@@ -121,9 +124,13 @@ def _make(emitter: Emitter, name: str, begun: set[str]) -> None:
     # What a layer adds to its sums is made before it, even if it comes later in the graph.
     if epilogue is not None and epilogue.residual is not None:
         _make(emitter, epilogue.residual, begun)
-    if node.op not in LOWERINGS:
-        raise UnsupportedError(f"the engine has no kernel for {node.op!r} ({node.name})")
-    LOWERINGS[node.op](emitter, node)
+    try:
+        if node.op not in LOWERINGS:
+            raise UnsupportedError(f"the engine has no kernel for {node.op!r} ({node.name})")
+        LOWERINGS[node.op](emitter, node)
+    except UnsupportedError as error:
+        error.layer = node.name
+        raise
     for made in epilogue.names if epilogue else (node.name,):
         for reader in emitter.fusion.consumers[made]:
             # A pool takes its mean while the map is still in cache.
@@ -164,21 +171,43 @@ def cells(emitter: Emitter, node: Node) -> None:
     emitter.cells[node.name] = [emitter.stored(node.inputs[0])]
 
 
+def reshape(emitter: Emitter, node: Node) -> None:
+    """The same maps: the cells of a pixel lie side by side in an output, in the order of its channels."""
+    name, shape = node.inputs[0], emitter.shapes[node.name]
+    maps = emitter.cells.get(name)
+    if maps is None or len(shape) != 2 or any(part.shape[0] % shape[1] for part in maps):
+        raise UnsupportedError(
+            f"{node.name} reshapes {emitter.shapes[name]} to {shape}; the engine can cut the rows of a list of "
+            "cells into equal parts"
+        )
+    emitter.cells[node.name] = maps
+
+
 # ------------------------------------------------------------------------- operations on elements
+
+
+def _each(emitter: Emitter, node: Node, make: Callable[[Tensor], Tensor]) -> None:
+    """An operation on single elements: on a map or vector, or on all maps of a list of cells."""
+    name = node.inputs[0]
+    if name in emitter.cells:
+        emitter.cells[node.name] = [make(part) for part in emitter.cells[name]]
+    else:
+        emitter.tensors[node.name] = make(emitter.stored(name))
 
 
 def relu(emitter: Emitter, node: Node) -> None:
     """Left to those who load it, or computed."""
-    source = emitter.stored(node.inputs[0])
     if node.name in emitter.fusion.deferred_relus:
+        source = emitter.stored(node.inputs[0])
         emitter.tensors[node.name] = Tensor(source.shape, source.blocks, source.lanes, True)
     else:
-        emitter.added(node.name, [source], node.op)
+        activation(emitter, node)
 
 
-def relu6(emitter: Emitter, node: Node) -> None:
-    """min(max(x, 0), 6)."""
-    emitter.added(node.name, [emitter.stored(node.inputs[0])], node.op)
+def activation(emitter: Emitter, node: Node) -> None:
+    """ReLU, ReLU6 or leaky ReLU."""
+    slope = node.attributes.get("slope", 0.0)
+    _each(emitter, node, lambda part: emitter.sum(node.name, [part], node.op, slope))
 
 
 def add(emitter: Emitter, node: Node) -> None:
@@ -193,9 +222,11 @@ def add(emitter: Emitter, node: Node) -> None:
 
 def sigmoid(emitter: Emitter, node: Node) -> None:
     """1 / (1 + exp(-x))."""
-    source = emitter.stored(node.inputs[0])
-    result = emitter.allocate(node.name, source.shape, source.lanes)
-    emitter.vectors(SIGMOID, node.name, str(result.shape), {}, result, [source])
+    _each(
+        emitter,
+        node,
+        lambda part: emitter.vectors(SIGMOID, node.name, str(part.shape), {}, [part]),
+    )
 
 
 def normalize(emitter: Emitter, node: Node) -> None:
@@ -206,10 +237,12 @@ def normalize(emitter: Emitter, node: Node) -> None:
         emitter.images[node.name] = (scale, shift)
         emitter.tensors[node.name] = Tensor(emitter.shapes[node.name], (), ())
         return
-    source = emitter.stored(node.inputs[0])
-    result = emitter.allocate(node.name, source.shape, source.lanes)
     operands: dict[int, Operand] = {CONSTANTS: emitter.constants(scale, shift)}
-    emitter.vectors(AFFINE, node.name, str(result.shape), operands, result, [source])
+    _each(
+        emitter,
+        node,
+        lambda part: emitter.vectors(AFFINE, node.name, str(part.shape), operands, [part]),
+    )
 
 
 def softmax(emitter: Emitter, node: Node) -> None:
@@ -217,14 +250,20 @@ def softmax(emitter: Emitter, node: Node) -> None:
     name, axis = node.inputs[0], node.attributes["axis"]
     shape = emitter.shapes[name]
     # Axes count the batch, shapes do not.
-    if axis % (len(shape) + 1) != (2 if name in emitter.cells else 1):
+    over_channels = 2 if name in emitter.cells else 1
+    if not isinstance(axis, int) or axis % (len(shape) + 1) != over_channels:
         raise UnsupportedError(
             f"{node.name} is a softmax along axis {axis} of (N, {', '.join(map(str, shape))}); "
             "the engine has a kernel for softmaxes over channels"
         )
     if name in emitter.cells:
-        maps = emitter.cells[name]
-        emitter.cells[node.name] = [_softmax(emitter, node.name, part) for part in maps]
+        made = []
+        for part in emitter.cells[name]:
+            # A pixel that has several cells has a softmax for each of them.
+            starts = range(0, part.shape[0], shape[1])
+            cuts = [layout.slice_channels(part, i, i + shape[1]) for i in starts]
+            made.append(layout.concatenate([_softmax(emitter, node.name, cut) for cut in cuts]))
+        emitter.cells[node.name] = made
     else:
         emitter.tensors[node.name] = _softmax(emitter, node.name, emitter.stored(name))
 
@@ -252,34 +291,6 @@ def _softmax(emitter: Emitter, name: str, source: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------- operations on maps
 
 
-def pool(emitter: Emitter, node: Node) -> None:
-    """The mean of a whole map, or mean or maximum over windows inside of it."""
-    source, shape = emitter.stored(node.inputs[0]), emitter.shapes[node.name]
-    kernel, stride = node.attributes["kernel"], node.attributes["stride"]
-    if node.attributes["padding"] != (0, 0):
-        raise UnsupportedError(f"{node.name} pools with padding {node.attributes['padding']}")
-    result = emitter.allocate(node.name, shape, source.lanes)
-    maximum = node.op == "max_pool"
-    operands: dict[int, Operand] = {
-        Y: result.blocks[0],
-        BLOCKS: len(source.blocks),
-        INPUTS: source.blocks,
-        CONSTANTS: emitter.constants(1.0 / (kernel[0] * kernel[1])),
-    }
-    # The mean of a whole map has a kernel of its own, with four sums in flight.
-    if not maximum and tuple(kernel) == source.shape[1:]:
-        opcode = GLOBAL_AVERAGE
-        operands[PIXELS] = source.pixels
-    else:
-        opcode = WINDOW_POOL
-        operands |= {MAXIMUM: int(maximum), ROWS: source.shape[1], COLUMNS: source.shape[2]}
-        operands |= {OUT_ROWS: shape[1], OUT_COLUMNS: shape[2]}
-        operands |= {KERNEL_ROWS: kernel[0], KERNEL_COLUMNS: kernel[1]}
-        operands |= {STRIDE: stride[0], STRIDE_COLUMNS: stride[1]}
-    note = f"{source.shape} -> {shape}"
-    emitter.emit(opcode, node.name, note, operands, source.blocks, result.blocks)
-
-
 def upsample(emitter: Emitter, node: Node) -> None:
     """Every pixel repeated."""
     source, (down, across) = emitter.stored(node.inputs[0]), node.attributes["factor"]
@@ -298,6 +309,35 @@ def upsample(emitter: Emitter, node: Node) -> None:
     }
     note = f"{source.shape} -> {result.shape}"
     emitter.emit(UPSAMPLE, node.name, note, operands, source.blocks, result.blocks)
+
+
+def depth_to_space(emitter: Emitter, node: Node) -> None:
+    """Every pixel a square, whose pixels come from different channels."""
+    shape, block = emitter.shapes[node.name], node.attributes["block"]
+    made, square = shape[0], block**2
+    lanes = layout.dense_lanes(made, emitter.block_starts.get(node.name, ()))
+    # Blocks of which each makes one pixel of every square, in the lanes of the result.
+    step, stride = (made, 1) if node.attributes["depth_first"] else (1, square)
+    wanted = tuple(
+        place * step + lane * stride if lane >= 0 else -1
+        for place in range(square)
+        for lane in lanes
+    )
+    source = emitter.in_lanes(emitter.stored(node.inputs[0]), wanted, node.inputs[0])
+    result = emitter.allocate(node.name, shape, lanes)
+    operands: dict[int, Operand] = {
+        Y: result.blocks[0],
+        BLOCKS: len(result.blocks),
+        INPUTS: source.blocks,
+        ROWS: source.shape[1],
+        COLUMNS: source.shape[2],
+        REPEAT_ROWS: block,
+        REPEAT_COLUMNS: block,
+        FIRST: 0,
+        LAST: source.shape[1],
+    }
+    note = f"{source.shape} -> {shape}"
+    emitter.emit(DEPTH_TO_SPACE, node.name, note, operands, source.blocks, result.blocks)
 
 
 # ---------------------------------------------------------------------------------------- outputs
@@ -339,8 +379,10 @@ LOWERINGS: Mapping[str, Callable[[Emitter, Node], None]] = {
     "slice": slice_channels,
     "flatten": flatten,
     "cells": cells,
+    "reshape": reshape,
     "relu": relu,
-    "relu6": relu6,
+    "relu6": activation,
+    "leaky_relu": activation,
     "add": add,
     "sigmoid": sigmoid,
     "softmax": softmax,
@@ -348,4 +390,5 @@ LOWERINGS: Mapping[str, Callable[[Emitter, Node], None]] = {
     "average_pool": pool,
     "max_pool": pool,
     "upsample": upsample,
+    "depth_to_space": depth_to_space,
 }

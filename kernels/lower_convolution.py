@@ -22,7 +22,7 @@ from . import layout
 from .algorithm import PLANAR_CHANNELS, WAYS
 from .assembler import Distance, Operand
 from .emitter import Emitter
-from .epilogue import ACTIVATIONS, RESIDUAL_FIRST
+from .epilogue import float_bits
 from .fusion import Epilogue
 from .instructions import (
     BIAS,
@@ -38,12 +38,12 @@ from .instructions import (
     FLAGS,
     GROUP,
     INPUT_BLOCKS,
+    INPUT_PITCH,
     INPUTS,
     KERNEL_ROWS,
     LAST,
     LEFT,
     OUT_COLUMNS,
-    OUT_ROWS,
     PHASE,
     PLANAR,
     POINTWISE,
@@ -57,6 +57,7 @@ from .instructions import (
     SEGMENTS,
     SIDE,
     SINGLE,
+    SLOPE,
     STRIDE,
     TOP,
     WEIGHTS,
@@ -86,6 +87,7 @@ class Destination:
     Attributes:
         lanes: the logical output channel of every physical lane.
         flags: of `epilogue.py`.
+        slope: of a leaky ReLU among them.
         first, second: what is stored; one of them may be absent.
         residual: what is added, in the same lanes.
         pixels: from one block of the results to the next.
@@ -93,6 +95,7 @@ class Destination:
 
     lanes: tuple[int, ...]
     flags: int
+    slope: float
     first: Tensor | None
     second: Tensor | None
     residual: Tensor | None
@@ -119,6 +122,7 @@ class Destination:
             BLOCKS: last - first,
             BLOCK_PITCH: self.pixels * LANES,
             FLAGS: self.flags,
+            SLOPE: float_bits(self.slope),
         }
         # Kernels add these distances to the place of a result, block by block: all three tensors have one layout.
         if self.first is not None and self.second is not None:
@@ -159,8 +163,11 @@ class Prepared(Protocol):
         """Emit the layer for start to stop of its extent."""
 
 
-def destination(emitter: Emitter, node: Node, epilogue: Epilogue) -> Destination:
-    """Allocate what the layer makes, in the layout that its consumers want, and find its residual."""
+def destination(
+    emitter: Emitter, node: Node, epilogue: Epilogue, source: Tensor | None = None
+) -> Destination:
+    """Allocate what the layer makes, in the layout that its consumers want, or in that of a `source` whose channels stay
+    in their lanes, and find its residual."""
     shape = emitter.shapes[node.name]
     # A second result shares the lanes of the first one, so both sides' wishes count.
     starts = frozenset().union(*(emitter.block_starts.get(name, ()) for name in epilogue.names))
@@ -169,18 +176,20 @@ def destination(emitter: Emitter, node: Node, epilogue: Epilogue) -> Destination
     if epilogue.residual is not None:
         residual = emitter.stored(epilogue.residual)
         lanes = residual.lanes  # it is there already: taking its layout saves moving it
+    if source is not None:
+        lanes = source.lanes
+        if residual is not None and epilogue.residual is not None:
+            residual = emitter.in_lanes(residual, lanes, epilogue.residual)
     made = {name: emitter.allocate(name, shape, lanes) for name in epilogue.names}
     first = made[epilogue.first] if epilogue.first is not None else None
     second = made[epilogue.second] if epilogue.second is not None else None
-    return Destination(lanes, epilogue.flags, first, second, residual, math.prod(shape[1:]))
+    flags, slope, pixels = epilogue.flags, epilogue.slope, math.prod(shape[1:])
+    return Destination(lanes, flags, slope, first, second, residual, pixels)
 
 
 def lower_whole(emitter: Emitter, node: Node) -> None:
     """Emit a layer as a whole."""
     name = emitter.algorithms[node.name].name
-    if name == "depthwise":
-        depthwise(emitter, node)
-        return
     epilogue, taken = emitter.fusion.epilogues[node.name], node.inputs[0]
     if name == "planar":
         source = image_of(emitter, node)
@@ -188,8 +197,12 @@ def lower_whole(emitter: Emitter, node: Node) -> None:
         source = emitter.tensors[taken]  # its ReLU, if it has one, is applied on loading
     else:
         source = emitter.stored(taken)
-    target = destination(emitter, node, epilogue)
-    if name != "pointwise" and target.residual is not None and len(target.runs()) > 1:
+    target = destination(emitter, node, epilogue, source if name == "depthwise" else None)
+    if (
+        name not in ("pointwise", "depthwise")
+        and target.residual is not None
+        and len(target.runs()) > 1
+    ):
         # One instruction makes all output blocks, so it needs one distance to all of the residual.
         target.residual = emitter.gathered(target.residual, target.lanes, "residual")
     prepared = ALGORITHMS[name](emitter, node, source, target.lanes)
@@ -274,6 +287,8 @@ class ConvGeometry:
 
     Attributes:
         taps: rows and columns of the window.
+        dilation: from one of them to the next.
+        span: rows that a window covers.
         stride, padding: of the convolution; padding is (rows, columns).
         rows, columns: of the input; out_rows, out_columns: of the result.
         copies: whether input rows are copied, with their padding, before they are read.
@@ -286,6 +301,8 @@ class ConvGeometry:
         self.taps: tuple[int, int] = a["kernel"]
         self.stride: int = a["stride"][0]
         self.padding: tuple[int, int] = a["padding"]
+        self.dilation: tuple[int, int] = a["dilation"]
+        self.span = (self.taps[0] - 1) * self.dilation[0] + 1
         channels, self.rows, self.columns = shape
         _, self.out_rows, self.out_columns = made
         image = channels <= PLANAR_CHANNELS
@@ -297,24 +314,27 @@ class ConvGeometry:
         self._copied: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
 
     def __str__(self) -> str:
-        return f"{self.taps[0]}x{self.taps[1]}/{self.stride}"
+        dilated = f" dilated {self.dilation}" if self.dilation != (1, 1) else ""
+        return f"{self.taps[0]}x{self.taps[1]}/{self.stride}{dilated}"
 
     def input_rows(self, group: int) -> int:
         """Input rows that `group` output rows read."""
-        return (group - 1) * self.stride + self.taps[0]
+        return int((group - 1) * self.stride + self.span)
 
     def group(self, floats: int) -> int:
         """Output rows whose inputs, `floats` a pixel, fit the cache."""
         # How many input rows fit, and how many output rows these make.
         most = CACHE // (floats * self.pitch)
-        return int(min(max((most - self.taps[0]) // self.stride + 1, 1), self.out_rows))
+        return int(min(max((most - self.span) // self.stride + 1, 1), self.out_rows))
 
     def offsets(self, scale: int) -> list[int]:
         """Distance of each tap from the first one, `scale` floats being one pixel."""
         # Column j of a window lies in phase j % stride, at j // stride from the window's own column.
         phases = self.stride if self.copies else 1
+        down, across = self.dilation
         return [
-            (i * self.pitch + (j % phases) * self.phase + j // phases) * scale
+            (i * down * self.pitch + (j * across % phases) * self.phase + j * across // phases)
+            * scale
             for i in range(self.taps[0])
             for j in range(self.taps[1])
         ]
@@ -334,7 +354,7 @@ class ConvGeometry:
             ROWS: self.rows,
             COLUMNS: self.columns,
             OUT_COLUMNS: self.out_columns,
-            KERNEL_ROWS: self.taps[0],
+            KERNEL_ROWS: self.span,
             STRIDE: self.stride,
             TOP: self.padding[0],
             LEFT: self.padding[1],
@@ -535,66 +555,71 @@ class Winograd:
         )
 
 
-#: {algorithm: what prepares a layer for it}. Depthwise layers have no products and are emitted by `depthwise`.
-ALGORITHMS: Mapping[str, Callable[[Emitter, Node, Tensor, tuple[int, ...]], Prepared]] = {
-    "pointwise": Pointwise,
-    "dense": Dense,
-    "planar": Planar,
-    "winograd": Winograd,
-}
+class Depthwise:
+    """A 3x3 convolution of each channel by itself, by output rows."""
 
-# ------------------------------------------------------------------------------------- depthwise
+    def __init__(
+        self, emitter: Emitter, node: Node, source: Tensor, lanes: tuple[int, ...]
+    ) -> None:
+        self.emitter, self.node, self.lanes = emitter, node, lanes
+        self.extent = emitter.shapes[node.name][1]
+        self.zeros = _zeros(emitter, source.shape[2])
 
-
-def depthwise(emitter: Emitter, node: Node) -> None:
-    """A 3x3 convolution of each channel by itself: one instruction for each stretch of neighbouring blocks."""
-    epilogue = emitter.fusion.epilogues[node.name]
-    source = emitter.stored(node.inputs[0])
-    residual: Tensor | None = None
-    if epilogue.residual is not None:
-        addend = emitter.stored(epilogue.residual)
-        residual = emitter.in_lanes(addend, source.lanes, epilogue.residual)
-    assert epilogue.first is not None and epilogue.second is None
-    shape = emitter.shapes[node.name]
-    result = emitter.allocate(epilogue.first, shape, source.lanes)
-    operands: dict[int, Operand] = {
-        ROWS: source.shape[1],
-        COLUMNS: source.shape[2],
-        OUT_ROWS: shape[1],
-        OUT_COLUMNS: shape[2],
-        STRIDE: node.attributes["stride"][0],
-        TOP: node.attributes["padding"][0],
-        LEFT: node.attributes["padding"][1],
-        FLAGS: ACTIVATIONS[epilogue.activation] | (RESIDUAL_FIRST if residual else 0),
-        FIRST: 0,
-        LAST: shape[1],
-        ZEROS: _zeros(emitter, source.shape[2]),
-    }
-    note = f"{source.shape} -> {shape}, stride {node.attributes['stride'][0]}{epilogue.note}"
-    # The kernel steps from block to block by a constant, so an instruction ends where either list has a gap.
-    cuts = {i for run in layout.runs(source.pixels, source.blocks) for i in run}
-    if residual is not None:
-        cuts |= {i for run in layout.runs(result.pixels, residual.blocks) for i in run}
-    for first, last in itertools.pairwise(sorted(cuts)):
-        x, y = source.blocks[first], result.blocks[first]
-        places: dict[int, Operand] = {
-            Y: y,
-            X: x,
-            BLOCKS: last - first,
-            WEIGHTS: _depthwise_weights(emitter, node, source.lanes[first * LANES : last * LANES]),
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """One instruction for each stretch of blocks that lie at equal distances."""
+        emitter, node, shape = self.emitter, self.node, self.emitter.shapes[self.node.name]
+        stride = node.attributes["stride"][0]
+        pitch = _pitch(source)
+        operands: dict[int, Operand] = {
+            INPUT_PITCH: pitch,
+            ROWS: source.shape[1],
+            COLUMNS: source.shape[2],
+            OUT_COLUMNS: shape[2],
+            STRIDE: stride,
+            TOP: node.attributes["padding"][0],
+            LEFT: node.attributes["padding"][1],
+            FIRST: start,
+            LAST: stop,
+            ZEROS: self.zeros,
         }
-        reads = [x]
-        if residual is not None:
-            places[RESIDUAL] = Distance(residual.blocks[first], y)
-            reads.append(residual.blocks[first])
-        emitter.emit(DEPTHWISE, node.name, note, {**operands, **places}, reads, [y])
+        note = f"{source.shape} -> {shape}, stride {stride}"
+        if (start, stop) != (0, self.extent):
+            note += f", rows {start} to {stop}"
+        note += emitter.fusion.epilogues[node.name].note
+        # The kernel steps from block to block by a constant, so an instruction ends where either list has a gap.
+        cuts = {i for run in layout.runs(pitch // LANES, source.blocks) for i in run}
+        cuts |= {i for run in destination.runs() for i in run}
+        for first, last in itertools.pairwise(sorted(cuts)):
+            places: dict[int, Operand] = {
+                X: source.blocks[first],
+                WEIGHTS: self._packed(first, last),
+            }
+            result = destination.operands(first, last)
+            emitter.emit(
+                DEPTHWISE,
+                node.name,
+                note,
+                {**operands, **places, **result},
+                [*source.blocks[first:last], *destination.reads(first, last)],
+                destination.writes(),
+            )
+
+    def _packed(self, first: int, last: int) -> int:
+        """The offset of the weights of blocks first to last."""
+        emitter, node, lanes = self.emitter, self.node, self.lanes[first * LANES : last * LANES]
+
+        def make() -> NDArray[np.float32]:
+            return depthwise_kernel.pack(*emitter.parameters(node), lanes)
+
+        return emitter.packed.get((node.name, "depthwise", lanes), make)
 
 
-def _depthwise_weights(emitter: Emitter, node: Node, lanes: tuple[int, ...]) -> int:
-    def make() -> NDArray[np.float32]:
-        return depthwise_kernel.pack(*emitter.parameters(node), lanes)
-
-    return emitter.packed.get((node.name, "depthwise", lanes), make)
+def _pitch(tensor: Tensor) -> int:
+    """Floats from a block of a tensor to the next one where they are neighbours, also of one that is a band."""
+    floats, blocks = tensor.pixels * LANES, tensor.blocks
+    if len(blocks) > 1 and blocks[0].buffer.per_thread:
+        floats = blocks[1].offset - blocks[0].offset
+    return floats
 
 
 def _zeros(emitter: Emitter, columns: int) -> int:
@@ -602,3 +627,13 @@ def _zeros(emitter: Emitter, columns: int) -> int:
     of two, so that images of many sizes share a few of them."""
     floats = (1 << max(columns - 1, 0).bit_length()) * LANES
     return emitter.packed.get(("zeros", floats), lambda: np.zeros(floats, np.float32))
+
+
+#: {algorithm: what prepares a layer for it}.
+ALGORITHMS: Mapping[str, Callable[[Emitter, Node, Tensor, tuple[int, ...]], Prepared]] = {
+    "pointwise": Pointwise,
+    "dense": Dense,
+    "planar": Planar,
+    "winograd": Winograd,
+    "depthwise": Depthwise,
+}

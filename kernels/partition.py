@@ -21,8 +21,11 @@ from .instructions import (
     COLUMNS,
     DENSE,
     DEPTH,
+    DEPTH_TO_SPACE,
     DEPTHWISE,
     FIRST,
+    KERNEL_COLUMNS,
+    KERNEL_ROWS,
     LAST,
     NOTHING,
     OUT_COLUMNS,
@@ -33,6 +36,7 @@ from .instructions import (
     SIDE,
     SOFTMAX,
     UPSAMPLE,
+    WINDOW_POOL,
     WINOGRAD,
 )
 from .plan import Plan
@@ -47,6 +51,8 @@ GRAIN = {
     DEPTHWISE: 1,
     SOFTMAX: 1,
     UPSAMPLE: 1,
+    DEPTH_TO_SPACE: 1,
+    WINDOW_POOL: 1,
 }
 #: Multiply-accumulates, or values moved, below which waiting for each other costs more than sharing gains.
 LEAST_WORK = 1 << 20
@@ -89,7 +95,9 @@ def work(instruction: Instruction) -> int:
         return results * (value(SIDE) + 2) ** 2 * value(DEPTH)
     if opcode == DEPTHWISE:
         return results * value(OUT_COLUMNS) * 9
-    if opcode == UPSAMPLE:
+    if opcode == WINDOW_POOL:
+        return results * value(OUT_COLUMNS) * value(KERNEL_ROWS) * value(KERNEL_COLUMNS)
+    if opcode in (UPSAMPLE, DEPTH_TO_SPACE):
         return results * value(COLUMNS) * value(REPEAT_ROWS) * value(REPEAT_COLUMNS)
     return results * EXPONENTIAL
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from refnet.graph import Node
+
 from .assembler import Instruction
 from .instructions import NAMES, OPCODES, WIDTH
 
@@ -42,6 +44,7 @@ class Plan:
         outputs: where each output lies in an image's `output_size` floats, and its shape.
         output_size: floats of all outputs of an image.
         instructions: what the program was assembled from, for people, the verifier and partitions.
+        rest: layers that the caller runs on the outputs, in order, because there are no kernels for them.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Plan:
     outputs: tuple[Output, ...]
     output_size: int
     instructions: tuple[Instruction, ...]
+    rest: tuple[Node, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +65,7 @@ class Plan:
 
     def explain(self, *, fields: bool = False) -> str:
         """A line per instruction: what runs, how and why; with `fields`, another one with the integers of its fields by
-        name."""
+        name. Last, the layers that run outside of the engine."""
         arena, weights = self.arena * 4 / 2**20, self.weights.nbytes / 2**20
         lines = [
             f"{self.name} on {self.input_shape}: {len(self.instructions)} instructions, "
@@ -74,4 +78,8 @@ class Plan:
                 integers = self.program[number * WIDTH : (number + 1) * WIDTH]
                 named = (f"{NAMES[column]} {integers[column]}" for column in sorted(i.operands))
                 lines.append(f"     {', '.join(named)}")
+        lines += [
+            f"   - {'numpy':15} {n.name:{width}}  {n.op} of {', '.join(n.inputs)}"
+            for n in self.rest
+        ]
         return "\n".join(lines)

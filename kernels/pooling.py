@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from .epilogue import INFINITY
 from .instructions import (
+    BLOCK_PITCH,
     BLOCKS,
     COLUMNS,
     CONSTANTS,
+    FIRST,
     INPUTS,
     KERNEL_COLUMNS,
     KERNEL_ROWS,
+    LAST,
     MAXIMUM,
     OUT_COLUMNS,
-    OUT_ROWS,
     PIXELS,
     STRIDE,
     STRIDE_COLUMNS,
@@ -73,15 +75,28 @@ def window_pool(
     image: Pointer,
     output: Pointer,
 ) -> None:
-    """WINDOW_POOL: the maximum, or the mean, of each window; CONSTANTS is one over its size."""
-    columns = instruction[COLUMNS]
-    out_rows, out_columns = instruction[OUT_ROWS], instruction[OUT_COLUMNS]
+    """WINDOW_POOL: output rows FIRST to LAST, the maximum or the mean of each window; CONSTANTS is one over its size."""
+    columns, out_columns = instruction[COLUMNS], instruction[OUT_COLUMNS]
     inputs = integers_at(program, instruction[INPUTS])
     scale = broadcast(weights, instruction[CONSTANTS])
+    least = splat(-INFINITY)
+    square = 0
+    if instruction[KERNEL_ROWS] == 2 and instruction[KERNEL_COLUMNS] == 2:
+        square = instruction[MAXIMUM]
     for block in range(instruction[BLOCKS]):
         x = at(arena, inputs[block])
-        y = at(arena, instruction[Y] + block * out_rows * out_columns * LANES)
-        for r in range(out_rows):
+        y = at(arena, instruction[Y] + block * instruction[BLOCK_PITCH])
+        for r in range(instruction[FIRST], instruction[LAST]):
+            if square != 0:
+                # The pools of almost all networks, without loops over the window.
+                top = at(x, r * instruction[STRIDE] * columns * LANES)
+                bottom = at(top, columns * LANES)
+                for c in range(out_columns):
+                    i = c * instruction[STRIDE_COLUMNS] * LANES
+                    value = maximum(maximum(least, load(top, i)), load(top, i + LANES))
+                    value = maximum(maximum(value, load(bottom, i)), load(bottom, i + LANES))
+                    store(y, (r * out_columns + c) * LANES, value)
+                continue
             for c in range(out_columns):
                 across = c * instruction[STRIDE_COLUMNS]
                 corner = at(x, (r * instruction[STRIDE] * columns + across) * LANES)

@@ -21,7 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .epilogue import finish_tile
-from .instructions import BLOCK_PITCH, BLOCKS, DEPTH, FLAGS, RESIDUAL, SECOND, SEGMENT_COUNT, SINGLE
+from .instructions import (
+    BLOCK_PITCH,
+    BLOCKS,
+    DEPTH,
+    FLAGS,
+    RESIDUAL,
+    SECOND,
+    SEGMENT_COUNT,
+    SINGLE,
+    SLOPE,
+)
 from .simd import (
     LANES,
     REGISTERS,
@@ -69,6 +79,7 @@ def _tile(pixels: int, blocks: int, pixel_pitch: int) -> Callable[..., None]:
             instruction[FLAGS],
             instruction[SECOND],
             instruction[RESIDUAL],
+            instruction[SLOPE],
         )
 
     return tile

@@ -5,7 +5,7 @@ Every rewrite leaves the outputs as they are, up to rounding in float64. None de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +14,21 @@ from numpy.typing import NDArray
 
 from refnet.graph import Graph, Node, consumers
 
+from .fusion import RELUS
+
 Weights = dict[str, NDArray[Any]]
 
 
 def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
-    """The graph that is planned: dead code gone, input normalisation folded, two-logit softmaxes made sigmoids,
-    additions moved to the parts of a concatenation.
+    """The graph that is planned: dead code gone, transposed convolutions unfolded, input normalisation folded, two-logit
+    softmaxes made sigmoids, activations and additions moved to the parts of a concatenation.
 
     What changes is computed in float64; all other weights are passed on as they are."""
     graph = drop_dead(graph)
-    graph, new = fold_normalization(graph, weights)
+    graph, new = unfold_transposed(graph, weights)
+    graph, new = fold_normalization(graph, new)
     graph, new = collapse_softmax(graph, new)
-    return drop_dead(distribute_additions(graph)), new
+    return drop_dead(distribute_additions(distribute_activations(graph))), new
 
 
 def drop_dead(graph: Graph) -> Graph:
@@ -37,6 +40,54 @@ def drop_dead(graph: Graph) -> Graph:
             needed.update(node.inputs)
             kept.append(node)
     return replace(graph, nodes=tuple(reversed(kept)))
+
+
+def unfold_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """A transposed convolution whose windows neither overlap nor leave gaps is a 1x1 convolution to all pixels of a
+    window, and these put where they belong; an activation of it comes before that, on the smaller map."""
+    consuming = consumers(graph)
+    nodes: list[Node] = []
+    gone: set[str] = set()
+    weights, state = dict(weights), dict(graph.state_dict)
+    for node in graph.nodes:
+        if node.name in gone:
+            continue
+        if not _unfoldable(node):
+            nodes.append(node)
+            continue
+        # (C, O, k, k) to (k k O, C, 1, 1).
+        weight = weights[node.parameters["weight"]]
+        taken, _, block, _ = weight.shape
+        names = {"weight": f"{node.name}.unfolded"}
+        weights[names["weight"]] = weight.transpose(2, 3, 1, 0).reshape(-1, taken, 1, 1)
+        if "bias" in node.parameters:
+            names["bias"] = f"{node.name}.unfolded_bias"
+            weights[names["bias"]] = np.tile(weights[node.parameters["bias"]], block**2)
+        for name in names.values():
+            state[name] = weights[name].shape
+        window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        last, taps = node.name, f"{node.name} unfolded"
+        nodes.append(Node(taps, "conv", node.inputs, {**window, "groups": 1}, names))
+        readers = consuming[node.name]
+        if len(readers) == 1 and readers[0].op in RELUS and node.name not in graph.outputs:
+            (reader,) = readers
+            last = reader.name
+            gone.add(last)
+            nodes.append(replace(reader, name=f"{last} unfolded", inputs=(taps,)))
+        square = {"block": block, "depth_first": True}
+        nodes.append(Node(last, "depth_to_space", (nodes[-1].name,), square))
+    return replace(graph, nodes=tuple(nodes), state_dict=state), weights
+
+
+def _unfoldable(node: Node) -> bool:
+    a = node.attributes
+    return (
+        node.op == "conv_transpose"
+        and a["groups"] == 1
+        and a["kernel"] == a["stride"]
+        and a["kernel"][0] == a["kernel"][1]
+        and (a["padding"], a["output_padding"], a["dilation"]) == ((0, 0), (0, 0), (1, 1))
+    )
 
 
 def fold_normalization(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
@@ -105,6 +156,28 @@ def collapse_softmax(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple
     return replace(graph, nodes=tuple(nodes.values()), state_dict=state), weights
 
 
+def distribute_activations(graph: Graph) -> Graph:
+    """relu(concat(a, b)) = concat(relu(a), relu(b)): the layers that make a and b can then apply it."""
+    consuming = consumers(graph)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        name = node.inputs[0]
+        if (
+            node.op not in RELUS
+            or name not in graph.node
+            or not _only(graph, consuming, name, "concat")
+            or any(len(consuming[x]) > 1 or x in graph.outputs for x in graph.node[name].inputs)
+        ):
+            nodes.append(node)
+            continue
+        joined = graph.node[name]
+        parts = [
+            replace(node, name=f"{node.name} of {part}", inputs=(part,)) for part in joined.inputs
+        ]
+        nodes += [*parts, replace(joined, name=node.name, inputs=tuple(p.name for p in parts))]
+    return replace(graph, nodes=tuple(nodes))
+
+
 def distribute_additions(graph: Graph) -> Graph:
     """concat(a, b) + s = concat(a + s[:n], b + s[n:]): the sums can then be made where a and b are made."""
     consuming, shapes = consumers(graph), graph.shapes()
@@ -138,6 +211,19 @@ def distribute_additions(graph: Graph) -> Graph:
         names = tuple(part.name for part in parts)
         nodes.append(Node(node.name, "concat", names, {"axis": 1}))
     return replace(graph, nodes=tuple(nodes))
+
+
+def cut(graph: Graph, layers: Collection[str]) -> tuple[Graph, tuple[Node, ...]]:
+    """The graph without some layers and all that need them, its outputs being what these layers read and those of the
+    graph that are left; and the layers that were cut off."""
+    gone = set(layers)
+    for node in graph.nodes:
+        if gone & set(node.inputs):
+            gone.add(node.name)
+    rest = tuple(node for node in graph.nodes if node.name in gone)
+    wanted = [*graph.outputs, *(name for node in rest for name in node.inputs)]
+    outputs = tuple(dict.fromkeys(name for name in wanted if name not in gone))
+    return drop_dead(replace(graph, outputs=outputs)), rest
 
 
 def _only(graph: Graph, consuming: Mapping[str, list[Node]], name: str, op: str) -> bool:

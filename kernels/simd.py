@@ -172,6 +172,11 @@ def power_of_two(a: Vector) -> Vector:
     return ((a.astype(np.int32) + 127) << 23).view(np.float32)
 
 
+def splat_bits(bits: int) -> Vector:
+    """LANES copies of the float32 that has these 32 bits."""
+    return np.full(LANES, bits & 0xFFFFFFFF, np.uint32).view(np.float32)
+
+
 def tile_bias(pixels: int, blocks: int, bias: Pointer, offset: int) -> Tile:
     """A tile whose every pixel holds the `blocks` vectors at bias[offset:]."""
     rows = bias[offset : offset + blocks * LANES].reshape(1, blocks, LANES)
@@ -194,6 +199,13 @@ def tile_clamp(tile: Tile, low: float, high: float) -> Tile:
     low32, high32 = np.float32(low), np.float32(high)
     bounded: Tile = np.where(low32 > tile, low32, tile)
     return np.where(high32 < bounded, high32, bounded)
+
+
+def tile_leak(tile: Tile, slope: Vector) -> Tile:
+    """The larger of every element and `slope` times that: the leaky ReLU of a slope of at most 1."""
+    scaled = tile * slope
+    leaking: Tile = np.where(scaled > tile, scaled, tile)
+    return leaking
 
 
 def tile_add(tile: Tile, source: Pointer, offset: int, pitch: int) -> Tile:

@@ -240,6 +240,11 @@ def _define_arithmetic() -> None:
 
     define(simd.power_of_two, _V, returns=vector)(power_of_two)
 
+    def splat_bits(builder: Any, _: Any, bits: Any) -> Any:
+        return _splat(builder, builder.bitcast(builder.trunc(bits, INT32), FLOAT))
+
+    define(simd.splat_bits, _I, returns=vector)(splat_bits)
+
 
 def _define_tiles() -> None:
     def tile_bias(builder: Any, signature: Any, _p: Any, _b: Any, base: Any, offset: Any) -> Any:
@@ -277,6 +282,14 @@ def _define_tiles() -> None:
             lambda _, c: _bounded(builder, "<", bounds[1], _bounded(builder, ">", bounds[0], c)),
         )
 
+    def tile_leak(builder: Any, signature: Any, tile: Any, slope: Any) -> Any:
+        return _map_tile(
+            builder,
+            signature.args[0],
+            tile,
+            lambda _, c: _bounded(builder, ">", builder.fmul(slope, c), c),
+        )
+
     def tile_add(
         builder: Any, signature: Any, tile: Any, base: Any, offset: Any, pitch: Any
     ) -> Any:
@@ -299,6 +312,7 @@ def _define_tiles() -> None:
     define(simd.tile_clamp, tile, types.Float, types.Float, returns=lambda kind, *_: kind)(
         tile_clamp
     )
+    define(simd.tile_leak, tile, _V, returns=lambda kind, *_: kind)(tile_leak)
     define(simd.tile_add, tile, _P, _I, _I, returns=lambda kind, *_: kind)(tile_add)
     define(simd.tile_store, tile, _P, _I, _I, returns=types.none)(tile_store)
 

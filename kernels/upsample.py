@@ -1,4 +1,4 @@
-"""Nearest-neighbour upsampling by whole factors: every pixel becomes a rectangle of copies."""
+"""Larger maps: every pixel becomes a rectangle, of copies or of pixels of other channels."""
 
 from __future__ import annotations
 
@@ -40,3 +40,29 @@ def upsample(
                 for i in range(down):
                     for j in range(across):
                         store(y, i * line + (c * across + j) * LANES, value)
+
+
+@kernel
+def depth_to_space(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """DEPTH_TO_SPACE: input rows FIRST to LAST; pixel (i, j) of a rectangle comes from the blocks that INPUTS has from
+    (i * REPEAT_COLUMNS + j) * BLOCKS on."""
+    rows, columns = instruction[ROWS], instruction[COLUMNS]
+    down, across = instruction[REPEAT_ROWS], instruction[REPEAT_COLUMNS]
+    blocks, line = instruction[BLOCKS], columns * across * LANES
+    inputs = integers_at(program, instruction[INPUTS])
+    for block in range(blocks):
+        for r in range(instruction[FIRST], instruction[LAST]):
+            for i in range(down):
+                y = at(arena, instruction[Y] + ((block * rows + r) * down + i) * line)
+                for j in range(across):
+                    place = inputs[(i * across + j) * blocks + block]
+                    x = at(arena, place + r * columns * LANES)
+                    for c in range(columns):
+                        store(y, (c * across + j) * LANES, load(x, c * LANES))

@@ -33,6 +33,7 @@ from .instructions import (
     COPY,
     DENSE,
     DEPTH,
+    DEPTH_TO_SPACE,
     DEPTHWISE,
     FIELDS,
     FIRST,
@@ -41,6 +42,7 @@ from .instructions import (
     GLOBAL_AVERAGE,
     GROUP,
     INPUT_BLOCKS,
+    INPUT_PITCH,
     INPUTS,
     KERNEL_COLUMNS,
     KERNEL_ROWS,
@@ -53,7 +55,6 @@ from .instructions import (
     OPCODES,
     OTHER,
     OUT_COLUMNS,
-    OUT_ROWS,
     PHASE,
     PIXEL_PITCH,
     PIXELS,
@@ -544,10 +545,7 @@ def _dense(i: Fields, program: Program, access: Access) -> None:
     line = i[COLUMNS] * LANES
     if i[COPY]:
         _window(i, segments, access, LANES)
-        # Rows of the map that the windows of rows first to last - 1 cover; rows of padding are not read.
-        start = max(first * i[STRIDE] - i[TOP], 0)
-        stop = (last - 1) * i[STRIDE] - i[TOP] + i[KERNEL_ROWS]
-        stop = max(min(stop, i[ROWS]), start)
+        start, stop = _covered(i, i[KERNEL_ROWS])
         inputs = program.list(i[INPUTS], i[INPUT_BLOCKS])
         if start < stop:
             access.reads += [(x + start * line, x + stop * line) for x in inputs]
@@ -568,21 +566,28 @@ def _planar(i: Fields, program: Program, access: Access) -> None:
     _rows(i, access)
 
 
+def _covered(i: Fields, taps: int) -> Range:
+    """The rows of a map that the windows of rows FIRST to LAST cover; rows of padding are not read."""
+    start = max(i[FIRST] * i[STRIDE] - i[TOP], 0)
+    stop = (i[LAST] - 1) * i[STRIDE] - i[TOP] + taps
+    return start, max(min(stop, i[ROWS]), start)
+
+
 def _depthwise(i: Fields, program: Program, access: Access) -> None:
     rows, columns, stride, flags = i[ROWS], i[COLUMNS], i[STRIDE], i[FLAGS]
-    out_rows, out_columns = i[OUT_ROWS], i[OUT_COLUMNS]
-    for size, made, padding in ((rows, out_rows, i[TOP]), (columns, out_columns, i[LEFT])):
+    out_columns = i[OUT_COLUMNS]
+    _extent(i, i[LAST])
+    for size, made, padding in ((rows, i[LAST], i[TOP]), (columns, out_columns, i[LEFT])):
         _require(stride in (1, 2) and padding in (0, 1), "stride %d, padding %d", stride, padding)
         # The last window may hang over the far edge by as much as is padded.
         reach = (made - 1) * stride + 3 - padding
         fits = made >= 1 and reach <= size + padding
         _require(fits, "%d windows leave %d pixels", made, size)
-    _extent(i, out_rows)
+    top, bottom = _covered(i, 3)
     for block in range(i[BLOCKS]):
-        x = i[X] + block * rows * columns * LANES
-        y = i[Y] + block * out_rows * out_columns * LANES
+        x, y = i[X] + block * i[INPUT_PITCH], i[Y] + block * i[BLOCK_PITCH]
         start, stop = y + i[FIRST] * out_columns * LANES, y + i[LAST] * out_columns * LANES
-        access.reads.append((x, x + rows * columns * LANES))
+        access.reads.append((x + top * columns * LANES, x + bottom * columns * LANES))
         access.writes.append((start, stop))
         if flags & RESIDUAL_FIRST:
             access.reads.append((start + i[RESIDUAL], stop + i[RESIDUAL]))
@@ -627,26 +632,28 @@ def _patches(first: int, last: int, side: int, rows: int, columns: int) -> list[
     return _merged(pixels)
 
 
-def _pool(i: Fields, program: Program, access: Access, pixels: int, made: int) -> None:
-    """Blocks of `pixels` into blocks of `made`, one after the other."""
+def _global_average(i: Fields, program: Program, access: Access) -> None:
     for x in program.list(i[INPUTS], i[BLOCKS]):
-        access.reads.append((x, x + pixels * LANES))
-    access.writes.append((i[Y], i[Y] + i[BLOCKS] * made * LANES))
+        access.reads.append((x, x + i[PIXELS] * LANES))
+    access.writes.append((i[Y], i[Y] + i[BLOCKS] * LANES))
     access.weights.append((i[CONSTANTS], i[CONSTANTS] + 1))
 
 
-def _global_average(i: Fields, program: Program, access: Access) -> None:
-    _pool(i, program, access, i[PIXELS], 1)
-
-
 def _window_pool(i: Fields, program: Program, access: Access) -> None:
-    rows, columns, out_rows, out_columns = i[ROWS], i[COLUMNS], i[OUT_ROWS], i[OUT_COLUMNS]
+    rows, columns, out_columns = i[ROWS], i[COLUMNS], i[OUT_COLUMNS]
+    _extent(i, i[LAST])
     sizes = (i[KERNEL_ROWS], i[KERNEL_COLUMNS], i[STRIDE], i[STRIDE_COLUMNS])
-    _require(min(rows, columns, out_rows, out_columns, *sizes) >= 1, "a window has no size")
-    inside = (out_rows - 1) * i[STRIDE] + i[KERNEL_ROWS] <= rows
+    _require(min(rows, columns, i[LAST], out_columns, *sizes) >= 1, "a window has no size")
+    inside = (i[LAST] - 1) * i[STRIDE] + i[KERNEL_ROWS] <= rows
     inside &= (out_columns - 1) * i[STRIDE_COLUMNS] + i[KERNEL_COLUMNS] <= columns
     _require(inside, "a pooling window reaches outside of its map")
-    _pool(i, program, access, rows * columns, out_rows * out_columns)
+    top, bottom = _covered(i, i[KERNEL_ROWS])
+    line, made = columns * LANES, out_columns * LANES
+    for block, x in enumerate(program.list(i[INPUTS], i[BLOCKS])):
+        y = i[Y] + block * i[BLOCK_PITCH]
+        access.reads.append((x + top * line, x + bottom * line))
+        access.writes.append((y + i[FIRST] * made, y + i[LAST] * made))
+    access.weights.append((i[CONSTANTS], i[CONSTANTS] + 1))
 
 
 def _vectors(i: Fields, program: Program, access: Access) -> None:
@@ -682,6 +689,19 @@ def _upsample(i: Fields, program: Program, access: Access) -> None:
     for block, x in enumerate(program.list(i[INPUTS], i[BLOCKS])):
         y = i[Y] + block * rows * made
         access.reads.append((x + i[FIRST] * line, x + i[LAST] * line))
+        access.writes.append((y + i[FIRST] * made, y + i[LAST] * made))
+
+
+def _depth_to_space(i: Fields, program: Program, access: Access) -> None:
+    rows, line, blocks = i[ROWS], i[COLUMNS] * LANES, i[BLOCKS]
+    down, across = i[REPEAT_ROWS], i[REPEAT_COLUMNS]
+    _extent(i, rows)
+    _require(min(i[COLUMNS], down, across) >= 1, "a map or a rectangle is empty")
+    for x in program.list(i[INPUTS], down * across * blocks):
+        access.reads.append((x + i[FIRST] * line, x + i[LAST] * line))
+    made = down * across * line
+    for block in range(blocks):
+        y = i[Y] + block * rows * made
         access.writes.append((y + i[FIRST] * made, y + i[LAST] * made))
 
 
@@ -732,6 +752,7 @@ _ACCESS: dict[int, Callable[[Fields, Program, Access], None]] = {
     ADD: _vectors,
     AFFINE: _vectors,
     UPSAMPLE: _upsample,
+    DEPTH_TO_SPACE: _depth_to_space,
     GATHER: _gather,
     LOAD_IMAGE: _load_image,
     STORE_OUTPUT: _store_output,

@@ -45,6 +45,7 @@ from .instructions import (
     SEGMENT_COUNT,
     SEGMENTS,
     SIDE,
+    SLOPE,
     WEIGHTS,
     WIDTH,
     Y,
@@ -179,16 +180,17 @@ def _row_4(
     flags: int,
     second: int,
     residual: int,
+    slope: int,
 ) -> None:
     """A^T applied to a row of `half`: up to four output pixels."""
     y0, y1, y2, y3 = _output_4(half, LANES)
-    finish(add(bias, y0), y, 0, flags, second, residual)
+    finish(add(bias, y0), y, 0, flags, second, residual, slope)
     if columns > 1:
-        finish(add(bias, y1), y, LANES, flags, second, residual)
+        finish(add(bias, y1), y, LANES, flags, second, residual, slope)
     if columns > 2:
-        finish(add(bias, y2), y, 2 * LANES, flags, second, residual)
+        finish(add(bias, y2), y, 2 * LANES, flags, second, residual, slope)
     if columns > 3:
-        finish(add(bias, y3), y, 3 * LANES, flags, second, residual)
+        finish(add(bias, y3), y, 3 * LANES, flags, second, residual, slope)
 
 
 @kernel
@@ -200,20 +202,21 @@ def _row_6(
     flags: int,
     second: int,
     residual: int,
+    slope: int,
 ) -> None:
     """A^T applied to a row of `half`: up to six output pixels."""
     y0, y1, y2, y3, y4, y5 = _output_6(half, LANES)
-    finish(add(bias, y0), y, 0, flags, second, residual)
+    finish(add(bias, y0), y, 0, flags, second, residual, slope)
     if columns > 1:
-        finish(add(bias, y1), y, LANES, flags, second, residual)
+        finish(add(bias, y1), y, LANES, flags, second, residual, slope)
     if columns > 2:
-        finish(add(bias, y2), y, 2 * LANES, flags, second, residual)
+        finish(add(bias, y2), y, 2 * LANES, flags, second, residual, slope)
     if columns > 3:
-        finish(add(bias, y3), y, 3 * LANES, flags, second, residual)
+        finish(add(bias, y3), y, 3 * LANES, flags, second, residual, slope)
     if columns > 4:
-        finish(add(bias, y4), y, 4 * LANES, flags, second, residual)
+        finish(add(bias, y4), y, 4 * LANES, flags, second, residual, slope)
     if columns > 5:
-        finish(add(bias, y5), y, 5 * LANES, flags, second, residual)
+        finish(add(bias, y5), y, 5 * LANES, flags, second, residual, slope)
 
 
 def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
@@ -328,6 +331,7 @@ def _outputs(
                         instruction[FLAGS],
                         instruction[SECOND],
                         instruction[RESIDUAL],
+                        instruction[SLOPE],
                     )
 
     return transform_outputs

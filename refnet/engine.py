@@ -2,6 +2,9 @@
 
 `Engine` runs a graph with its weights through `refnet.kernels`, imported when the first plan is made: batch norms are
 folded and weights are packed once, a plan is compiled for every input shape that comes along, the newest plans are kept.
+
+Layers without a kernel, and all that need them, run by the reference on what the engine has made, if no convolution or
+linear layer is among them: the decoding at the end of a detector is arithmetic on lists of a few thousand numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from refnet import reference
 from refnet.errors import BackendError
 from refnet.graph import Graph
 from refnet.ops import Array
@@ -42,7 +46,7 @@ class Engine:
     lock and no GIL.
 
     Raises:
-        BackendError: Numba is missing or fails, or the network has a layer without a kernel.
+        BackendError: Numba is missing or fails, or the network has a layer without a kernel before its last convolution.
     """
 
     def __init__(self, graph: Graph, weights: Mapping[str, Array], threads: int = 1) -> None:
@@ -66,7 +70,15 @@ class Engine:
         """
         shape = x.shape[1:]
         runner = self._runners.get(shape) or self.runner(shape)
-        return runner.run(x)
+        outputs, finite = runner.run(x)
+        return (self._finish(runner.plan, outputs) if runner.plan.rest else outputs), finite
+
+    def _finish(self, plan: plans.Plan, made: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The graph's outputs, after the layers that the engine has no kernels for."""
+        assert self._compiler is not None  # since there is a plan
+        tensors = {output.name: array for output, array in zip(plan.outputs, made, strict=True)}
+        reference.finish(plan.rest, self._compiler.weights, tensors)
+        return tuple(tensors[name] for name in self.graph.outputs)
 
     def runner(self, shape: tuple[int, ...]) -> runners.Runner:
         """The plan for images of `shape` (C, H, W), compiled once, with its memory."""
@@ -104,13 +116,11 @@ class Engine:
         except Exception as error:  # such as a REFNET_LANES that no CPU has
             raise BackendError(f"the compiled backend cannot run here: {error}") from error
         channels, height, width = shape
-        if reason := _beyond(self.graph):
-            raise BackendError(f"the compiled backend cannot run {self.graph.name}: {reason}")
         if self._compiler is None:
             self._compiler = compilers.Compiler(self.graph, self._weights)
             self._arenas, self._weights = runners.Arenas(), {}
         try:
-            plan = self._compiler.plan((channels, height, width))
+            plan = self._compiler.plan((channels, height, width), partial=True)
         except compilers.UnsupportedError as error:
             raise BackendError(
                 f"the compiled backend cannot run {self.graph.name}: {error}"
@@ -121,24 +131,6 @@ class Engine:
             raise BackendError(
                 f"the compiled backend cannot run here: {type(error).__name__}: {error}"
             ) from error
-
-
-#: What attributes the kernels know of operations that have others too.
-_KNOWN = {
-    "average_pool": {"kernel", "stride", "padding"},
-    "max_pool": {"kernel", "stride", "padding"},
-}
-
-
-def _beyond(graph: Graph) -> str | None:
-    """Which layer asks for more of its operation than the kernels know; None where none does."""
-    for node in graph.nodes:
-        more = sorted(set(node.attributes) - _KNOWN.get(node.op, set(node.attributes)))
-        if node.op == "softmax" and not isinstance(node.attributes["axis"], int):
-            more = ["several axes"]
-        if more:
-            return f"the engine has no kernel for {node.op!r} with {', '.join(more)} ({node.name})"
-    return None
 
 
 def warmup() -> str:

@@ -17,6 +17,7 @@ from kernels import (
     layout as layout,
     lower as lower,
     lower_convolution as lower_convolution,
+    lower_pool as lower_pool,
     machine_code as machine_code,
     memory as memory,
     packing as packing,

@@ -41,6 +41,12 @@ def run(graph: Graph, weights: Mapping[str, Array], x: Array) -> tuple[Array, ..
     return tuple(tensors[name] for name in graph.outputs)
 
 
+def finish(nodes: Sequence[Node], weights: Mapping[str, Array], tensors: dict[str, Array]) -> None:
+    """Add the results of `nodes`, in execution order, to the tensors that they read."""
+    for node in nodes:
+        tensors[node.name] = _forward(node, tensors, weights)
+
+
 def activations(graph: Graph, weights: Mapping[str, Array], x: Array) -> dict[str, Array]:
     """{tensor name: array} of the input and every node, for `x` (N, C, H, W)."""
     graph.shapes(x.shape[1:])

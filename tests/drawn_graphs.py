@@ -12,6 +12,8 @@ ELEMENTWISE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("relu6", {}),
     ("relu", {}),
     ("relu6", {}),
+    ("leaky_relu", {"slope": 0.1}),
+    ("leaky_relu", {"slope": -0.5}),
     ("sigmoid", {}),
     ("softmax", {"axis": 1}),
     ("softmax", {"axis": 1}),
@@ -39,7 +41,7 @@ class Drawing:
     def grow(self) -> None:
         """One more operation, of a recent tensor, unless that is too small for it."""
         x = self.names[-1 - min(self.draw(0, 3), len(self.names) - 1)]
-        name, kind = f"n{len(self.names)}", self.draw(0, 14 if self.norms else 11)
+        name, kind = f"n{len(self.names)}", self.draw(0, 15 if self.norms else 12)
         channels, *size = self.net.shape[x]
         if kind <= 2:
             self._conv(x, name)
@@ -69,9 +71,14 @@ class Drawing:
         elif kind == 11 and max(size) <= 14:
             factor = (self.draw(1, 3), self.draw(1, 2))
             self.names.append(self.net.add("upsample", name, x, factor=factor))
-        elif kind in (12, 13):
+        elif kind == 12 and max(size) <= 14 and channels >= 4:
+            start = channels % 4
+            x = self.net.add("slice", f"{name}.cut", x, start=start, stop=channels)
+            first = bool(self.draw(0, 1))
+            self.names.append(self.net.add("depth_to_space", name, x, block=2, depth_first=first))
+        elif kind in (13, 14):
             self.names.append(self.net.batch_norm(x, name))
-        elif kind == 14:
+        elif kind == 15:
             self._branches(x, name)
 
     def _conv(self, x: str, name: str) -> None:

@@ -25,8 +25,13 @@ Pass: TypeAlias = Callable[[Graph, Weights], tuple[Graph, Weights]]
 
 PASSES: dict[str, Pass] = {
     "drop_dead": lambda graph, weights: (rewrites.drop_dead(graph), weights),
+    "unfold_transposed": rewrites.unfold_transposed,
     "fold_normalization": rewrites.fold_normalization,
     "collapse_softmax": rewrites.collapse_softmax,
+    "distribute_activations": lambda graph, weights: (
+        rewrites.distribute_activations(graph),
+        weights,
+    ),
     "distribute_additions": lambda graph, weights: (rewrites.distribute_additions(graph), weights),
     "simplify": rewrites.simplify,
 }
@@ -273,11 +278,14 @@ def interpreted(graph: Graph, weights: Weights, x: Array) -> tuple[tuple[Array, 
             added = value(epilogue.residual)
         sums = sums + added if flags & flag.RESIDUAL_FIRST else sums
         sums = bounded(sums, flags & flag.RELU, flags & flag.RELU6)
+        sums = np.where(flags & flag.LEAKY, np.maximum(sums, epilogue.slope * sums), sums)
         if flags & flag.STORE_FIRST:
             values[str(epilogue.first)] = sums
         if flags & flag.STORE_SECOND:
             sums = sums + added if flags & flag.RESIDUAL_SECOND else sums
             sums = bounded(sums, flags & flag.SECOND_RELU, flags & flag.SECOND_RELU6)
+            leaking = np.maximum(sums, epilogue.slope * sums)
+            sums = np.where(flags & flag.SECOND_LEAKY, leaking, sums)
             values[str(epilogue.second)] = sums
 
     outputs = tuple(value(name) for name in graph.outputs)

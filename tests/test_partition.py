@@ -20,6 +20,7 @@ def plan() -> checks.Plan:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming, "STREAMED", 1)
         patch.setattr(streaming, "BAND_PIXELS", 14)
+        patch.setattr(streaming, "BAND_FLOATS", 0)
         net = checks.Net((3, 61, 53))
         x = net.conv("input", "planar", 20, 3, padding=1)
         x = net.conv(x, "dense", 40, 3, stride=2, padding=1)
@@ -28,6 +29,9 @@ def plan() -> checks.Plan:
         x = net.conv(x, "depthwise", 40, 3, stride=2, padding=1, groups=40)
         x = net.conv(x, "dense2", 24, 3, stride=2)
         x = net.add("upsample", "larger", x, factor=(2, 2))
+        x = net.add("depth_to_space", "largest", x, block=2, depth_first=True)
+        window: Any = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
+        x = net.add("max_pool", "pool", x, **window)
         z = net.conv(net.conv(x, "tree", 20, 1), "leaf", 18, 1)
         return checks.compile_plan(
             graph := checks.graph_of(net, net.add("softmax", "soft", z, axis=1)),

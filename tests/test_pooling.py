@@ -1,5 +1,7 @@
 """Means and maxima of maps and windows."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +29,34 @@ def test_windows(op: str, side: int, kernel: int, stride: int) -> None:
         ),
     )
     checks.check(graph, checks.DIRECT, runs="window_pool")
+
+
+@pytest.mark.parametrize("op", ["max_pool", "average_pool"])
+@settings(max_examples=10)
+@given(rows=st.integers(2, 5), columns=st.integers(2, 5))
+def test_attributes_that_change_nothing(op: str, rows: int, columns: int) -> None:
+    """Rounding sizes up, and counting padding, where windows fill the map and nothing is padded."""
+    net = checks.Net((9, 2 * rows, 2 * columns))
+    more: Any = {} if op == "max_pool" else {"count_padding": False}
+    window: Any = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "ceil": True, **more}
+    graph = checks.graph_of(net, net.add(op, "pool", "input", **window))
+    checks.check(graph, checks.DIRECT, runs="window_pool")
+
+
+def test_windows_over_the_edge_are_refused() -> None:
+    net = checks.Net((3, 6, 7))
+    window: Any = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "ceil": True}
+    net.add("average_pool", "pool", "input", **window)
+    with pytest.raises(checks.UnsupportedError, match="hang over the edge"):
+        checks.compile_plan(checks.graph_of(net, "pool"), {})
+
+
+def test_dilation_is_refused() -> None:
+    net = checks.Net((3, 6, 7))
+    window: Any = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0), "dilation": (2, 2)}
+    net.add("max_pool", "pool", "input", **window)
+    with pytest.raises(checks.UnsupportedError, match="pools with dilation"):
+        checks.compile_plan(checks.graph_of(net, "pool"), {})
 
 
 def test_padding_is_refused() -> None:

@@ -107,7 +107,11 @@ def plan_of_every_kernel(lanes: int) -> checks.Plan:
     linear = net.linear(net.global_average(y, "mean"), "linear", 70)
     blocked = net.add("average_pool", "blocked", "input", **window)
     larger = net.add("upsample", "larger", valid, factor=(2, 3))
-    outputs = (linear, moved, net.add("cells", "cells", valid), blocked, larger)
+    square = net.add(
+        "depth_to_space", "square", net.conv(y, "four", 12, 1), block=2, depth_first=True
+    )
+    leaky = net.add("leaky_relu", "leaky", square, slope=0.1)
+    outputs = (linear, moved, net.add("cells", "cells", valid), blocked, larger, leaky)
     graph = checks.graph_of(net, *outputs)
     plan: checks.Plan = checks.at_lanes(lanes).compiler.compile_plan(
         graph, checks.random_weights(graph)

@@ -1,0 +1,121 @@
+"""From a pool to instructions: the mean of a whole map, or windows inside of it, whole or in bands of rows."""
+
+from __future__ import annotations
+
+from refnet.graph import Node
+
+from .algorithm import UnsupportedError
+from .assembler import Operand
+from .emitter import Emitter
+from .epilogue import STORE_FIRST
+from .instructions import (
+    BLOCK_PITCH,
+    BLOCKS,
+    COLUMNS,
+    CONSTANTS,
+    FIRST,
+    GLOBAL_AVERAGE,
+    INPUTS,
+    KERNEL_COLUMNS,
+    KERNEL_ROWS,
+    LAST,
+    MAXIMUM,
+    OUT_COLUMNS,
+    PIXELS,
+    ROWS,
+    STRIDE,
+    STRIDE_COLUMNS,
+    WINDOW_POOL,
+    Y,
+)
+from .layout import Tensor
+from .lower_convolution import Destination
+from .simd import LANES
+
+
+def pool(emitter: Emitter, node: Node) -> None:
+    """The mean of a whole map, or mean or maximum over windows inside of it."""
+    source = emitter.stored(node.inputs[0])
+    if reason := refusal(emitter, node):
+        raise UnsupportedError(reason)
+    target = destination(emitter, node, source.lanes)
+    if not is_global(emitter, node):
+        windows = Windows(emitter, node)
+        windows.emit(source, target, 0, windows.extent)
+        return
+    # The mean of a whole map has a kernel of its own, with four sums in flight.
+    result = target.main
+    operands: dict[int, Operand] = {
+        Y: result.blocks[0],
+        BLOCKS: len(source.blocks),
+        INPUTS: source.blocks,
+        CONSTANTS: emitter.constants(1.0 / source.pixels),
+        PIXELS: source.pixels,
+    }
+    note = f"{source.shape} -> {result.shape}"
+    emitter.emit(GLOBAL_AVERAGE, node.name, note, operands, source.blocks, result.blocks)
+
+
+def is_global(emitter: Emitter, node: Node) -> bool:
+    """Whether a pool is the mean of its whole map."""
+    size = emitter.shapes[node.inputs[0]][1:]
+    return node.op == "average_pool" and tuple(node.attributes["kernel"]) == size
+
+
+def refusal(emitter: Emitter, node: Node) -> str | None:
+    """Why the kernels cannot run a pool: it has padding, dilation, or windows over the edge. None where they can."""
+    a, size, made = (
+        node.attributes,
+        emitter.shapes[node.inputs[0]][1:],
+        emitter.shapes[node.name][1:],
+    )
+    if a["padding"] != (0, 0):
+        return f"{node.name} pools with padding {a['padding']}"
+    if a.get("dilation", (1, 1)) != (1, 1):
+        return f"{node.name} pools with dilation {a['dilation']}"
+    reach = [(n - 1) * s + k for n, s, k in zip(made, a["stride"], a["kernel"], strict=True)]
+    # Without padding, there is nothing else that the operation's other attributes could change.
+    if any(end > most for end, most in zip(reach, size, strict=True)):
+        return f"{node.name} pools with windows that hang over the edge of its map"
+    return None
+
+
+def destination(emitter: Emitter, node: Node, lanes: tuple[int, ...]) -> Destination:
+    """Allocate what a pool makes, its channels in the lanes of its input."""
+    result = emitter.allocate(node.name, emitter.shapes[node.name], lanes)
+    return Destination(lanes, STORE_FIRST, 0.0, result, None, None, result.pixels)
+
+
+class Windows:
+    """A pool over windows, by output rows."""
+
+    def __init__(self, emitter: Emitter, node: Node) -> None:
+        self.emitter, self.node = emitter, node
+        self.extent = emitter.shapes[node.name][1]
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """One instruction."""
+        emitter, node, a = self.emitter, self.node, self.node.attributes
+        kernel, stride, shape = a["kernel"], a["stride"], emitter.shapes[node.name]
+        result = destination.main
+        operands: dict[int, Operand] = {
+            Y: result.blocks[0],
+            BLOCKS: len(source.blocks),
+            BLOCK_PITCH: destination.pixels * LANES,
+            INPUTS: source.blocks,
+            CONSTANTS: emitter.constants(1.0 / (kernel[0] * kernel[1])),
+            MAXIMUM: int(node.op == "max_pool"),
+            ROWS: source.shape[1],
+            COLUMNS: source.shape[2],
+            OUT_COLUMNS: shape[2],
+            KERNEL_ROWS: kernel[0],
+            KERNEL_COLUMNS: kernel[1],
+            STRIDE: stride[0],
+            STRIDE_COLUMNS: stride[1],
+            FIRST: start,
+            LAST: stop,
+        }
+        note = f"{source.shape} -> {shape}"
+        if (start, stop) != (0, self.extent):
+            note += f", rows {start} to {stop}"
+        emitter.emit(WINDOW_POOL, node.name, note, operands, source.blocks, result.blocks)
