@@ -359,7 +359,6 @@ def test_large_faces_are_found_at_a_smaller_scale(file: Any, assets: Path) -> No
     assert (iou(numpy_detector(path, scales=(1.0,))(image).boxes, face) < 0.5).all()
 
 
-@pytest.mark.filterwarnings("ignore:the compiled backend cannot run")
 def test_faces_on_the_command_line(file: Any, tmp_path: Path) -> None:
     photo = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
     results = tmp_path / "faces.jsonl"
