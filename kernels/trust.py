@@ -1,7 +1,7 @@
 """Whether machine code out of a file may be run: only where no other user can have written it.
 
 A file is judged by its owner and by the owners and permissions of every folder above it, as OpenSSH judges its keys: all
-of them belong to this user or to root, and nobody else may write to them. A parent with the sticky bit, such as /tmp,
+of them belong to this user or to root, and no other user may write to them. A parent with the sticky bit, such as /tmp,
 is allowed, since only an entry's owner may exchange it there. Where the system has no owners of this kind (Windows), the
 cache lies in the user's profile and its access control lists decide.
 """
@@ -20,7 +20,7 @@ for _name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):  # some syst
 
 
 class UntrustedError(PermissionError):
-    """Somebody else may have written this file; `strerror` says why it is thought so."""
+    """Another user may have written this file; `strerror` says why it is thought so."""
 
     def __init__(self, reason: str, path: str | os.PathLike[str]) -> None:
         super().__init__(1, reason, os.fspath(path))

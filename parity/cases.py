@@ -23,7 +23,7 @@ POLARIS_VARIANTS: list[dict[str, Any]] = [
     {"width": 0.5, "landmarks": 17, "activation": "relu6", "bn8": "applied", "conv2": "depthwise"},
 ]
 
-#: (H, W) beside the smallest legal side: odd ones, where a wrong border shows, and a usual one.
+#: (H, W) beside the smallest legal side: odd ones, where a wrong border shows, and a common one.
 DETECTOR_SIZES = ((161, 198), (255, 333), (480, 640))
 
 #: The same for networks whose sides are multiples of 64.

@@ -220,7 +220,7 @@ def consumers(graph: Graph) -> dict[str, list[Node]]:
 
 
 def last_uses(graph: Graph) -> Iterator[tuple[Node, tuple[str, ...]]]:
-    """Each node in order, with the tensors that nobody reads after it and that are no output."""
+    """Each node in order, with the tensors that no later node reads and that are no output."""
     last = {name: node.name for node in graph.nodes for name in node.inputs}
     for node in graph.nodes:
         done = {x for x in node.inputs if last[x] == node.name and x not in graph.outputs}

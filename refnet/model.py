@@ -242,7 +242,7 @@ def load(
 
     Args:
         name_or_file: a name from `refnet.networks()`, with options or without, such as
-            "lffd-face-v2:width=0.5"; a checkpoint whose network can be told from it, such as a file made by
+            "lffd-face-v2:width=0.5"; a checkpoint whose network follows from it, such as a file made by
             `refnet convert`; or an ONNX file of any network whose operators refnet knows.
         weights: a checkpoint's path, or {state-dict name: array}. A checkpoint may be a PyTorch file
             (never executed), safetensors, npz, ONNX, MXNet or ncnn. With a network's name, None takes
@@ -426,7 +426,7 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
 
 
 def _read_only(array: Array) -> Array:
-    """`array` itself where nobody can write to it, else a copy: a model's weights never change."""
+    """`array` itself where it is read-only, else a copy: a model's weights never change."""
     kept = array.copy() if array.flags.writeable else array
     kept.flags.writeable = False
     return kept

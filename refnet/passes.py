@@ -105,7 +105,7 @@ def _by_output(scale: Array, conv: Node, weight: Array) -> Array:
 
 
 def _taken_in(node: Node, graph: Graph, readers: Mapping[str, list[Node]]) -> bool:
-    """Whether the tensor of `node` has one reader and is no output, so that nobody misses it."""
+    """Whether `node` may be absorbed by its consumer: it has exactly one, and is no output of the graph."""
     return len(readers[node.name]) == 1 and node.name not in graph.outputs
 
 

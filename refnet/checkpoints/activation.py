@@ -23,7 +23,7 @@ from refnet.networks import build
 Options = dict[str, Any]
 
 # Operators of ONNX and ncnn, in lower case, that no network here has. Those of a known layer's name and other bounds
-# are told apart where they are read: "Clip" alone is between 0 and 6, "ReLU" alone has no slope.
+# are distinguished where they are read: "Clip" alone is between 0 and 6, "ReLU" alone has no slope.
 # fmt: off
 _FOREIGN = frozenset([
     "celu", "elu", "erf", "gelu", "hardsigmoid", "hardswish", "leakyrelu", "mish", "prelu", "selu", "shrink", "silu",

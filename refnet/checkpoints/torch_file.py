@@ -139,7 +139,7 @@ class _Storages:
         """The value of a persistent id: a storage, or a class (legacy files name modules' so)."""
         if isinstance(identity, tuple) and identity:
             if identity[0] == "module" and len(identity) == 4 and isinstance(identity[1], Global):
-                return identity[1]  # its source code follows, which nobody runs
+                return identity[1]  # its source code follows, which is never run
             if identity[0] == "storage" and len(identity) in (5, 6):
                 return self._storage(identity[1], identity[2], identity[4], *identity[5:])
         raise CheckpointError(

@@ -152,7 +152,7 @@ def _say(message: str, error: BaseException, *, debug: bool) -> None:
     """Print one line about an error, and where it comes from if that was asked for."""
     if debug:
         traceback.print_exception(error)
-    with contextlib.suppress(OSError):  # nobody reads it
+    with contextlib.suppress(OSError):  # its reader has gone
         print(f"refnet: {printable(message)}", file=sys.stderr, flush=True)
 
 

@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--network",
         metavar="NAME",
-        help="what it is, where that cannot be told: a name, or name:option=value",
+        help="what it is, where the file does not say it: a name, or name:option=value",
     )
     parser.add_argument("--part", help="which of several state dicts in the file to take")
     parser.add_argument(
@@ -112,9 +112,9 @@ def _told(report: dict[str, Any]) -> str:
 def _summary(names: Sequence[str]) -> str:
     counters = sum(name.endswith("num_batches_tracked") for name in names)
     others = [_plain(name) for name in names if not name.endswith("num_batches_tracked")]
-    told = [f"{counters} num_batches_tracked"] if counters else []
-    told += others[:6] + ([f"{len(others) - 6} more"] if len(others) > 6 else [])
-    return ", ".join(told) or "nothing"
+    kinds = [f"{counters} num_batches_tracked"] if counters else []
+    kinds += others[:6] + ([f"{len(others) - 6} more"] if len(others) > 6 else [])
+    return ", ".join(kinds) or "nothing"
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,7 @@
 """Heads of published face detectors, as their ONNX files come: YuNet, SCRFD, Ultra-Light, CenterFace, RetinaFace.
 
 A network of any size sees an image at the scales of a pyramid; one of a fixed size sees it scaled into its input, with
-its aspect kept, and continued with black. Which output is which is told by `refnet.networks.published`. In all that
+its aspect kept, and continued with black. Which output is which, follows from `refnet.networks.published`. In all that
 follows a cell (row v, column u) of stride S is one of a grid over the input, exp is of what the network gives, and
 points are the image's left eye, right eye, nose tip, left and right corner of the mouth.
 

@@ -258,9 +258,9 @@ def _network(file: OnnxGraph, shape: Shape) -> _Network:
         if isinstance(problem, ShapeError):
             raise problem
     if problems:
-        told = dict.fromkeys(map(str, problems))
-        more = f"; and {len(told) - 8} more" if len(told) > 8 else ""
-        raise OptionError("; ".join(list(told)[:8]) + more)
+        named = dict.fromkeys(map(str, problems))
+        more = f"; and {len(named) - 8} more" if len(named) > 8 else ""
+        raise OptionError("; ".join(list(named)[:8]) + more)
     outputs = _outputs(net, file)
     nodes = _needed(net.builder.nodes, outputs)
     patterns = Patterns(nodes, net.builder.shape, outputs)

@@ -1,4 +1,4 @@
-"""Which published face detector an ONNX file holds, told by the number and the shapes of its outputs.
+"""Which published face detector an ONNX file holds, recognised by the number and the shapes of its outputs.
 
 A cell is a place of a stride's grid, of which there are ⌈H/S⌉·⌈W/S⌉ on an input of H × W. Lists of cells go row by
 row; with several anchors, a cell's follow each other.

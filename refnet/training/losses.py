@@ -46,7 +46,7 @@ def wing(prediction: Array, target: Array, *, width: float = 10.0, epsilon: floa
     """Wing loss: w · ln(1 + d/ε) for d < w, else d - C, with C = w - w · ln(1 + w/ε), continuous at w.
 
     d is the distance of a coordinate to its target. Summed over the coordinates, averaged over the
-    images. On coordinates in [0, 1] only the logarithm acts with the usual constants, and the slope
+    images. On coordinates in [0, 1] only the logarithm acts with the paper's constants, and the slope
     w/(ε + d) stays within 3.3 and 5; on pixels both branches act, as the paper means it.
 
     Args:
@@ -133,7 +133,7 @@ def pfld(
         ordinary = (attributes.sum(axis=1, keepdims=True) == 0).astype(attributes.dtype)
         classes = np.concatenate([classes, ordinary], axis=1)
     share = classes.mean(axis=0)
-    inverse = 1 / np.where(share > 0, share, 1)  # a class that nobody has multiplies zeros
+    inverse = 1 / np.where(share > 0, share, 1)  # a class without a face multiplies zeros
     belongs = classes @ inverse
     pose = (1 - np.cos(unit * turn)).sum(axis=1)
     error = np.square(difference).sum(axis=1)

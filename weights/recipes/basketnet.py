@@ -1,4 +1,4 @@
-"""Train BasketNet on frames with balls, after cross-validation has told how good it will be.
+"""Train BasketNet on frames with balls, after cross-validation has measured how good it will be.
 
     python -m weights.recipes.basketnet --data DIR --out DIR
 

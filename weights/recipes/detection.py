@@ -106,14 +106,14 @@ def targets_of(
 
 
 def cautious(
-    graph: Graph, weights: Mapping[str, Array], raw: float, usual: float
+    graph: Graph, weights: Mapping[str, Array], raw: float, default: float
 ) -> dict[str, Array]:
-    """The same network with every score's log-odds lowered, so that a score of `raw` becomes `usual`.
+    """The same network with every score's log-odds lowered, so that a score of `raw` becomes `default`.
 
     The ranking and so the average precision stay; what changes is what users get who never touch the
     threshold: training images are half faces, photos are not.
     """
-    odds = np.log(raw / (1 - raw)) - np.log(usual / (1 - usual))
+    odds = np.log(raw / (1 - raw)) - np.log(default / (1 - default))
     shifted = dict(weights)
     for name in trainable_outputs(graph)[::2]:
         bias = graph.node[name].parameters["bias"]
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--caution",
         type=float,
         default=0.8,
-        help="the network's score that the released one calls its usual threshold",
+        help="the network's score that the released one has as its default threshold",
     )
     parser.add_argument("--scenes", type=int, default=60, help="composed scenes to evaluate on")
     parser.add_argument("--seed", type=int, default=1)

@@ -401,7 +401,7 @@ def scene(
 ) -> Scene:
     """One training image, mirrored half of the time.
 
-    A sixth each shows nobody and any part of a photo of people, a fifth each are mosaics and have
+    A sixth each shows no person and any part of a photo of people, a fifth each are mosaics and have
     faces pasted in, the rest are crops about a face. Where a photo ends, mostly a landscape goes on,
     or clutter, else black.
     """

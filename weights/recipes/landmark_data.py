@@ -29,7 +29,7 @@ SIDE = 112
 MARGIN = 1.2
 #: A source image is cut to this many times its points' box: what rotation, shift and scale can reach.
 CONTEXT = 2.2
-#: ... and shrunk until the usual crop of it has this many pixels.
+#: ... and shrunk until the default crop of it has this many pixels.
 DETAIL = 128
 
 

@@ -64,7 +64,7 @@ people more than once, so there the split is by photo and not by person.""",
 NME is the mean distance of the points over the distance of the outer eye corners. Crops are cut by the
 true points' box times 1.2, as the teachers' makers do. On set-aside faces the truth is what the
 teachers say, so these figures say how well they are followed, not how right they are. The 68 points of
-dlib's sample photos are compared through the usual map of 98 to 68 points; their authors made them with
+dlib's sample photos are compared through the standard map of 98 to 68 points; their authors made them with
 dlib's own predictor.""",
     "Limits": """
 It can be no better than its teachers. The training faces are mostly public figures before cameras;

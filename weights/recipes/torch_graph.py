@@ -111,7 +111,7 @@ class GraphModule(nn.Module):
 def with_norms(graph: Graph) -> Graph:
     """`graph` with a batch norm between every convolution and its activation, for training.
 
-    BasketNet's 87 layers without norms, their ReLU6 among them, saturate or die out from any usual
+    BasketNet's 87 layers without norms, their ReLU6 among them, saturate or die out from any common
     start. `refnet.passes.fold` makes the norms part of the convolutions again, so that what was trained
     has the tensors of `graph`.
     """
