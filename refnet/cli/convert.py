@@ -112,9 +112,9 @@ def _told(report: dict[str, Any]) -> str:
 def _summary(names: Sequence[str]) -> str:
     counters = sum(name.endswith("num_batches_tracked") for name in names)
     others = [_plain(name) for name in names if not name.endswith("num_batches_tracked")]
-    kinds = [f"{counters} num_batches_tracked"] if counters else []
-    kinds += others[:6] + ([f"{len(others) - 6} more"] if len(others) > 6 else [])
-    return ", ".join(kinds) or "nothing"
+    named = [f"{counters} num_batches_tracked"] if counters else []
+    named += others[:6] + ([f"{len(others) - 6} more"] if len(others) > 6 else [])
+    return ", ".join(named) or "nothing"
 
 
 def _plain(name: str) -> str:
