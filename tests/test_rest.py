@@ -62,14 +62,14 @@ def test_no_convolution_is_left_to_numpy() -> None:
     graph = decoding(later="later")
     model = refnet.Model(graph, random_weights(graph, 1))
     with pytest.raises(refnet.BackendError, match="no kernel for 'tanh'"):
-        model.run(checks.image(graph.input_shape), backend="numba")
+        model.run(checks.image(graph.input_shape), backend="compiled")
 
 
 def test_a_network_of_nothing_else() -> None:
     net = checks.Net((3, 4, 4))
     graph = checks.graph_of(net, net.add("tanh", "tanh", "input"))
     with pytest.raises(refnet.BackendError, match="no kernel for 'tanh'"):
-        refnet.Model(graph, {}).run(checks.image(graph.input_shape), backend="numba")
+        refnet.Model(graph, {}).run(checks.image(graph.input_shape), backend="compiled")
 
 
 @settings(max_examples=60)
