@@ -169,9 +169,8 @@ def naming(options: Mapping[str, str]) -> Iterator[None]:
         raise
     except WeightsError as error:
         for option, name in options.items():
-            if name.partition(":")[
-                0
-            ] in NETWORKS and f"weights for {name.partition(':')[0]}" in str(error):
+            plain = name.partition(":")[0]
+            if plain in NETWORKS and f"weights for {plain}" in str(error):
                 raise WeightsError(
                     f"refnet comes without weights for {name}; give {option} the file of a checkpoint "
                     "(`refnet networks --released` lists those that need none)"
@@ -193,13 +192,7 @@ def read_model(text: str, *, backend: str = "auto", threads: int | None = None) 
     """A network that was named, with weights. Raises OptionError, or as `refnet.load`."""
     path, options = file_with_options(text)
     name = network(text) if path is None else path
-    try:
-        return load(name, backend=backend, threads=threads, **options)
-    except (WeightsError, OptionError):
-        if Path(name).suffix.lower() != ".onnx" or not os.path.isfile(name):
-            raise
-        found = read_onnx(name, options)  # a network of its own
-        return Model(found.graph, found.weights, backend=backend, threads=threads)
+    return load(name, backend=backend, threads=threads, **options)
 
 
 def file_with_options(text: str) -> tuple[str | None, dict[str, Any]]:

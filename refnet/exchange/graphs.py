@@ -1,30 +1,14 @@
-"""A network by its name, or out of a file."""
+"""A network out of an ONNX file, whichever network it is."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from refnet.errors import OptionError
 from refnet.exchange.onnx_import import from_onnx
-from refnet.graph import Graph
-from refnet.model import Model, load
-from refnet.networks import NETWORKS, build
-
-
-def read_graph(name_or_file: str, options: Mapping[str, Any]) -> Graph:
-    """The network of a name, built with `options`, or the one in an ONNX file or a checkpoint.
-
-    Raises:
-        As `refnet.build`, `read_onnx` or `refnet.load`.
-    """
-    if name_or_file.lower().endswith(".onnx"):
-        return read_onnx(name_or_file, options).graph
-    if name_or_file not in NETWORKS and Path(name_or_file).is_file():
-        return load(name_or_file, backend="numpy", **options).graph
-    return build(name_or_file, **options)
+from refnet.model import Model
 
 
 def read_onnx(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Model:
