@@ -4,10 +4,9 @@
 
 The first run decodes DATA/train into OUT/photos and labels five points with the landmark networks under
 DATA/pfld/onnx, if they are there. `--minutes` ends a run early; the next one with the same OUT goes on from
-its state, which is all that has to be kept: OUT/checkpoint.pt. A run under way has its state beside this file,
-as lffd-light.checkpoint.pt, to be copied there. The learning rate is constant and falls over the last quarter
-of the steps; the averaged weights are good at any time. The last run writes OUT/lffd-light.safetensors and its
-card.
+its state, which is all that has to be kept: OUT/checkpoint.safetensors. The learning rate is constant and falls
+over the last part of the steps; `--steps`, `--flat` and `--rate` may change from run to run, so that the fall
+can begin when the time is up. The last run writes OUT/lffd-light.safetensors and its card.
 """
 
 from __future__ import annotations
@@ -96,6 +95,7 @@ def train(
     out: Path,
     data: Path,
     settings: Mapping[str, Any],
+    schedule: Schedule,
     *,
     report: int,
     minutes: float | None,
@@ -105,7 +105,7 @@ def train(
     Args:
         photos: folder of `face_photos.store`.
         data: where the validation photos are.
-        settings: width, steps, rate, seed, mixed; see the command's arguments.
+        settings: width, seed, mixed; see the command's arguments.
         report: steps between two measurements.
     """
     graph = refnet.build("lffd-light", width=settings["width"])
@@ -116,7 +116,6 @@ def train(
     prepared(module)
     module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=5e-4)
-    schedule = Schedule(settings["rate"], settings["steps"], warmup=300, flat=0.75)
     run = Run(module, optimizer, schedule, out, settings=settings)
     loader = DataLoader(Batches(photos, settings["seed"], run.step), batch_size=None, num_workers=1)
     batches: Iterator[Any] = iter(loader)
@@ -171,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=36000, help="of the whole schedule")
     parser.add_argument("--minutes", type=float, help="end this run after so long")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak of the learning rate")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak of the learning rate")
+    parser.add_argument("--flat", type=float, default=0.5, help="share of the steps at the peak")
     parser.add_argument("--raw", type=float, default=0.5, help="score that becomes the threshold")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=int, default=1000, help="steps between two reports")
@@ -182,13 +182,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photos = given.photos or given.out / "photos"
     if not (photos / "photos.npz").exists():
         print(f"{store(given.data, photos, sorted(given.data.glob('pfld/onnx/*.onnx')))} photos")
-    settings = {n: getattr(given, n) for n in ("width", "steps", "rate", "seed", "mixed")}
+    settings = {n: getattr(given, n) for n in ("width", "seed", "mixed")}
+    schedule = Schedule(given.rate, given.steps, warmup=300, flat=given.flat)
     started = time.monotonic()
     run, student = train(
-        photos, given.out, given.data, settings, report=given.report, minutes=given.minutes
+        *(photos, given.out, given.data, settings, schedule),
+        report=given.report,
+        minutes=given.minutes,
     )
     print(f"{run.step} steps, {(time.monotonic() - started) / 60:.0f} minutes in this run")
-    if run.step < settings["steps"]:
+    if run.step < given.steps:
         return 0
     draw_curve(given.out, {"AP@0.5": "AP, validation"})
     graph = student.graph
@@ -198,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = {**CARD, "Figures": f"{CARD['Figures']}\n\n{rows(final)}"}
     save(given.out / "trained.safetensors", graph.name, graph.options, student.arrays())
     weights = given.out / "lffd-light.safetensors"
-    record = {**settings, "raw": given.raw}
+    record = {**settings, "steps": given.steps, "rate": given.rate, "raw": given.raw}
     release(weights, graph, arrays, "lffd-light: faces", sections, record)
     (given.out / "result.json").write_text(json.dumps({**record, **final}, indent=2) + "\n")
     print(json.dumps(final, indent=2))

@@ -1,8 +1,8 @@
 """What every recipe's loop needs: a run that can be cut off and resumed, its log, its learning rate.
 
-OUT/checkpoint.pt   the newest state; a run with the same OUT goes on from it
-OUT/log.jsonl       one line of JSON a report
-OUT/curve.png       the log drawn (with the extra `plot`)
+OUT/checkpoint.safetensors   the newest state; a run with the same OUT goes on from it
+OUT/log.jsonl                one line of JSON a report
+OUT/curve.png                the log drawn (with the extra `plot`)
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from refnet.checkpoints.reader import read
+from refnet.checkpoints.safetensors_file import write_safetensors
 from refnet.errors import DependencyError
-from refnet.files import replacing
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Run:
         schedule: rate by step, and the number of steps.
         out: the run's folder.
         average: decay of the running average of the weights that is evaluated and released.
-        settings: what the run was started with; a resumed run must have the same.
+        settings: what the run was started with; a resumed run must have the same. Of the schedule, which
+            may change when a run is resumed, nothing belongs here.
     """
 
     module: nn.Module
@@ -81,7 +83,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        return self.out / "checkpoint.pt"
+        return self.out / "checkpoint.safetensors"
 
     def train(
         self,
@@ -150,30 +152,39 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        state = {
-            "step": self.step,
-            "settings": json.dumps(dict(self.settings), sort_keys=True),
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averaged": self.averaged,
-        }
-        with replacing(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+        states = {"module": self.module.state_dict(), "averaged": self.averaged}
+        tensors = {f"{p}.{n}": tensor for p, own in states.items() for n, tensor in own.items()}
+        for number, own in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in own.items()}
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        write_safetensors(
+            self.checkpoint, arrays, {"step": str(self.step), "settings": self._told()}
+        )
 
     def _resume(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        settings = json.dumps(dict(self.settings), sort_keys=True)
-        if state["settings"] != settings:
+        saved = read(self.checkpoint)
+        if saved.metadata["settings"] != self._told():
             raise SystemExit(
-                f"{self.checkpoint} was made with other settings, {state['settings']}, than this run's, "
-                f"{settings}; name another --out, or remove it"
+                f"{self.checkpoint} was made with other settings, {saved.metadata['settings']}, than this "
+                f"run's, {self._told()}; name another --out, or remove it"
             )
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name, tensor in state["averaged"].items():
+        states: dict[str, dict[str, Tensor]] = {"module": {}, "averaged": {}, "optimizer": {}}
+        for path, array in saved.tensors.items():
+            part, _, name = path.partition(".")
+            states[part][name] = torch.from_numpy(array.copy())
+        self.module.load_state_dict(states["module"])
+        for name, tensor in states["averaged"].items():
             self.averaged[name].copy_(tensor)
-        self.step = state["step"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for path, tensor in states["optimizer"].items():
+            number, _, name = path.partition(".")
+            moments.setdefault(int(number), {})[name] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.step = int(saved.metadata["step"])
         self._drop_later_lines()
+
+    def _told(self) -> str:
+        return json.dumps(dict(self.settings), sort_keys=True)
 
     def _drop_later_lines(self) -> None:
         """Forget reports of steps that the resumed run will do again."""
