@@ -228,7 +228,7 @@ def dotted_face(side: int = 150) -> tuple[Array, Array]:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_augmented_points_stay_on_their_pixels(seed: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr("weights.recipes.landmark_data.relit", lambda crop, rng: crop)
+    monkeypatch.setattr("weights.recipes.landmark_data.varied", lambda crop, rng: crop)
     image, points = dotted_face()
     crop, fractions = augmented(image, points, np.random.default_rng(seed))
     assert crop.shape == (112, 112, 3)

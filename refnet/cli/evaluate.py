@@ -31,12 +31,19 @@ from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.ops import Array
 from refnet.results.sheets import boxes_tile, points_tile, sheet
 from refnet.training.annotations import BoxedPhoto, boxed_photos, landmark_faces
-from refnet.training.evaluation import find_landmarks, missed_and_false, results_by_class
+from refnet.training.evaluation import (
+    at_long_side,
+    find_landmarks,
+    missed_and_false,
+    results_by_class,
+)
 from refnet.training.metrics import NORMALISATIONS, RULES, cumulative_error, nme
 from refnet.waiting import waiting
 
 #: How many cases a sheet shows.
 WORST = 12
+#: Recall is told where so many boxes a photo are false, and for groups of boxes apart.
+FALSE_BOXES = 0.5
 
 
 def add_parser(subparsers: Any) -> None:
@@ -77,12 +84,25 @@ def add_parser(subparsers: Any) -> None:
     landmarks.set_defaults(run=run, kind=run_landmarks)
     detection = kinds.add_parser(
         "detection",
-        usage="refnet evaluate detection [NETWORK] --data DIR [--plot FILE] [--json] [...]",
-        help="average precision",
-        description="Find the objects of every photo and print the average precision of each class. Reads "
-        "WIDER FACE's text, Pascal VOC's and dlib's XML, and CSV tables of boxes.",
+        usage="refnet evaluate detection [NETWORK] --data DIR [--peers FILE ...] [--long-side PX] [...]",
+        help="average precision and recall, of several detectors side by side",
+        description="Find the objects of every photo and print the average precision of each class, and the "
+        "recall by size, blur and occlusion where half a box a photo is false. Reads WIDER FACE's text, "
+        "Pascal VOC's and dlib's XML, and CSV tables of boxes.",
     )
     _add_network(detection, DETECTOR)
+    detection.add_argument(
+        "--peers",
+        default="",
+        metavar="LIST",
+        help="more detectors for the same photos, with commas: names or files",
+    )
+    detection.add_argument(
+        "--long-side",
+        type=whole_number("--long-side"),
+        metavar="PX",
+        help="resize photos to this longer side and search them once, at that size",
+    )
     detection.add_argument("--overlap", type=float, default=0.5, help="smallest IoU of a hit")
     detection.add_argument(
         "--rule", choices=RULES, default="area", help="how the curve is summed up"
@@ -202,50 +222,110 @@ def _plot(path: Path, lines: dict[str, tuple[Array, Array]], axes: tuple[str, st
 
 
 def run_detection(arguments: argparse.Namespace) -> int:
-    detector = Detector(
-        threshold=arguments.lowest,
-        min_size=arguments.min_size,
-        **_network(arguments),
-    )
+    networks = [arguments.network, *(name for name in arguments.peers.split(",") if name)]
+    detectors = [_detector(name, arguments) for name in networks]
     photos = boxed_photos(arguments.data)
     known = {name for photo in photos for name in photo.classes}
-    if not known & set(detector.classes):
-        raise OptionError(
-            f"the network finds {', '.join(detector.classes)} and the data has {', '.join(sorted(known))}"
-        )
-    found = [detector(photo.image) for photo in tqdm(photos, delay=2, disable=None, leave=False)]
-    figures: dict[str, Any] = {"network": detector.model.graph.name, "photos": len(photos)}
+    for detector in detectors:
+        if known and not known & set(detector.classes):
+            raise OptionError(
+                f"{detector.model.graph.name} finds {', '.join(detector.classes)} and the data has "
+                f"{', '.join(sorted(known))}"
+            )
+    found: list[list[Detections]] = [[] for _ in detectors]
+    seen = []
+    for photo in tqdm(photos, delay=2, disable=None, leave=False):
+        image: Any = photo.image
+        if arguments.long_side:
+            image, photo = at_long_side(photo, arguments.long_side)
+        seen.append(photo)
+        for detector, own in zip(detectors, found, strict=True):
+            own.append(detector(image))
     lines: dict[str, tuple[Array, Array]] = {}
-    threshold = detector.detection.threshold
-    for results in results_by_class(photos, found, smallest=arguments.smallest):
-        curve = results.average_precision(overlap=arguments.overlap, rule=arguments.rule)
-        hits, wrong = results.above(threshold, overlap=arguments.overlap)
-        figures |= {
-            f"{results.name}: true boxes": results.true_boxes,
-            f"{results.name}: AP@{arguments.overlap:g}": curve.value,
-            f"{results.name}: found at {threshold:g}": hits,
-            f"{results.name}: false at {threshold:g}": wrong,
-        }
-        lines[f"{results.name}: AP {curve.value:.3f}"] = (curve.recall, curve.precision)
-    _print(arguments, figures)
+    figures = [
+        _figures(Path(name).stem, detector, seen, own, arguments, lines)
+        for name, detector, own in zip(networks, detectors, found, strict=True)
+    ]
+    _print_all(arguments, figures)
     if arguments.plot:
         _plot(arguments.plot, lines, ("recall", "precision"))
     if arguments.sheet:
-        kept = [detections[detections.scores > threshold] for detections in found]
-        write_image(arguments.sheet, _worst_photos(photos, kept, arguments.overlap))
+        threshold = detectors[0].detection.threshold
+        kept = [detections[detections.scores > threshold] for detections in found[0]]
+        write_image(arguments.sheet, _worst_photos(photos, seen, kept, arguments))
     return 0
 
 
+def _detector(name: str, arguments: argparse.Namespace) -> Detector:
+    model = read_model(name, backend=arguments.backend, threads=arguments.threads)
+    sizes: dict[str, Any] = {"min_size": arguments.min_size}
+    if arguments.long_side:
+        sizes = {"scales": (1.0,)}
+    return Detector(model, threshold=arguments.lowest, **sizes)
+
+
+def _figures(
+    name: str,
+    detector: Detector,
+    photos: Sequence[BoxedPhoto],
+    found: Sequence[Detections],
+    arguments: argparse.Namespace,
+    lines: dict[str, tuple[Array, Array]],
+) -> dict[str, Any]:
+    """What is printed of one detector; its curves are put into `lines`."""
+    figures: dict[str, Any] = {"network": name, "photos": len(photos)}
+    threshold, overlap = detector.detection.threshold, arguments.overlap
+    for results in results_by_class(photos, found, smallest=arguments.smallest):
+        curve = results.average_precision(overlap=overlap, rule=arguments.rule)
+        hits, wrong = results.above(threshold, overlap=overlap)
+        recall, least = results.recall(FALSE_BOXES, overlap=overlap)
+        figures |= {
+            f"{results.name}: true boxes": results.true_boxes,
+            f"{results.name}: AP@{overlap:g}": curve.value,
+            f"{results.name}: found at {threshold:g}": hits,
+            f"{results.name}: false at {threshold:g}": wrong,
+            f"{results.name}: recall at {FALSE_BOXES:g} false boxes a photo": recall,
+        }
+        groups = results.recall_by_group(least, overlap=overlap)
+        figures |= {f"{results.name}: … {group}": value for group, value in groups.items()}
+        lines[f"{name}, {results.name}: AP {curve.value:.3f}"] = (curve.recall, curve.precision)
+    return figures
+
+
+def _print_all(arguments: argparse.Namespace, figures: Sequence[dict[str, Any]]) -> None:
+    """One detector as `_print` does; several as a table, or a line of JSON each."""
+    if arguments.json or len(figures) == 1:
+        for own in figures:
+            _print(arguments, own)
+        return
+    names = list(dict.fromkeys(name for own in figures for name in own))
+    width = max(map(len, names))
+    for name in names:
+        cells = [own.get(name, "") for own in figures]
+        shown = [f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells]
+        columns = [max(8, len(own["network"])) for own in figures]
+        print(f"{name:{width}}", *(f"{c:>{w}}" for c, w in zip(shown, columns, strict=True)))
+
+
 def _worst_photos(
-    photos: Sequence[BoxedPhoto], found: Sequence[Detections], overlap: float
+    photos: Sequence[BoxedPhoto],
+    seen: Sequence[BoxedPhoto],
+    found: Sequence[Detections],
+    arguments: argparse.Namespace,
 ) -> Array:
-    """A sheet of the photos with the most misses and false boxes."""
-    wrong = [missed_and_false(p, d, overlap=overlap) for p, d in zip(photos, found, strict=True)]
+    """A sheet of the photos with the most misses and false boxes; `seen` are they as they were searched."""
+    wrong = [
+        missed_and_false(p, d, overlap=arguments.overlap, smallest=arguments.smallest)
+        for p, d in zip(seen, found, strict=True)
+    ]
     tiles = []
     for i in sorted(range(len(photos)), key=lambda i: -sum(wrong[i]))[:WORST]:
         missed, false = wrong[i]
-        label = f"{missed} missed, {false} false"
+        if arguments.long_side:
+            image, _ = at_long_side(photos[i], arguments.long_side)
+        else:
+            image = read_image(photos[i].image)
         tiles.append(
-            boxes_tile(read_image(photos[i].image), photos[i].boxes, found[i].boxes, label)
+            boxes_tile(image, seen[i].boxes, found[i].boxes, f"{missed} missed, {false} false")
         )
     return sheet(tiles)

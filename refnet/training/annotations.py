@@ -11,8 +11,8 @@ from __future__ import annotations
 import csv
 import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,11 @@ import numpy as np
 from refnet.errors import ImageError, RefnetError
 from refnet.media.images import IMAGE_SUFFIXES
 from refnet.ops import Array
+
+#: What WIDER FACE tells of a face: 0 sharp or not occluded, 1 somewhat, 2 heavily.
+ATTRIBUTES = ("blur", "occlusion")
+#: What a table of boxes has at least.
+BOX_COLUMNS = {"image", "x1", "y1", "x2", "y2"}
 
 
 class AnnotationError(RefnetError, ValueError):
@@ -50,12 +55,15 @@ class BoxedPhoto:
         boxes: (B, 4) float64, xyxy in image pixels.
         classes: of each box, such as "face".
         ignored: (B,) bool, boxes that need not be found.
+        attributes: {name: (B,) float64} of what the annotation tells of every box besides: those of
+            `ATTRIBUTES` that it has.
     """
 
     image: Path
     boxes: Array
     classes: tuple[str, ...]
     ignored: Array
+    attributes: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -64,6 +72,7 @@ class BoxedPhoto:
         boxes: Sequence[Sequence[float]],
         classes: Sequence[str] | None = None,
         ignored: Sequence[bool] | None = None,
+        attributes: Mapping[str, Sequence[float]] | None = None,
     ) -> BoxedPhoto:
         """The same from lists; all "face", none ignored by default."""
         return cls(
@@ -71,6 +80,7 @@ class BoxedPhoto:
             np.array(boxes, np.float64).reshape(-1, 4),
             tuple(classes) if classes is not None else ("face",) * len(boxes),
             np.array(ignored, bool) if ignored is not None else np.zeros(len(boxes), bool),
+            {name: np.array(own, np.float64) for name, own in (attributes or {}).items()},
         )
 
 
@@ -202,7 +212,9 @@ def wider(listing: Path, images: Path) -> Iterator[BoxedPhoto]:
             at += 1
         boxes = [[x, y, x + w, y + h] for x, y, w, h, *_ in rows]
         ignored = [r[2] <= 0 or r[3] <= 0 or (len(r) > 7 and r[7] == 1) for r in rows]
-        yield BoxedPhoto.of(images / name, boxes, None, ignored)
+        flagged = {"blur": 4, "occlusion": 8} if all(len(r) == 10 for r in rows) else {}
+        attributes = {name: [r[column] for r in rows] for name, column in flagged.items()}
+        yield BoxedPhoto.of(images / name, boxes, None, ignored, attributes)
 
 
 def _row(line: str) -> list[float]:
@@ -214,15 +226,16 @@ def _row(line: str) -> list[float]:
 
 
 def table(path: Path, images: Path, *, score: float = 0.5) -> Iterator[BoxedPhoto]:
-    """A CSV file with the columns image, x1, y1, x2, y2 and maybe score and class, a row a box.
+    """A CSV file with the columns image, x1, y1, x2, y2 and maybe score, class, invalid, blur and occlusion.
 
-    Boxes scored below `score` need not be found. An image with an empty x1 has no boxes.
+    A row is a box. Boxes scored below `score` or with another number than 0 for invalid need not be found. An
+    image with an empty x1 has no boxes.
     """
     photos: dict[str, list[dict[str, str]]] = {}
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
-        needed = {"image", "x1", "y1", "x2", "y2"}
-        if missing := needed - set(reader.fieldnames or ()):
+        columns = set(reader.fieldnames or ())
+        if missing := BOX_COLUMNS - columns:
             raise AnnotationError(f"{path}: no column {', '.join(sorted(missing))}")
         for row in reader:
             photos.setdefault(row["image"], []).append(row)
@@ -232,8 +245,15 @@ def table(path: Path, images: Path, *, score: float = 0.5) -> Iterator[BoxedPhot
             images / name,
             [[float(r[k]) for k in ("x1", "y1", "x2", "y2")] for r in rows],
             [r.get("class") or "face" for r in rows],
-            [float(r.get("score") or 1) < score for r in rows],
+            [float(r.get("score") or 1) < score or float(r.get("invalid") or 0) > 0 for r in rows],
+            {n: [float(r[n] or 0) for r in rows] for n in ATTRIBUTES if n in columns},
         )
+
+
+def _has_boxes(path: Path) -> bool:
+    """Whether a CSV file is a table of boxes; others, of photos say, may lie beside it."""
+    with open(path, newline="") as file:
+        return set(next(csv.reader(file), ())) >= BOX_COLUMNS
 
 
 def landmark_faces(folder: Path) -> list[LandmarkFace]:
@@ -291,6 +311,8 @@ def boxed_photos(folder: Path) -> list[BoxedPhoto]:
             elif _tree(path).tag == "annotation":
                 add(iter([voc(path, inner)]))
     for path in sorted(folder.glob("*.csv")):
+        if not _has_boxes(path):
+            continue
         own = [p for p in folder.iterdir() if p.is_dir() and path.stem.startswith(p.name)]
         add(table(path, max(own, key=lambda p: len(p.name)) if own else inner))
     if not photos:

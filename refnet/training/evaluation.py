@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from refnet.detection.boxes import iou
 from refnet.detection.detections import Detections
 from refnet.errors import OptionError
 from refnet.faces.crops import cut, square_crop
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.schemes import as_68
-from refnet.media.images import read_image
+from refnet.media.images import opencv, read_image
 from refnet.ops import Array
 from refnet.training.annotations import BoxedPhoto, LandmarkFace
 from refnet.training.metrics import AveragePrecision, average_precision, matched
@@ -21,6 +22,20 @@ from refnet.training.metrics import AveragePrecision, average_precision, matched
 MARGIN = 1.2
 #: More crops than this go through the network in several calls, which bounds memory.
 CROPS_AT_ONCE = 64
+#: {group: (attribute of a box, lower, upper)} of the boxes whose recall is told apart; "side" is the longer one.
+GROUPS: Mapping[str, tuple[str, float, float]] = {
+    "below 20 px": ("side", 0, 20),
+    "20 to 32 px": ("side", 20, 32),
+    "32 to 64 px": ("side", 32, 64),
+    "64 to 128 px": ("side", 64, 128),
+    "128 px and more": ("side", 128, np.inf),
+    "sharp": ("blur", 0, 1),
+    "some blur": ("blur", 1, 2),
+    "heavy blur": ("blur", 2, 3),
+    "not occluded": ("occlusion", 0, 1),
+    "partly occluded": ("occlusion", 1, 2),
+    "heavily occluded": ("occlusion", 2, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,19 @@ def find_landmarks(
     return LandmarkResults(pixels, predicted, points)
 
 
+def at_long_side(photo: BoxedPhoto, long_side: int) -> tuple[Array, BoxedPhoto]:
+    """The image resized to this longer side, uint8 (H, W, 3) BGR, and the photo with its boxes on it.
+
+    Raises:
+        ImageError: the photo cannot be read.
+    """
+    cv2, image = opencv(), read_image(photo.image)
+    scale = long_side / max(image.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=method)
+    return np.asarray(resized), replace(photo, boxes=photo.boxes * scale)
+
+
 @dataclass(frozen=True)
 class ClassResults:
     """What was found of one class, photo by photo, and the truth.
@@ -84,12 +112,14 @@ class ClassResults:
         found: for every photo boxes (D, 4) xyxy and scores (D,), by falling score.
         truths: for every photo the true boxes (T, 4) xyxy.
         ignored: for every photo (T,) bool, true boxes that need not be found.
+        attributes: for every photo {name: (T,)} of the true boxes, "side" among them.
     """
 
     name: str
     found: Sequence[tuple[Array, Array]]
     truths: Sequence[Array]
     ignored: Sequence[Array]
+    attributes: Sequence[Mapping[str, Array]] = ()
 
     @property
     def true_boxes(self) -> int:
@@ -110,6 +140,48 @@ class ClassResults:
             hits += int(hit.sum())
             wrong += int((~hit & ~dropped).sum())
         return hits, wrong
+
+    def recall(self, false_boxes: float, *, overlap: float = 0.5) -> tuple[float, float]:
+        """(recall, lowest score) where at most `false_boxes` a photo are false: detectors compared at one cost."""
+        curve = self.average_precision(overlap=overlap)
+        false = np.arange(1, len(curve.recall) + 1) * (1 - curve.precision)
+        allowed = np.flatnonzero(false <= false_boxes * len(self.found))
+        if not len(allowed):
+            return 0.0, np.inf
+        return float(curve.recall[allowed[-1]]), float(curve.scores[allowed[-1]])
+
+    def recall_by_group(self, least: float, *, overlap: float = 0.5) -> dict[str, float]:
+        """{group of `GROUPS`: share of its true boxes that a score of at least `least` finds}.
+
+        Groups of which there is no box are left out.
+        """
+        seen = [
+            _seen(boxes[scores >= least], truth, mask, overlap)
+            for (boxes, scores), truth, mask in zip(
+                self.found, self.truths, self.ignored, strict=True
+            )
+        ]
+        recalls = {}
+        for group, (name, lower, upper) in GROUPS.items():
+            members = [
+                (own[name] >= lower) & (own[name] < upper) & ~mask
+                for own, mask in zip(self.attributes, self.ignored, strict=True)
+                if name in own
+            ]
+            total = sum(int(mask.sum()) for mask in members)
+            if total and len(members) == len(seen):
+                hits = sum(int((s & m).sum()) for s, m in zip(seen, members, strict=True))
+                recalls[group] = hits / total
+        return recalls
+
+
+def _seen(boxes: Array, truth: Array, ignored: Array, overlap: float) -> Array:
+    """(T,) bool: the true boxes that one of the boxes (D, 4), by falling score, hits."""
+    hit, _ = matched(boxes, truth, overlap=overlap, ignored=ignored)
+    seen = np.zeros(len(truth), bool)
+    if hit.any():  # a hit takes the true box of its best IoU
+        seen[iou(boxes[hit], truth).argmax(axis=1)] = True
+    return seen
 
 
 def results_by_class(
@@ -133,22 +205,28 @@ def _of_class(
     name: str,
     smallest: float,
 ) -> ClassResults:
-    truths, ignored, ranked = [], [], []
+    truths, ignored, ranked, attributes = [], [], [], []
     for photo, detections in zip(photos, found, strict=True):
         own = np.array([c == name for c in photo.classes], bool)
         boxes = photo.boxes[own]
         sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
         truths.append(boxes)
         ignored.append(photo.ignored[own] | (sides < smallest))
+        attributes.append({"side": sides} | {n: a[own] for n, a in photo.attributes.items()})
         chosen = detections[detections.labels == label]
         ranked.append((chosen.boxes, chosen.scores))
-    return ClassResults(name, ranked, truths, ignored)
+    return ClassResults(name, ranked, truths, ignored, attributes)
 
 
 def missed_and_false(
-    photo: BoxedPhoto, detections: Detections, *, overlap: float = 0.5
+    photo: BoxedPhoto, detections: Detections, *, overlap: float = 0.5, smallest: float = 0.0
 ) -> tuple[int, int]:
-    """(true boxes that were missed, false boxes) in one photo, whatever their class."""
-    hit, dropped = matched(detections.boxes, photo.boxes, overlap=overlap, ignored=photo.ignored)
-    missed = int((~photo.ignored).sum()) - int(hit.sum())
+    """(true boxes that were missed, false boxes) in one photo, whatever their class.
+
+    True boxes whose longer side is shorter than `smallest` need not be found.
+    """
+    sides = (photo.boxes[:, 2:] - photo.boxes[:, :2]).max(axis=1, initial=0)
+    ignored = photo.ignored | (sides < smallest)
+    hit, dropped = matched(detections.boxes, photo.boxes, overlap=overlap, ignored=ignored)
+    missed = int((~ignored).sum()) - int(hit.sum())
     return missed, int((~hit & ~dropped).sum())

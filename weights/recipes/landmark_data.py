@@ -15,14 +15,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import IterableDataset
 
 import refnet
 from refnet.faces.crops import cut, square_crop
 from refnet.faces.schemes import mirrored
 from refnet.media.images import read_image
 from refnet.ops import Array
+from weights.recipes.face_crops import damaged
 from weights.recipes.splits import is_set_aside
-from weights.recipes.torch_graph import GraphModule
 
 SIDE = 112
 #: Side of a training crop over the longer side of its points' box, as the PFLD repositories cut.
@@ -31,6 +32,8 @@ MARGIN = 1.2
 CONTEXT = 2.2
 #: ... and shrunk until the default crop of it has this many pixels.
 DETAIL = 128
+#: A face whose teachers are further apart, see `Teacher.label`, has no label that is worth learning.
+AGREED = 0.025
 
 
 @dataclass(frozen=True)
@@ -84,24 +87,26 @@ def youtube_crops(folder: Path) -> Iterator[Unlabelled]:
             yield Unlabelled(image, np.array([0, 0, width, height]), key, "youtube_faces_crops")
 
 
-def boxed_photos(
-    folder: Path, table: Path, source: str, *, score: float = 0.9, smallest: float = 40
-) -> Iterator[Unlabelled]:
-    """Faces of photos with a table (image, width, height, x1, y1, x2, y2, score, ...).
+def wider_crops(folder: Path) -> Iterator[Unlabelled]:
+    """Face crops with crops.csv (crop, the photo it was cut from, its box in the crop, ...)."""
+    with open(folder / "crops.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            box = np.array([float(row[k]) for k in ("x1", "y1", "x2", "y2")])
+            yield Unlabelled(
+                read_image(folder / "crops" / row["crop"]), box, row["image"], folder.name
+            )
 
-    Photos that are augmented copies of others are left out, and a photo's number is its key, so that
-    two versions of one photo fall on the same side of the split.
-    """
-    with open(table, newline="") as file:
+
+def boxed_photos(folder: Path, *, smallest: float = 48) -> Iterator[Unlabelled]:
+    """Faces of at least `smallest` pixels on the longer side, of photos with boxes by hand in boxes.csv."""
+    with open(folder / "boxes.csv", newline="") as file:
         for row in csv.DictReader(file):
             if not row["x1"]:  # a photo without a face
                 continue
             box = np.array([float(row[k]) for k in ("x1", "y1", "x2", "y2")])
-            small = max(box[2] - box[0], box[3] - box[1]) < smallest
-            if float(row["score"]) < score or small or row["image"].startswith("augmented"):
-                continue
-            number = "".join(c for c in row["image"] if c.isdigit())
-            yield Unlabelled(read_image(folder / row["image"]), box, number, source)
+            if max(box[2] - box[0], box[3] - box[1]) >= smallest:
+                image = read_image(folder / "images" / row["image"])
+                yield Unlabelled(image, box, row["image"], folder.name)
 
 
 class Teacher:
@@ -112,37 +117,43 @@ class Teacher:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        models = [refnet.load(file) for file in files]
-        self.networks = [
-            GraphModule(m.graph, m.weights).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for m in models
-        ]
+        self.models = [refnet.load(file) for file in files]
+
+    def guesses(self, crops: Array) -> Array:
+        """(G, N, 98, 2) float32, fractions of each crop, for uint8 BGR crops (N, 112, 112, 3).
+
+        One guess of every network for the crop as it is, and one for its mirror image.
+        """
+        found = []
+        for x, flip in ((crops, False), (crops[:, :, ::-1], True)):
+            for model in self.models:
+                outputs = model(as_input(x))
+                last = outputs if isinstance(outputs, np.ndarray) else tuple(outputs)[-1]
+                y = np.asarray(last, np.float32).reshape(len(x), 98, 2)
+                found.append(mirrored(y, 1.0) if flip else y)
+        return np.stack(found)
 
     def points(self, crops: Array) -> Array:
-        """(N, 98, 2) float32, fractions of each crop, for uint8 BGR crops (N, 112, 112, 3)."""
-        found = []
-        with torch.inference_mode():
-            for x, flip in ((crops, False), (crops[:, :, ::-1], True)):
-                for network in self.networks:
-                    y = network(torch.from_numpy(as_input(x)))[-1].numpy().reshape(len(x), 98, 2)
-                    found.append(mirrored(y, 1.0) if flip else y)
-        return np.asarray(np.mean(found, axis=0), np.float32)
+        """(N, 98, 2) float32: the mean of the guesses."""
+        return np.asarray(self.guesses(crops).mean(axis=0), np.float32)
 
-    def label(self, faces: Sequence[Unlabelled]) -> list[Array]:
-        """(98, 2) points of each face in pixels of its image.
+    def label(self, faces: Sequence[Unlabelled]) -> tuple[list[Array], Array]:
+        """Points (98, 2) of each face in pixels of its image, and how far the guesses are apart (N,).
 
-        Found in the face's box, then once more in a crop by the points, as the teachers were trained.
+        Found in the face's box, then once more in a crop by the points, as the teachers were trained. The
+        distance is the mean one of a guess from the mean of all, in shares of that crop's side.
         """
         crops = [square_crop(face.box) for face in faces]
         for _ in range(2):
             pixels = [cut(face.image, crop, SIDE) for face, crop in zip(faces, crops, strict=True)]
-            fractions = self.points(np.stack(pixels))
+            guesses = self.guesses(np.stack(pixels))
+            fractions = guesses.mean(axis=0)
             points = [
                 np.asarray(np.array(crop[:2]) + own * crop[2], np.float32)
                 for crop, own in zip(crops, fractions, strict=True)
             ]
             crops = [square_crop(bounds(own), MARGIN) for own in points]
-        return points
+        return points, np.linalg.norm(guesses - fractions, axis=3).mean(axis=(0, 2))
 
 
 def bounds(points: Array) -> Array:
@@ -160,7 +171,9 @@ def labelled(faces: Iterator[Unlabelled], teacher: Teacher, size: int = 16) -> F
     """The faces with the teacher's points, their images cut and shrunk to what training needs."""
     images, points, aside, sources = [], [], [], []
     while chunk := list(islice(faces, size)):
-        for face, own in zip(chunk, teacher.label(chunk), strict=True):
+        for face, own, apart in zip(chunk, *teacher.label(chunk), strict=True):
+            if apart > AGREED:
+                continue
             image, moved = trimmed(face.image, own)
             images.append(image)
             points.append(moved)
@@ -217,26 +230,31 @@ def base_crop(image: Array, points: Array) -> tuple[Array, Array]:
 
 
 FILLS = (cv2.BORDER_CONSTANT, cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)
+#: Largest rotation of a training crop, in degrees; beyond it crops are turned upright before they get here.
+TURN = 45
+#: Side of a training crop over the longer extent of the points, and how far its middle lies from theirs, in
+#: extents towards the forehead and in any direction. Boxes by hand of the same faces: 1.1 to 1.5 in four of
+#: five, and 0.15 towards the forehead (0.02 to 0.25 in nine of ten); crops about points: 1.2 and 0.
+SIDES, UPWARDS, SHIFT = (0.98, 1.6), (-0.08, 0.25), 0.09
 
 
 def augmented(image: Array, points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """A random crop (112, 112, 3) of a face and its points as fractions of it.
 
-    Rotation within ±30°, centre moved within ±10 % of the crop's side, side from the longer extent
-    of the rotated points to 1.45 times it, mirrored every second time: the PFLD repositories' ranges,
-    with a wider scale for boxes of detectors. Outside the image lies black, as in use, or, half of the
-    time, the border's continuation, so that black cannot give the face's place away. The light varies
-    too, which theirs does not.
+    It is cut as by a detector's box, see `SIDES`, turned within `TURN` degrees and mirrored every second
+    time. Outside the image lies black, as in use, or, half of the time, the border's continuation, so that
+    black cannot give the face's place away. Then something may cover a part, and light, sharpness and
+    compression vary as for the face detector.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     middle = (low + high) / 2
-    angle = np.deg2rad(rng.uniform(-30, 30) * (rng.random() < 0.7))
+    angle = np.deg2rad(rng.uniform(-TURN, TURN) * (rng.random() < 0.7))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     turned = (points - middle) @ turn.T
     extent = float((turned.max(axis=0) - turned.min(axis=0)).max())
-    side = extent * rng.uniform(1.0, 1.45)
-    shift = rng.uniform(-0.1, 0.1, 2) * side
-    centre = (turned.max(axis=0) + turned.min(axis=0)) / 2 + shift
+    side = extent * rng.uniform(*SIDES)
+    shift = rng.uniform(*UPWARDS) * (turn @ [0, -1]) + rng.uniform(-SHIFT, SHIFT, 2)
+    centre = (turned.max(axis=0) + turned.min(axis=0)) / 2 + shift * extent
     scale = SIDE / side
     matrix = np.empty((2, 3))
     matrix[:, :2] = turn * scale
@@ -248,34 +266,63 @@ def augmented(image: Array, points: Array, rng: np.random.Generator) -> tuple[Ar
     fractions = ((turned - centre) / side + 0.5).astype(np.float32)
     if rng.random() < 0.5:
         crop, fractions = crop[:, ::-1], mirrored(fractions, 1.0)
-    return relit(np.asarray(crop), rng), fractions
+    return varied(np.ascontiguousarray(crop), rng), fractions
 
 
-def relit(crop: Array, rng: np.random.Generator) -> Array:
-    """The crop in other light: contrast, brightness, tint, gray, blur, coarse pixels, noise."""
-    if rng.random() < 0.6:
-        gain = rng.uniform(0.6, 1.4) * rng.uniform(0.92, 1.08, 3)
-        mean = crop.mean()
-        crop = np.clip((crop - mean) * gain + mean + rng.uniform(-30, 30), 0, 255).astype(np.uint8)
-    if rng.random() < 0.1:
-        crop = np.repeat(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)[:, :, None], 3, axis=2)
+def varied(crop: Array, rng: np.random.Generator) -> Array:
+    """The crop with something in front of a part of it, coarse, and damaged as `face_crops.damaged` does."""
+    if rng.random() < 0.25:
+        width, height = (int(n) for n in rng.integers(12, 48, 2))
+        x, y = (int(rng.integers(0, SIDE - n)) for n in (width, height))
+        if rng.random() < 0.5:
+            crop[y : y + height, x : x + width] = rng.integers(0, 256, 3)
+        else:  # a piece of the crop itself: another texture, and skin at times
+            crop[y : y + height, x : x + width] = crop[::-1, ::-1][y : y + height, x : x + width]
     if rng.random() < 0.4:  # most faces of a photo are smaller than a crop
-        small = int(rng.integers(24, 90))
+        small = int(rng.integers(20, 90))
         coarse = cv2.resize(crop, (small, small), interpolation=cv2.INTER_AREA)
         crop = np.asarray(cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
-    if rng.random() < 0.1:
-        noise = rng.normal(0, rng.uniform(2, 10), crop.shape)
-        crop = np.clip(crop + noise, 0, 255).astype(np.uint8)
-    if rng.random() < 0.15:  # something in front of the face
-        height, width = rng.integers(12, 40, 2)
-        y, x = rng.integers(0, SIDE - height), rng.integers(0, SIDE - width)
-        crop = crop.copy()
-        crop[y : y + height, x : x + width] = rng.integers(0, 256, 3)
-    return crop
+    return damaged(rng, crop)
 
 
-def batch(faces: Faces, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
-    """(crops (size, 112, 112, 3) uint8, points (size, 98, 2)) of augmented faces, drawn at random."""
-    chosen = rng.integers(0, len(faces), size)
+#: How often a face of each source is drawn, where there are any; other sources share what is left.
+SHARES = {
+    "youtube_faces_crops": 0.3,
+    "wider_faces": 0.5,
+    "masks_crowd": 0.08,
+    "occluded_faces": 0.12,
+}
+
+
+def draw_shares(faces: Faces) -> Array:
+    """(F,) the chance of every face to be drawn, by its source."""
+    names, counts = np.unique(faces.sources, return_counts=True)
+    share = {n: SHARES.get(n, 0.1) / c for n, c in zip(names, counts, strict=True)}
+    chances = np.array([share[n] for n in faces.sources])
+    return np.asarray(chances / chances.sum())
+
+
+def batch(
+    faces: Faces, rng: np.random.Generator, size: int, shares: Array | None = None
+) -> tuple[Array, Array]:
+    """(crops (size, 112, 112, 3) uint8, points (size, 98, 2)) of augmented faces, drawn by `draw_shares`."""
+    chances = draw_shares(faces) if shares is None else shares
+    chosen = rng.choice(len(faces), size, p=chances)
     pairs = [augmented(faces.images[i], faces.points[i], rng) for i in chosen]
     return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
+
+
+class Batches(IterableDataset[tuple[torch.Tensor, Array]]):
+    """Batches from step `first` on, each drawn by (seed, step): the networks' input, and points."""
+
+    def __init__(self, faces: Faces, seed: int, first: int, size: int) -> None:
+        self.faces, self.seed, self.first, self.size = faces, seed, first, size
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Array]]:
+        cv2.setNumThreads(1)
+        shares, step = draw_shares(self.faces), self.first
+        while True:
+            rng = np.random.default_rng([self.seed, step])
+            crops, points = batch(self.faces, rng, self.size, shares)
+            yield torch.from_numpy(crops), points
+            step += 1

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 import refnet
 from refnet.checkpoints import save
@@ -32,16 +33,17 @@ from refnet.training.evaluation import find_landmarks
 from refnet.training.metrics import cumulative_error, nme
 from weights.recipes.landmark_data import (
     SIDE,
+    Batches,
     Faces,
     Teacher,
     Unlabelled,
     as_input,
     base_crop,
-    batch,
     boxed_photos,
     labelled,
     restore,
     store,
+    wider_crops,
     youtube_crops,
 )
 from weights.recipes.release import release, released_tensors, rows
@@ -85,21 +87,14 @@ weights. Check for yourself whether your use agrees with that before you ship th
 
 def sources(data: Path) -> Iterator[Unlabelled]:
     """Every face of the training folders under `data` that are there."""
-    train = data / "train"
-    found: list[Iterator[Unlabelled]] = []
-    if (train / "youtube_faces_crops").is_dir():
-        found.append(youtube_crops(train / "youtube_faces_crops"))
-    for name in (
-        "web_photos/without_mask",
-        "web_photos/with_mask",
-        "coco256/train2017",
-        "coco256/val2017",
-    ):
-        folder = train / name
-        table = folder.with_name(f"{folder.name}_faces_pseudo.csv")
-        if folder.is_dir() and table.exists():
-            found.append(boxed_photos(folder, table, name.partition("/")[0]))
-    return chain.from_iterable(found)
+    readers = {
+        "youtube_faces_crops": youtube_crops,
+        "wider_faces": wider_crops,
+        "masks_crowd": boxed_photos,
+        "occluded_faces": boxed_photos,
+    }
+    folders = {data / "train" / name: reader for name, reader in readers.items()}
+    return chain.from_iterable(read(folder) for folder, read in folders.items() if folder.is_dir())
 
 
 def prepare(data: Path, cache: Path, teachers: Sequence[Path] = ()) -> Faces:
@@ -136,9 +131,13 @@ def figures(predicted: Array, truth: Array) -> dict[str, float]:
 
 
 def train(
-    faces: Faces, out: Path, settings: dict[str, Any]
+    faces: Faces, out: Path, settings: Mapping[str, Any], schedule: Schedule, *, report: int
 ) -> tuple[GraphModule, dict[str, float]]:
-    """Train by `settings` (see the command's arguments); the averaged network and its figures."""
+    """Train by `settings` (see the command's arguments); the averaged network and its figures.
+
+    Args:
+        report: steps between two measurements.
+    """
     graph = refnet.build(settings["network"], width=settings["width"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings["seed"])
@@ -155,25 +154,27 @@ def train(
     plain = [base_crop(i, p) for i, p in zip(aside.images, aside.points, strict=True)]
     crops, truth = np.stack([p[0] for p in plain]), np.stack([p[1] for p in plain])
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=settings["decay"])
-    schedule = Schedule(settings["rate"], settings["steps"], warmup=settings["steps"] // 50)
     run = Run(module, optimizer, schedule, out, settings=settings)
 
+    drawn = Batches(learned, settings["seed"], run.step, settings["batch"])
+    batches: Iterator[Any] = iter(DataLoader(drawn, batch_size=None, num_workers=1))
+
     def loss(step: int) -> torch.Tensor:
-        rng = np.random.default_rng([settings["seed"], step])
-        pixels, points = batch(learned, rng, settings["batch"])
-        x = torch.from_numpy(as_input(pixels)).to(device, memory_format=torch.channels_last)
+        pixels, points = next(batches)
+        # The bytes of the crops lie as torch's channels-last format wants them.
+        x = pixels.to(device).permute(0, 3, 1, 2).float() * (2 / 255) - 1
         with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
             y = module(x)[-1]
         predicted = y.detach().float().cpu().numpy()
         value, gradient = losses.wing(predicted * SIDE, points.reshape(len(points), -1) * SIDE)
         return attached(y, value, gradient * SIDE)
 
-    def report() -> dict[str, float]:
+    def measured() -> dict[str, float]:
         student.load_state_dict(run.averaged)
         return figures(predictions(student, crops), truth)
 
-    run.train(loss, report=report, report_every=settings["report"], save_every=settings["report"])
-    return student, report()
+    run.train(loss, report=measured, report_every=report, save_every=report)
+    return student, measured()
 
 
 def begin_at_mean_shape(module: GraphModule, faces: Faces) -> None:
@@ -206,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak of the learning rate")
+    parser.add_argument("--flat", type=float, default=0.3, help="share of the steps at the peak")
     parser.add_argument("--decay", type=float, default=1e-4, help="weight decay")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=int, default=250, help="steps between two reports")
@@ -214,20 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     faces = prepare(given.data, given.cache or given.out / "faces.npz", given.teacher)
-    names = (
-        "network",
-        "width",
-        "start",
-        "steps",
-        "batch",
-        "rate",
-        "decay",
-        "seed",
-        "report",
-        "mixed",
-    )
+    names = ("network", "width", "start", "batch", "decay", "seed", "mixed")
     settings = {name: getattr(given, name) for name in names}
-    student, final = train(faces, given.out, settings)
+    schedule = Schedule(given.rate, given.steps, warmup=given.steps // 50, flat=given.flat)
+    student, final = train(faces, given.out, settings, schedule, report=given.report)
     draw_curve(given.out, {"nme": "NME on set-aside faces"})
     weights = given.out / f"{given.network}.safetensors"
     graph, tensors = student.graph, student.arrays()
@@ -240,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     made = {
         **settings,
+        "steps": given.steps,
+        "rate": given.rate,
         "start": given.start and Path(given.start).name,
         "trained_on": int((~faces.aside).sum()),
         "set_aside": int(faces.aside.sum()),
