@@ -150,3 +150,25 @@ def test_folders_without_annotations(tmp_path: Path) -> None:
         landmark_faces(tmp_path)
     with pytest.raises(AnnotationError, match="no boxes"):
         boxed_photos(tmp_path)
+
+
+def test_a_table_tells_of_invalid_boxes_of_blur_and_of_occlusion(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text(
+        "image,x1,y1,x2,y2,blur,occlusion,pose,invalid\na.png,0,0,9,9,2,1,0,0\na.png,5,5,9,9,0,0,1,1\n"
+    )
+    (tmp_path / "images.csv").write_text("image,width,height\na.png,10,10\n")  # no boxes: left out
+    (photo,) = boxed_photos(tmp_path)
+    assert photo.ignored.tolist() == [False, True]
+    assert {n: own.tolist() for n, own in photo.attributes.items()} == {
+        "blur": [2, 0],
+        "occlusion": [1, 0],
+    }
+
+
+def test_wider_text_tells_of_blur_and_of_occlusion(tmp_path: Path) -> None:
+    (tmp_path / "wider.txt").write_text("a/b.jpg\n1\n10 20 30 40 2 0 0 0 1 0\n")
+    (photo,) = boxed_photos(tmp_path)
+    assert {n: own.tolist() for n, own in photo.attributes.items()} == {
+        "blur": [2],
+        "occlusion": [1],
+    }

@@ -17,7 +17,8 @@ from refnet.detection.detector import Detector
 from refnet.errors import OptionError
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.random_weights import random_weights
-from refnet.training.annotations import landmark_faces
+from refnet.training.annotations import BoxedPhoto, landmark_faces
+from refnet.training.evaluation import results_by_class
 
 
 def call(*words: str) -> int:
@@ -116,12 +117,70 @@ def test_detection_of_a_detector_with_known_boxes(
     figures = json.loads(capsys.readouterr().out)
     assert figures["face: AP@0.5"] == pytest.approx(0.5)  # three of six, and all before the false
     assert (figures["face: true boxes"], figures["photos"]) == (6, 3)
-    assert (figures["face: found at 0.6"], figures["face: false at 0.6"]) == (3, 3)
+    assert figures["face: threshold"] == 0.6
+    assert (figures["face: found at it"], figures["face: false at it"]) == (3, 3)
     assert refnet.read_image(files[1]).shape == (224, 672, 3)
     assert call("detection", *words, "--smallest", "20") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["face: AP@0.5"] == pytest.approx(1)
     assert figures["face: true boxes"] == 3
+
+
+def test_detectors_are_measured_side_by_side_on_photos_of_one_size(
+    photos: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """The first finds all six faces; the second one of two, with a false box beside it, on every photo."""
+    graph = refnet.build("lffd-face-v2", width=0.125)
+    for name in ("first", "second"):
+        save(tmp_path / f"{name}.safetensors", graph.name, graph.options, random_weights(graph))
+    sizes: list[tuple[int, ...]] = []
+    true = np.array([[10, 10, 30, 35], [50, 20, 56, 26]], np.float32)  # at half the size
+
+    def found(detector: Detector, image: Any) -> Detections:
+        assert "scales=(1.0,)" in repr(detector)
+        sizes.append(image.shape)
+        boxes = true.copy()
+        if len(sizes) % 2 == 0:  # the detectors take turns on each photo
+            boxes[1] += 20
+        scores = np.array([0.9, 0.7], np.float32)
+        return Detections(boxes, scores, np.zeros(2, np.int64), ("face",), image.shape[:2])
+
+    monkeypatch.setattr(Detector, "__call__", found)
+    words = ["--data", str(photos), str(tmp_path / "first.safetensors"), "--long-side", "100"]
+    words += ["--peers", str(tmp_path / "second.safetensors")]
+    assert call("detection", *words, "--json") == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert sizes == [(80, 100, 3)] * 6
+    assert (first["network"], second["network"]) == ("first", "second")
+    assert (first["face: AP@0.5"], second["face: AP@0.5"]) == (1, 0.5)
+    # Half a false box a photo is one of three: the second has its recall before its second false box.
+    at_half = "face: recall at 0.5 false boxes a photo"
+    assert (first[at_half], second[at_half]) == (1, 0.5)
+    assert (first["face: … below 20 px"], second["face: … below 20 px"]) == (1, 0)
+    assert second["face: … 20 to 32 px"] == 1
+    assert call("detection", *words, "--sheet", str(tmp_path / "worst.png")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["network", "first", "second"]
+    assert [line.split()[-2:] for line in lines if "AP@" in line] == [["1.000", "0.500"]]
+
+
+def test_recall_is_told_by_what_the_annotation_tells_of_a_face(tmp_path: Path) -> None:
+    image, boxes = tmp_path / "a.png", [[0, 0, 30, 30], [50, 0, 90, 40], [0, 50, 40, 90]]
+    flags = {"blur": [0.0, 2, 0], "occlusion": [0.0, 0, 2]}
+    photo = BoxedPhoto.of(image, boxes, None, [False, False, True], flags)
+    found = Detections(
+        *(np.array(boxes[:1], np.float32), np.array([0.9], np.float32), np.zeros(1, np.int64)),
+        *(("face",), (100, 100)),
+    )
+    (results,) = results_by_class([photo], [found])
+    assert results.recall(0.5) == pytest.approx((0.5, 0.9))
+    assert results.recall_by_group(0.5) == {
+        "20 to 32 px": 1,
+        "32 to 64 px": 0,
+        "sharp": 1,
+        "heavy blur": 0,
+        "not occluded": 0.5,
+    }
 
 
 def test_detection_of_other_classes(photos: Path, tmp_path: Path) -> None:

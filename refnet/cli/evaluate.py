@@ -282,8 +282,9 @@ def _figures(
         figures |= {
             f"{results.name}: true boxes": results.true_boxes,
             f"{results.name}: AP@{overlap:g}": curve.value,
-            f"{results.name}: found at {threshold:g}": hits,
-            f"{results.name}: false at {threshold:g}": wrong,
+            f"{results.name}: threshold": threshold,
+            f"{results.name}: found at it": hits,
+            f"{results.name}: false at it": wrong,
             f"{results.name}: recall at {FALSE_BOXES:g} false boxes a photo": recall,
         }
         groups = results.recall_by_group(least, overlap=overlap)
