@@ -1,6 +1,7 @@
 """The face detector's recipe: crops keep boxes on their faces, cells learn what they should, runs resume."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 
 import refnet
+from refnet.training.evaluation import ClassResults
 
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
 from weights.recipes import faces  # noqa: E402
 from weights.recipes.face_crops import BATCHES, SMALLEST, Batches, Crops, damaged  # noqa: E402
+from weights.recipes.face_figures import figures, score_of  # noqa: E402
 from weights.recipes.face_loss import (  # noqa: E402
     EDGE,
     Cells,
@@ -153,6 +156,18 @@ def test_damage_moves_nothing(seed: int) -> None:
     assert seen[36:54, 46:74].mean() > seen[72:, :30].mean() + 20
 
 
+def test_the_threshold_is_where_the_asked_share_of_boxes_is_right() -> None:
+    """Of the boxes by falling score right, right, wrong, right, wrong: three of four are right at the fourth."""
+    right, wrong = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
+    boxes = np.array([right, right, wrong, right, wrong])
+    found = [(boxes[i : i + 1], np.array([0.9 - 0.1 * i])) for i in range(5)]
+    truths = [np.array([right])] * 5
+    own = ClassResults("face", found, truths, [np.zeros(1, bool)] * 5)
+    assert score_of(own, 0.75) == pytest.approx(0.6)
+    assert score_of(own, 0.8) == pytest.approx(0.8)
+    assert figures(own, 0.65)["precision at the default threshold"] == pytest.approx(2 / 3)
+
+
 def cells() -> Cells:
     return Cells.of([torch.zeros(1, 15, 16, 16), torch.zeros(1, 15, 8, 8)], STRIDES, RANGES)
 
@@ -251,14 +266,17 @@ def test_a_tiny_run_is_cut_off_goes_on_and_is_released(
 ) -> None:
     monkeypatch.setattr("weights.recipes.face_crops.BATCHES", (((128, 2), 1.0),))
     data, out = write_data(tmp_path / "data"), tmp_path / "out"
+    shutil.copytree(data / "train" / "wider_val", data / "validation" / "wider_val")
     call = ["--data", str(data), "--out", str(out), "--width", "0.25", "--steps", "3"]
     assert faces.main([*call, "--minutes", "0"]) == 0
     assert not (out / "result.json").exists()
-    assert faces.main([*call, "--raw", "0.4", "--report", "2"]) == 0
+    monkeypatch.setattr("weights.recipes.faces.score_of", lambda own, precision: 0.4)
+    assert faces.main([*call, "--report", "2"]) == 0
     assert [line["step"] for line in read_log(out)] == [2, 3]
     model = refnet.load(out / "lffd-light.safetensors")
     assert model.graph.options["form"] == "inference"
     card = (out / "lffd-light.md").read_text()
+    assert "| recall at the default threshold |" in card
     assert all(f"## {name}" in card for name in SECTIONS)
     trained = refnet.load(out / "trained.safetensors", backend="numpy")
     x = np.random.default_rng(0).integers(0, 256, (1, 3, 192, 192)).astype(np.float32)

@@ -112,7 +112,8 @@ class ClassResults:
         found: for every photo boxes (D, 4) xyxy and scores (D,), by falling score.
         truths: for every photo the true boxes (T, 4) xyxy.
         ignored: for every photo (T,) bool, true boxes that need not be found.
-        attributes: for every photo {name: (T,)} of the true boxes, "side" among them.
+        attributes: for every photo {name: (T,)} of the true boxes, "side" among them; empty where none is
+            known.
     """
 
     name: str
@@ -165,7 +166,7 @@ class ClassResults:
         for group, (name, lower, upper) in GROUPS.items():
             members = [
                 (own[name] >= lower) & (own[name] < upper) & ~mask
-                for own, mask in zip(self.attributes, self.ignored, strict=True)
+                for own, mask in zip(self.attributes, self.ignored, strict=bool(self.attributes))
                 if name in own
             ]
             total = sum(int(mask.sum()) for mask in members)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from refnet.ops import Array
 from refnet.training.annotations import BoxedPhoto, boxed_photos
 from refnet.training.evaluation import ClassResults, at_long_side
@@ -24,8 +26,8 @@ FALSE_BOXES = 0.5
 Detect = Callable[[Array], tuple[Array, Array]]
 
 
-def figures(detect: Detect, photos: Iterable[tuple[Array, BoxedPhoto]]) -> dict[str, float]:
-    """AP@0.5, and recall at half a false box a photo: of all faces and of each group."""
+def results(detect: Detect, photos: Iterable[tuple[Array, BoxedPhoto]]) -> ClassResults:
+    """What `detect` finds on the photos, beside the truth."""
     found, truths, ignored, attributes = [], [], [], []
     for image, photo in photos:
         boxes, scores = detect(image)
@@ -35,19 +37,32 @@ def figures(detect: Detect, photos: Iterable[tuple[Array, BoxedPhoto]]) -> dict[
         truths.append(photo.boxes)
         ignored.append(photo.ignored | (sides < SMALLEST))
         attributes.append({"side": sides, **photo.attributes})
-    results = ClassResults("face", found, truths, ignored, attributes)
-    recall, least = results.recall(FALSE_BOXES)
-    groups = results.recall_by_group(least)
+    return ClassResults("face", found, truths, ignored, attributes)
+
+
+def figures(own: ClassResults, threshold: float) -> dict[str, float]:
+    """AP@0.5; recall at half a false box a photo, of all faces and of each group; both sides of the threshold."""
+    recall, least = own.recall(FALSE_BOXES)
+    hits, wrong = own.above(threshold)
     return {
-        "AP@0.5": results.average_precision().value,
+        "AP@0.5": own.average_precision().value,
         "recall": recall,
-        **{f"recall, {group}": value for group, value in groups.items()},
+        **{f"recall, {group}": value for group, value in own.recall_by_group(least).items()},
+        "precision at the default threshold": hits / max(1, hits + wrong),
+        "recall at the default threshold": hits / max(1, own.true_boxes),
     }
 
 
-def on_validation(detect: Detect, data: Path) -> dict[str, float]:
-    """`figures` on `data`/validation/wider_val; empty where it is not there."""
+def score_of(own: ClassResults, precision: float) -> float:
+    """The lowest score above which this share of the boxes is right; 0.5 where none is."""
+    curve = own.average_precision()
+    right = np.flatnonzero(curve.precision >= precision)
+    return float(curve.scores[right[-1]]) if len(right) else 0.5
+
+
+def on_validation(detect: Detect, data: Path) -> ClassResults | None:
+    """`results` on `data`/validation/wider_val; None where it is not there."""
     folder = data / "validation" / "wider_val"
     if not (folder / "boxes.csv").exists():
-        return {}
-    return figures(detect, (at_long_side(photo, SIDE) for photo in boxed_photos(folder)))
+        return None
+    return results(detect, (at_long_side(photo, SIDE) for photo in boxed_photos(folder)))

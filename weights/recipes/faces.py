@@ -30,8 +30,9 @@ from refnet.model import Model
 from refnet.networks import lffd_light
 from refnet.networks.defaults import detection_of
 from refnet.ops import Array
+from refnet.training.evaluation import ClassResults
 from weights.recipes.face_crops import Batches
-from weights.recipes.face_figures import on_validation
+from weights.recipes.face_figures import figures, on_validation, score_of
 from weights.recipes.face_loss import BOX_WEIGHT, POINT_WEIGHT, Cells, detection_loss
 from weights.recipes.face_photos import store
 from weights.recipes.release import release, released_tensors, rows
@@ -134,13 +135,13 @@ def train(
 
     student = GraphModule(graph)
 
-    def figures() -> dict[str, float]:
+    def report_figures() -> dict[str, float]:
         student.load_state_dict(run.averaged)
         return measured(Model(graph, student.arrays()), data)
 
     run.train(
         loss,
-        report=figures,
+        report=report_figures,
         report_every=report,
         save_every=min(200, report),
         clip=5.0,
@@ -150,15 +151,21 @@ def train(
     return run, student
 
 
-def measured(model: Model, data: Path) -> dict[str, float]:
-    """Figures of a detector on the validation photos."""
+def found(model: Model, data: Path) -> ClassResults | None:
+    """What a detector finds on the validation photos, beside the truth; None where they are not there."""
     detector = FaceDetector(model, threshold=0.02, scales=(1.0,))
 
     def detect(image: Array) -> tuple[Array, Array]:
-        found = detector(image)
-        return found.boxes, found.scores
+        boxes = detector(image)
+        return boxes.boxes, boxes.scores
 
     return on_validation(detect, data)
+
+
+def measured(model: Model, data: Path) -> dict[str, float]:
+    """Figures of a detector on the validation photos."""
+    own = found(model, data)
+    return figures(own, detection_of(model.graph).threshold) if own else {}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,7 +179,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="end this run after so long")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak of the learning rate")
     parser.add_argument("--flat", type=float, default=0.5, help="share of the steps at the peak")
-    parser.add_argument("--raw", type=float, default=0.5, help="score that becomes the threshold")
+    parser.add_argument(
+        "--precision",
+        type=float,
+        default=0.96,
+        help="share of right boxes on the validation photos above the default threshold",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=int, default=1000, help="steps between two reports")
     parser.add_argument("--mixed", action="store_true", help="run the network in bfloat16")
@@ -195,13 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     draw_curve(given.out, {"AP@0.5": "AP, validation"})
     graph = student.graph
-    arrays = cautious(graph, student.arrays(), given.raw)
+    own = found(Model(graph, student.arrays()), given.data)
+    raw = score_of(own, given.precision) if own else 0.5
+    arrays = cautious(graph, student.arrays(), raw)
     options, stored = released_tensors(graph, arrays)
     final = measured(Model(refnet.build(graph.name, **options), stored), given.data)
     sections = {**CARD, "Figures": f"{CARD['Figures']}\n\n{rows(final)}"}
     save(given.out / "trained.safetensors", graph.name, graph.options, student.arrays())
     weights = given.out / "lffd-light.safetensors"
-    record = {**settings, "steps": given.steps, "rate": given.rate, "raw": given.raw}
+    record = {**settings, "steps": given.steps, "rate": given.rate, "raw": raw}
     release(weights, graph, arrays, "lffd-light: faces", sections, record)
     (given.out / "result.json").write_text(json.dumps({**record, **final}, indent=2) + "\n")
     print(json.dumps(final, indent=2))
