@@ -129,7 +129,7 @@ def test_representations_are_short() -> None:
     assert repr(faces).count("<Face (") == 5 and "3 more" in repr(faces)
     assert repr(faces[0].pose).startswith("<HeadPose pitch")
     shown = repr(refnet.FaceDetector(threshold=0.3, min_size=40))
-    assert shown == "FaceDetector('lffd-face-v2', threshold=0.3, min_size=40)"
+    assert shown == "FaceDetector('lffd-light', threshold=0.3, min_size=40)"
 
 
 @pytest.mark.parametrize("count", [0, 1, 12])

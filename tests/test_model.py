@@ -355,7 +355,7 @@ def test_a_name_means_the_released_variant() -> None:
 def test_networks_by_pattern() -> None:
     assert refnet.networks("lffd-plate*") == ("lffd-plate", "lffd-plate-small")
     assert set(refnet.networks(released=True)) < set(refnet.networks())
-    assert refnet.networks("lffd-*", released=True) == ("lffd-face-v2",)
+    assert refnet.networks("lffd-*", released=True) == ("lffd-face-v2", "lffd-light")
 
 
 def test_images_are_told_from_inputs(tinynet: refnet.Model) -> None:

@@ -15,7 +15,7 @@ from refnet.cli import main
 from refnet.detection.boxes import iou
 from refnet.errors import WeightsError
 from refnet.faces.landmarks import FaceLandmarker
-from refnet.networks.defaults import LANDMARKER
+from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.training.evaluation import find_landmarks
 from refnet.training.metrics import average_precision, nme
 
@@ -122,12 +122,26 @@ def test_a_face_is_found_at_any_size(factor: float) -> None:
     cv2 = pytest.importorskip("cv2")
     photo = refnet.read_image(ROOT / "docs" / "astronaut.jpg")
     photo = cv2.resize(photo, (0, 0), fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    min_size = 30 if factor == 6 else None  # of 3072 pixels, the network looks at two thirds
-    (face,) = refnet.FaceAnalyzer(min_size=min_size)(photo)  # 20 to 800 pixels
+    (face,) = refnet.FaceAnalyzer()(photo)  # 20 to 800 pixels
     assert iou(face.box[None], np.multiply([ASTRONAUT], factor)) > 0.5
 
 
 def test_the_face_detector_is_as_good_as_its_card_says(assets: Path) -> None:
+    pytest.importorskip("torch")  # the figures are the recipe's
+    from weights.recipes.faces import measured
+
+    path = refnet.weights.released(DETECTOR, {})
+    assert path is not None
+    card, figures = refnet.weights.card(path), measured(refnet.load(path), assets)
+    if not figures:
+        pytest.skip("no validation photos")
+    assert len(figures) > 10
+    for name, value in figures.items():
+        assert value == pytest.approx(figure(card, name), abs=2e-3), name
+    assert figures["precision at the default threshold"] >= 0.95
+
+
+def test_the_lffd_face_detector_is_as_good_as_its_card_says(assets: Path) -> None:
     pytest.importorskip("torch")  # the figures are the recipe's
     from weights.recipes.detection_figures import on_validation
 

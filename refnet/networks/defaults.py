@@ -21,7 +21,7 @@ from refnet.graph import Graph
 from refnet.networks.published import decoder_of
 
 #: The network whose released weights find faces where no other is asked for.
-DETECTOR = "lffd-face-v2"
+DETECTOR = "lffd-light"
 #: The network whose released weights find landmarks where no other is asked for.
 LANDMARKER = "pfld-ultralight-slim"
 
