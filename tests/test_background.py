@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -128,6 +129,19 @@ def test_ctrl_c_does_not_wait_for_what_runs_aside() -> None:
         aside.call(lambda: time.sleep(3))
     aside.close()
     assert time.perf_counter() - start < 2
+
+
+def test_calls_run_at_once_in_as_many_threads_as_asked_for() -> None:
+    """Each call waits for the other: with one thread neither would end."""
+    aside, both = Aside(2), threading.Barrier(2, timeout=20)
+
+    def met(number: int) -> int:
+        both.wait()
+        return number
+
+    answers = [aside.start(partial(met, number)) for number in (3, 4)]
+    assert [answer.wait() for answer in answers] == [3, 4]
+    aside.close()
 
 
 def test_closing_does_not_wait_for_what_never_comes() -> None:

@@ -1,6 +1,7 @@
 """A job as a library call: what it came to, what it wrote, and that it says nothing by itself."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,38 @@ def test_copies_may_be_rendered_in_another_way(photos: Path, tmp_path: Path) -> 
     Job(analyzer, str(tmp_path / "faces.csv"), copies=copies).run(find_sources([str(photos)]))
     (copy,) = (tmp_path / "copies").glob("[!.]*")
     assert (refnet.read_image(copy) == 7).all()
+
+
+class Meeting(OneFace):
+    """Three photos are only done when all three are under way; the last comes back first."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(3, timeout=20)
+        self.done: dict[int, threading.Event] = {w: threading.Event() for w in (50, 51, 52)}
+
+    def __call__(self, image: Array) -> Faces:
+        width = image.shape[1]
+        self.barrier.wait()
+        if width < 52:
+            assert self.done[width + 1].wait(20)
+        self.done[width].set()
+        return super().__call__(image)
+
+
+def test_photos_are_analyzed_at_once_and_stand_in_the_order_of_the_sources(tmp_path: Path) -> None:
+    for width in (50, 51, 52):
+        refnet.write_image(tmp_path / "photos" / f"{width}.png", image_of(60, width))
+    results = tmp_path / "faces.jsonl"
+    outcome = Job(Meeting(), str(results), workers=3).run(find_sources([str(tmp_path / "photos")]))
+    assert outcome.images == 3 and not outcome.failed
+    records = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [Path(r["source"]).stem for r in records] == ["50", "51", "52"]
+    assert [r["width"] for r in records] == [50, 51, 52]
+
+
+def test_a_broken_photo_among_others_is_reported_in_its_place(photos: Path, tmp_path: Path) -> None:
+    refnet.write_image(photos / "d.png", image_of(60, 70))
+    results = [tmp_path / f"{count}.jsonl" for count in (1, 4)]
+    for path, workers in zip(results, (1, 4), strict=True):
+        Job(OneFace(), str(path), workers=workers).run(find_sources([str(photos)]))
+    assert results[0].read_text() == results[1].read_text()

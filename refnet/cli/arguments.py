@@ -96,7 +96,7 @@ def add_threads(parser: argparse._ActionsContainer) -> None:
         "--threads",
         type=whole_number("--threads", 1, MOST_THREADS),
         metavar="N",
-        help="threads of a network (default: the cores at hand)",
+        help="threads at work (default: the cores at hand)",
     )
 
 

@@ -58,18 +58,22 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         raise OptionError("refnet blur needs -o, a folder or a file for the copies")
+    render = partial(
+        hidden, method=arguments.method, shape=arguments.shape, margin=arguments.margin
+    )
+    return run_job(arguments, make_analyzer, folder=None, render=render)
+
+
+def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
+    """The analyzer of boxes that the arguments ask for. Raises as `refnet.FaceAnalyzer`."""
     with naming({"--detector": arguments.detector}):
-        analyzer = FaceAnalyzer(
+        return FaceAnalyzer(
             network(arguments.detector),
             None,
             threshold=arguments.threshold,
             min_size=arguments.min_size,
             threads=arguments.threads,
         )
-    render = partial(
-        hidden, method=arguments.method, shape=arguments.shape, margin=arguments.margin
-    )
-    return run_job(arguments, analyzer, folder=None, render=render)
 
 
 def hidden(image: Array, faces: Faces, **settings: Any) -> Array:

@@ -43,13 +43,17 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.results and not arguments.results.lower().endswith(".jsonl"):
         raise OptionError("refnet detect writes JSON lines: let --results end in .jsonl")
+    return run_job(
+        arguments, make_detector, folder="detected", render=draw_detections, results="objects.jsonl"
+    )
+
+
+def make_detector(arguments: argparse.Namespace) -> Detector:
+    """The detector that the arguments ask for. Raises as `refnet.Detector`."""
     with naming({"--detector": arguments.detector}):
-        detector = Detector(
+        return Detector(
             network(arguments.detector),
             threshold=arguments.threshold,
             min_size=arguments.min_size,
             threads=arguments.threads,
         )
-    return run_job(
-        arguments, detector, folder="detected", render=draw_detections, results="objects.jsonl"
-    )

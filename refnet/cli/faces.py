@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     crops = None if arguments.crops is None else FaceCrops(Path(arguments.crops), arguments.aligned)
     return run_job(
         arguments,
-        make_analyzer(arguments),
+        make_analyzer,
         folder="faces",
         render=draw_faces,
         results="faces.jsonl",

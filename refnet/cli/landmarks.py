@@ -64,23 +64,27 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with naming({"--landmarker": arguments.landmarker}):
-        landmarker = FaceLandmarker(
-            network(arguments.landmarker), margin=arguments.margin, threads=arguments.threads
-        )
-    boxes = arguments.box
-    for x1, y1, x2, y2 in boxes or ():
+    for x1, y1, x2, y2 in arguments.box or ():
         if not (x2 > x1 and y2 > y1) or max(map(abs, (x1, y1, x2, y2))) > FARTHEST:
             raise OptionError(
                 f"--box is X1,Y1,X2,Y2 with X2 > X1 and Y2 > Y1, in pixels, not {x1:g},{y1:g},{x2:g},{y2:g}"
             )
     return run_job(
         arguments,
-        KnownFaces(landmarker, boxes),
+        make_analyzer,
         folder="landmarks",
         render=draw_faces,
         results="landmarks.jsonl",
     )
+
+
+def make_analyzer(arguments: argparse.Namespace) -> KnownFaces:
+    """The analyzer that the arguments ask for. Raises as `refnet.FaceLandmarker`."""
+    with naming({"--landmarker": arguments.landmarker}):
+        landmarker = FaceLandmarker(
+            network(arguments.landmarker), margin=arguments.margin, threads=arguments.threads
+        )
+    return KnownFaces(landmarker, arguments.box)
 
 
 class KnownFaces:

@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 import webbrowser
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from refnet.cli.arguments import add_json, add_threads, threshold, whole_number
+from refnet.cores import thread_count
 from refnet.errors import OptionError, printable
 from refnet.media.images import IMAGE_SUFFIXES
 from refnet.media.sources import Sources, find_sources
@@ -63,7 +64,7 @@ def add_detection(group: argparse._ActionsContainer) -> None:
 
 def run_job(
     arguments: argparse.Namespace,
-    analyzer: Any,
+    make: Callable[[argparse.Namespace], Any],
     *,
     folder: str | None,
     render: Render,
@@ -74,6 +75,8 @@ def run_job(
     """Go over the paths of `arguments`, and return the exit code.
 
     Args:
+        make: the analyzer for the arguments. Of several photos as many are analyzed at once as `--threads` or the
+            cores at hand allow, each network in one thread; of one photo or a video each network has them all.
         folder: where drawings go without -o; None writes none.
         render: what is drawn.
         results: the name of the results in the folder; None writes none without --results.
@@ -101,13 +104,18 @@ def run_job(
     copies = None if render_into is None else _copies(render_into, sources, render)
     target = _results(arguments, results, output, copies)
     progress = Progress(bar=not arguments.quiet, lines=not arguments.quiet and target != "-")
+    workers = 1
+    if len(sources) > 1 and all(source.kind == "image" for source in sources):
+        workers = thread_count(arguments.threads)
+        arguments = argparse.Namespace(**{**vars(arguments), "threads": 1})
     job = Job(
-        analyzer,
+        make(arguments),
         target,
         copies=copies,
         crops=crops,
         overwrite=arguments.overwrite,
         progress=progress,
+        workers=workers,
         **settings,
     )
     outcome = job.run(sources)

@@ -116,44 +116,59 @@ class Background:
                 self._error = self._error or error
 
 
-class Aside:
-    """Calls functions in a thread of its own, and waits for each.
-
-    Python handles signals in its main thread only, between two of its own steps. While compiled code
-    runs there, Ctrl-C waits; while it runs here, Ctrl-C ends the waiting at once.
-    """
+class Answer(Generic[Item]):
+    """What a call that is under way will return."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name="refnet-aside", daemon=True).start()
+        self._queue: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
-    def call(self, function: Callable[[], Item]) -> Item:
-        """What `function` returns or raises. After KeyboardInterrupt here, call no more."""
-        self._calls.put(function)
-        value, error = self._results.get()
+    def give(self, value: Item | None, error: BaseException | None = None) -> None:
+        self._queue.put((value, error))
+
+    def wait(self) -> Item:
+        """What the call returns or raises, once; Ctrl-C ends the waiting."""
+        value, error = self._queue.get()
         if error is not None:
             raise error
         result: Item = value
         return result
 
+
+class Aside:
+    """Calls functions in `count` threads of its own, in the order in which they come.
+
+    Python handles signals in its main thread only, between two of its own steps. While compiled code
+    runs there, Ctrl-C waits; while it runs here, Ctrl-C ends the waiting at once.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Answer[Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._count = count
+        for number in range(count):
+            name = f"refnet-aside-{number}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def start(self, function: Callable[[], Item]) -> Answer[Item]:
+        """Have `function` called; it may wait for others that were started before."""
+        answer: Answer[Item] = Answer()
+        self._calls.put((function, answer))
+        return answer
+
+    def call(self, function: Callable[[], Item]) -> Item:
+        """What `function` returns or raises. After KeyboardInterrupt here, call no more."""
+        return self.start(function).wait()
+
     def close(self) -> None:
-        """End the thread after the call it is at, without waiting for it."""
-        self._calls.put(self._end)
+        """End the threads after what was started, without waiting for it."""
+        for _ in range(self._count):
+            self._calls.put(None)
 
     def _serve(self) -> None:
-        while True:
-            function = self._calls.get()
+        while (call := self._calls.get()) is not None:
+            function, answer = call
             try:
-                self._results.put((function(), None))
-            except _End:
-                return
+                answer.give(function())
             except BaseException as error:
-                self._results.put((None, error))
-
-    def _end(self) -> None:
-        raise _End
-
-
-class _End(BaseException):
-    """Ends the thread of an `Aside`."""
+                answer.give(None, error)

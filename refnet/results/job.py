@@ -1,8 +1,8 @@
 """From photos, videos and cameras to files: their faces as records, and copies with the faces drawn in.
 
-Three stages overlap: one thread decodes frames ahead, the caller's runs the networks and writes
-records, one draws and encodes copies. The queues between them are short, so that memory stays bounded.
-Decoding, the networks and encoding all run without Python's lock.
+Three stages overlap: one thread decodes frames ahead, others run the networks, one draws and encodes copies;
+the caller's writes records, in the order of the sources. The queues between them are short, so that memory
+stays bounded. Decoding, the networks and encoding all run without Python's lock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +23,7 @@ from refnet.detection.detector import Detector
 from refnet.errors import OptionError, RefnetError, printable
 from refnet.faces.face import Face, Faces
 from refnet.faces.tracking import FaceTracker, Smoothing
-from refnet.media.background import Aside, Background, Prefetch
+from refnet.media.background import Answer, Aside, Background, Prefetch
 from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames, real_path
 from refnet.ops import Array
 from refnet.results.copies import AnnotatedCopies, FaceCrops
@@ -31,6 +32,8 @@ from refnet.results.settings import settings_of
 from refnet.results.sinks import Sink, open_sink
 from refnet.waiting import waiting
 
+#: The analysis of a frame, under way; None of one that could not be read.
+Found = Answer[Faces | Detections] | None
 #: How many faces of a photo a printed line shows.
 SHOWN = 4
 
@@ -73,6 +76,8 @@ class Job:
         overwrite: start the results anew, and replace drawn copies of other runs.
         settings: what the results are made with, by name; what `settings_of` finds by default.
         progress: shows how far the job is, what is found and what fails; None shows nothing.
+        workers: photos that are analyzed at once. With more than one the analyzer's networks should take
+            one thread each; the frames of a video are analyzed one after another all the same.
 
     Raises:
         OptionError: a setting of `smoothing` is out of range.
@@ -90,7 +95,9 @@ class Job:
         overwrite: bool = False,
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        workers: int = 1,
     ) -> None:
+        self.workers = workers
         self.analyzer, self.results, self.copies = analyzer, results, copies
         self.smoothing, self.overwrite = smoothing, overwrite
         self.crops, self.search_every = crops, search_every
@@ -150,10 +157,10 @@ class Job:
 
     def _run(self, sources: Sequence[Source], sink: Sink) -> None:
         frames = Prefetch(read_frames(sources))
-        writer, aside = Background(), Aside()
+        writer, aside = Background(), Aside(self.workers)
         try:
-            for frame in frames:
-                self._handle(frame, sink, writer, aside)
+            for frame, answer in self._started(frames, aside):
+                self._handle(frame, answer, sink, writer)
                 self.progress.advance()
         except KeyboardInterrupt:
             self.outcome.interrupted = True
@@ -165,15 +172,28 @@ class Job:
             writer.close()
             sink.close()
 
-    def _handle(self, frame: Frame, sink: Sink, writer: Background, aside: Aside) -> None:
-        """Analyze one frame, write its record, and have its copy drawn."""
+    def _started(self, frames: Iterable[Frame], aside: Aside) -> Iterator[tuple[Frame, Found]]:
+        """Every frame with the answer of its analysis, which runs ahead for as many photos as there are workers."""
+        ahead: deque[tuple[Frame, Found]] = deque()
+        for frame in frames:
+            photo = frame.index is None
+            while ahead and (len(ahead) > self.workers or not photo):
+                yield ahead.popleft()
+            answer = None if frame.image is None else aside.start(partial(self._found, frame))
+            ahead.append((frame, answer))
+            if not photo or self.workers == 1:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _handle(self, frame: Frame, answer: Found, sink: Sink, writer: Background) -> None:
+        """Write the record of a frame when its analysis is done, and have its copy drawn."""
         label, copies = frame.source.label, self.copies
         record = Record(label, frame=frame.index, time=frame.time, last=frame.last)
         error = frame.error
-        if frame.image is not None:
+        if frame.image is not None and answer is not None:
             record = replace(record, size=(frame.image.shape[0], frame.image.shape[1]))
             try:
-                faces = aside.call(partial(self._found, frame))
+                faces = answer.wait()
             except (RefnetError, MemoryError) as reason:
                 error = f"cannot analyze {label}: {reason or 'out of memory'}"
         if error is not None or frame.image is None:
