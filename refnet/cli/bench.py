@@ -10,6 +10,7 @@ from typing import Any
 
 from refnet.benchmark import PEERS, Result, layers, measure, peak_memory, pin, plot, startup
 from refnet.benchmark.media import measure_media
+from refnet.benchmark.photos import Engine, measure_photos, peer
 from refnet.cli.arguments import (
     MOST_THREADS,
     NETWORK,
@@ -21,6 +22,7 @@ from refnet.cli.arguments import (
     whole_number,
 )
 from refnet.cli.parser import add_verb
+from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
 from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.tracking import FaceTracker
@@ -53,7 +55,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--photos", metavar="DIR", help="measure from photos to faces instead")
     parser.add_argument("--video", metavar="FILE", help="measure from a video to faces instead")
     parser.add_argument(
-        "--peers", default="", metavar="LIST", help=f"with commas, of {', '.join(PEERS)}"
+        "--peers",
+        default="",
+        metavar="LIST",
+        help=f"with commas, of {', '.join(PEERS)}; with --photos, ONNX files of face detectors",
+    )
+    parser.add_argument(
+        "--long-side",
+        type=whole_number("--long-side"),
+        metavar="PX",
+        help="resize --photos to this longer side, and search at that size alone",
     )
     parser.add_argument(
         "--batch", type=whole_number("--batch"), default=1, metavar="N", help="default: %(default)s"
@@ -118,6 +129,10 @@ def _chosen(graphs: Mapping[str, Graph]) -> dict[str, tuple[str, dict[str, Any]]
 
 def _print_media(arguments: argparse.Namespace) -> int:
     """Print how long photos or a video take from files to faces."""
+    if arguments.threads == 1:
+        pin()
+    if arguments.photos and (arguments.peers or arguments.long_side):
+        return _print_photos(arguments)
     analyzer = FaceAnalyzer(threads=arguments.threads)
     tracker = FaceTracker(analyzer)
     sources = find_sources([arguments.photos or arguments.video])
@@ -133,6 +148,36 @@ def _print_media(arguments: argparse.Namespace) -> int:
         f"{result.images} images, {result.faces} faces: {result.per_second:.1f} images a second; "
         f"an image takes {result.read:.1f} ms to read and {result.analyze:.1f} ms to analyze (medians)"
     )
+    return 0
+
+
+def _print_photos(arguments: argparse.Namespace) -> int:
+    """Print how long photos take from files to boxes, here and with other detectors."""
+    sources = find_sources([arguments.photos])
+    paths = [Path(source.path) for source in sources if source.kind == "image"]
+    one_scale = (1.0,) if arguments.long_side else None
+    detector = FaceDetector(threads=arguments.threads, scales=one_scale)
+    analyzer = FaceAnalyzer(detector, threads=arguments.threads)
+    engines: dict[str, Engine] = {
+        "refnet": lambda image: len(detector(image)),
+        "refnet, with landmarks": lambda image: len(analyzer(image)),
+    }
+    for file in _peers(arguments):
+        engines[Path(file).stem] = peer(Path(file), arguments.threads)
+    results = measure_photos(paths, engines, long_side=arguments.long_side)
+    if arguments.json:
+        for own in results:
+            print_json({**dataclasses.asdict(own), "total": own.total})
+        return 0
+    print(f"{results[0].photos} photos of {results[0].shapes} shapes, milliseconds a photo (means)")
+    print(
+        f"{'engine':24} {'read':>7} {'find':>7} {'total':>7} {'p10':>5} {'p90':>5} {'ratio':>6} {'faces':>6}"
+    )
+    for r in results:
+        print(
+            f"{r.engine:24} {r.read:7.2f} {r.find:7.2f} {r.total:7.2f} {r.p10:5.2f} {r.p90:5.2f} "
+            f"{r.ratio:6.2f} {r.faces:6}"
+        )
     return 0
 
 
