@@ -5,6 +5,9 @@ needs little enlargement to have it; so every branch of the detector meets its s
 are four smaller ones side by side, which shows more faces a pixel. Faces are covered by patches of other
 photos; pixels are blurred, shrunken, recoloured, made noisy and compressed.
 
+Towards the end of a run crops are calm: without mosaics and with a third of the damage, more like the photos that a
+user has (Ge et al. 2021, "YOLOX", section 2.1, end training so).
+
 What is drawn follows from the step alone, so a run that was cut off goes on as if it had not been.
 """
 
@@ -29,6 +32,8 @@ SHARES: Mapping[str, float] = {"faces": 0.68, "masks": 0.08, "occluded": 0.09, "
 BATCHES = (((256, 32), 0.72), ((384, 14), 0.16), ((512, 8), 0.12))
 #: Share of the crops that are four smaller ones.
 MOSAICS = 0.35
+#: How much of the damage, turning and covering is left in calm crops.
+CALM = 0.35
 #: Faces with a smaller longer side are ignored: 8 pixels is one cell of the finest branch.
 SMALLEST = 8
 #: A face of which the crop shows a smaller share is ignored; points need more of it.
@@ -58,6 +63,7 @@ class Crops:
     """Draws crops from `photos` with the generator `rng`."""
 
     def __init__(self, photos: Sequence[Photo]) -> None:
+        self.calm = False
         self.empty = [photo for photo in photos if photo.kind == "empty"]
         #: {kind: photos with a face to learn, by rising side of their largest one}
         self.faces: dict[str, list[Photo]] = {}
@@ -78,15 +84,17 @@ class Crops:
         self.kinds = list(drawn)
         self.shares = np.array(list(drawn.values())) / sum(drawn.values())
 
-    def batch(self, rng: np.random.Generator) -> list[Crop]:
+    def batch(self, rng: np.random.Generator, *, calm: bool = False) -> list[Crop]:
         """The crops of one step, all of one size."""
+        self.calm = calm
         shares = [share for _, share in BATCHES]
         side, count = BATCHES[int(rng.choice(len(BATCHES), p=shares))][0]
         return [self.crop(rng, side) for _ in range(count)]
 
     def crop(self, rng: np.random.Generator, side: int) -> Crop:
         """One crop: a mosaic or a single one."""
-        return self._mosaic(rng, side) if rng.random() < MOSAICS else self._single(rng, side)
+        mosaic = rng.random() < MOSAICS and not self.calm
+        return self._mosaic(rng, side) if mosaic else self._single(rng, side)
 
     def _mosaic(self, rng: np.random.Generator, side: int) -> Crop:
         half = side // 2
@@ -142,8 +150,9 @@ class Crops:
     ) -> Crop:
         """The crop of `side` pixels about `centre` of the photo at `scale`: turned, mirrored, damaged."""
         ratio = rng.uniform(0.9, 1.1)
-        angle = math.radians(rng.normal(0, 9)) if rng.random() < 0.35 else 0.0
-        if rng.random() < 0.02:
+        strength = CALM if self.calm else 1.0
+        angle = math.radians(rng.normal(0, 9)) if rng.random() < 0.35 * strength else 0.0
+        if rng.random() < 0.02 * strength:
             angle = rng.uniform(-1.2, 1.2)
         cos, sin = math.cos(angle), math.sin(angle)
         linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([scale * ratio, scale])
@@ -161,8 +170,9 @@ class Crops:
         ignored = photo.ignored | (seen < SEEN) | small
         here = seen > 0.02
         boxes, ignored = boxes[here].astype(np.float32), ignored[here]
-        image = self._covered(rng, image, boxes[~ignored])
-        return Crop(damaged(rng, image), boxes, ignored, points[here].astype(np.float32))
+        if rng.random() < strength:
+            image = damaged(rng, self._covered(rng, image, boxes[~ignored]))
+        return Crop(image, boxes, ignored, points[here].astype(np.float32))
 
     def _sampled(
         self, rng: np.random.Generator, image: Array, linear: Array, shift: Array, side: int
@@ -285,16 +295,20 @@ def _tones(rng: np.random.Generator) -> Array:
 
 
 class Batches(IterableDataset[tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]]):
-    """Batches from step `first` on, each drawn by (seed, step): pixels and, of each crop, its faces."""
+    """Batches from step `first` on, each drawn by (seed, step): pixels and, of each crop, its faces.
 
-    def __init__(self, folder: Path, seed: int, first: int) -> None:
-        self.folder, self.seed, self.first = folder, seed, first
+    From step `calm_from` on the crops are calm.
+    """
+
+    def __init__(self, folder: Path, seed: int, first: int, calm_from: float = math.inf) -> None:
+        self.folder, self.seed, self.first, self.calm_from = folder, seed, first, calm_from
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]]:
         cv2.setNumThreads(1)
         crops, step = Crops(photos(self.folder)), self.first
         while True:
-            drawn = crops.batch(np.random.default_rng([self.seed, step]))
+            rng = np.random.default_rng([self.seed, step])
+            drawn = crops.batch(rng, calm=step >= self.calm_from)
             pixels = torch.from_numpy(np.stack([crop.image for crop in drawn]))
             faces = [
                 tuple(torch.from_numpy(own) for own in (crop.boxes, crop.ignored, crop.points))

@@ -39,6 +39,8 @@ from weights.recipes.release import release, released_tensors, rows
 from weights.recipes.torch_graph import GraphModule, initialize
 from weights.recipes.training import Run, Schedule, draw_curve
 
+#: The share of a run, at its end, with calm crops.
+CALM_SHARE = 0.25
 #: The parts of the model card that do not depend on the run.
 CARD = {
     "Data": """
@@ -118,7 +120,8 @@ def train(
     module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=5e-4)
     run = Run(module, optimizer, schedule, out, settings=settings)
-    loader = DataLoader(Batches(photos, settings["seed"], run.step), batch_size=None, num_workers=1)
+    drawn = Batches(photos, settings["seed"], run.step, calm_from=(1 - CALM_SHARE) * schedule.steps)
+    loader = DataLoader(drawn, batch_size=None, num_workers=1)
     batches: Iterator[Any] = iter(loader)
     ranges = detection_of(graph).object_ranges
 
