@@ -138,15 +138,14 @@ def train(
     Args:
         report: steps between two measurements.
     """
-    graph = refnet.build(settings["network"], width=settings["width"])
+    begun = refnet.load(settings["start"]) if settings["start"] else None
+    graph = begun.graph if begun else refnet.build(settings["network"], width=settings["width"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings["seed"])
     module, student = GraphModule(graph), GraphModule(graph)
     learned, aside = faces.where(~faces.aside), faces.where(faces.aside)
-    if settings["start"]:
-        module.load_state_dict(
-            GraphModule(graph, refnet.load(settings["start"]).weights).state_dict()
-        )
+    if begun:
+        module.load_state_dict(GraphModule(graph, begun.weights).state_dict())
     else:
         initialize(module, "he", settings["seed"])
         begin_at_mean_shape(module, learned)
