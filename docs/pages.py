@@ -12,6 +12,7 @@ the first heading of second rank by `<!-- include FILE -->`. The address of the 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import inspect
@@ -48,7 +49,7 @@ PAGES: dict[str, str] = {
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", re.M | re.S)
 LINK = re.compile(r"(!?)\[((?:[^][]|\[[^]]*\])*)\]\(([^)\s]+)\)")
 INCLUDE = re.compile(r"^<!-- include ([^:>]+?)(?:: ([^>]+?))? -->$", re.M)
-IMPORT = re.compile(r"^(?:from|import) (refnet[\w.]*)(?: import \(?([\w, \n]+))?", re.M)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 
 
 # --- what MkDocs calls
@@ -56,9 +57,8 @@ IMPORT = re.compile(r"^(?:from|import) (refnet[\w.]*)(?: import \(?([\w, \n]+))?
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the address of the repository and the generated pages into the settings."""
-    repository = address()
-    config.repo_url = repository or ""
-    config.edit_uri = "edit/HEAD/docs/" if repository else ""
+    config.repo_url = address("Repository") or ""
+    config.site_url = address("Documentation")
     reference: dict[str, list[Any]] = {}
     for module in modules():
         group = module.split(".")[1] if module.count(".") > 1 else "refnet"
@@ -129,7 +129,8 @@ def relinked(text: str, origin: str, page: str) -> str:
             return found[0]  # of a page of docs/ to a generated one; MkDocs says where it is none
         inside = PAGES.get(name) or (name[5:] if name.startswith("docs/") else None)
         if inside is None:
-            return f"{image}[{label}]({address()}/blob/HEAD/{name})" if address() else label
+            repository = address("Repository")
+            return f"{image}[{label}]({repository}/blob/HEAD/{name})" if repository else label
         way = posixpath.relpath(inside, posixpath.dirname(page) or ".")
         return f"{image}[{label}]({way}{hash_}{anchor})"
 
@@ -140,12 +141,11 @@ def relinked(text: str, origin: str, page: str) -> str:
     return "".join(pieces) + LINK.sub(turn, text[at:])
 
 
-def address() -> str | None:
-    """The repository's address in pyproject.toml; None while the maintainer has not filled it in."""
-    found = re.search(
-        r'^Repository = "(.+?)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M
-    )
-    return None if found is None or ".invalid" in found[1] else found[1].rstrip("/")
+def address(name: str) -> str | None:
+    """An address of [project.urls] in pyproject.toml; None while the maintainer has not filled it in."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(rf'^{name} = "(.+?)/?"$', text, re.M)
+    return None if found is None or ".invalid/" in found[1] else found[1]
 
 
 # --- the reference
@@ -169,10 +169,13 @@ def modules() -> Mapping[str, list[str]]:
 def imported_by_snippets() -> Iterator[Any]:
     """The classes and functions of refnet that Python blocks of README.md and docs/ import."""
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
-        for fence in FENCE.finditer(path.read_text(encoding="utf-8")):
-            for module, names in IMPORT.findall(fence[0]):
-                for name in re.findall(r"\w+", names):
-                    thing = getattr(importlib.import_module(module), name)
+        for block in PYTHON.findall(path.read_text(encoding="utf-8")):
+            for node in ast.walk(ast.parse(block)):
+                module = getattr(node, "module", None) or ""
+                if not isinstance(node, ast.ImportFrom) or module.partition(".")[0] != "refnet":
+                    continue
+                for alias in node.names:
+                    thing = getattr(importlib.import_module(module), alias.name)
                     if inspect.isclass(thing) or inspect.isfunction(thing):
                         yield thing
 
@@ -262,7 +265,10 @@ def command_line() -> str:
 def help_of(*words: str) -> str:
     """What `refnet WORDS --help` prints."""
     printed = io.StringIO()
-    with mock.patch.dict(os.environ, COLUMNS="88"), contextlib.redirect_stdout(printed):
-        with contextlib.suppress(SystemExit):
-            main([*words, "--help"])
+    with (
+        mock.patch.dict(os.environ, COLUMNS="88"),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
+        main([*words, "--help"])
     return printed.getvalue().rstrip()

@@ -63,7 +63,9 @@ def measured(network: GraphModule, faces: Faces) -> dict[str, float]:
     """NME, AUC and failure rate on the faces that are set aside."""
     own = faces.where(faces.aside)
     plain = [base_crop(i, p) for i, p in zip(own.images, own.points, strict=True)]
-    return figures(predictions(network, np.stack([c for c, _ in plain])), np.stack([p for _, p in plain]))
+    return figures(
+        predictions(network, np.stack([c for c, _ in plain])), np.stack([p for _, p in plain])
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="weights.recipes.finetune", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="photos and their points")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--start", default=LANDMARKER, help="a name with released weights, or a file")
+    parser.add_argument(
+        "--start", default=LANDMARKER, help="a name with released weights, or a file"
+    )
     parser.add_argument("--by-folder", action="store_true", help="a folder is one person")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=32)
