@@ -22,7 +22,6 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -89,6 +88,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Take in what the page includes, and turn links to files into links to pages."""
     uri = page.file.src_uri
+    if "/" not in uri:  # a page of its own tab, without neighbours
+        page.meta.setdefault("hide", ["navigation"])
     origin = {page: name for name, page in PAGES.items() if page != "index.md"}
     text = relinked(markdown, origin.get(uri, f"docs/{uri}"), uri)
     return INCLUDE.sub(lambda found: relinked(section(*found.groups()), found[1], uri), text)
@@ -234,19 +235,20 @@ def wrapped(line: str) -> str:
 
 
 def contents() -> str:
-    """All of `refnet.__all__` with the first sentence of its docstring."""
-    rows = ["| name | what it is |", "| --- | --- |"]
+    """All of `refnet.__all__` with the first sentence of its docstring, errors last."""
+    rows: dict[bool, list[str]] = {False: [], True: []}
     for name in sorted(refnet.__all__, key=str.lower):
         thing = getattr(refnet, name)
         target = f"{thing.__module__}.{thing.__name__}"
-        rows.append(f"| [`refnet.{name}`][{target}] | {first_line(thing)} |")
-    text = "\n".join(rows)
-    return f"# Reference\n\n{inspect.getdoc(refnet) and about(refnet)}\n\n{text}\n"
-
-
-def about(module: ModuleType) -> str:
-    """A module's docstring, its indented tables as code."""
-    return inspect.cleandoc(module.__doc__ or "")
+        row = f"| [`refnet.{name}`][{target}] | {first_line(thing)} |"
+        rows[inspect.isclass(thing) and issubclass(thing, Exception)].append(row)
+    head = "| name | what it is |\n| --- | --- |\n"
+    calls, errors = (head + "\n".join(found) for found in rows.values())
+    return (
+        "# Reference\n\nEvery page is made from the docstrings of one module. Images, boxes and points are "
+        "NumPy arrays; each docstring says their shapes, dtypes and units.\n\n"
+        f"{calls}\n\n## Errors\n\n{errors}\n"
+    )
 
 
 def first_line(thing: Any) -> str:

@@ -99,15 +99,15 @@ def blocks(text: str, page: str) -> list[Block]:
 def test_blocks_are_told_apart() -> None:
     page = (
         "```sh\nrefnet doctor\n```\n\n<!-- not run: needs a camera -->\n```python\nlook()\n```\n"
-        "<!-- run with --steps 2: it takes minutes -->\n```sh\ntrain  # long\n```\n"
+        "<!-- run with --steps 2: it takes minutes -->\n```sh\nlook  # quick\ntrain  # long\n```\n"
         "- in a list\n\n    ```python\n    x = 1\n    ```\n```text\nshown\n```\n"
     )
     found = blocks(page, "page.md")
-    assert [b.line for b in found] == [1, 6, 10, 15]
+    assert [b.line for b in found] == [1, 6, 10, 16]
     assert [b.reason for b in found] == ["", "needs a camera", "", ""]
     assert [b.arguments for b in found] == ["", "", "--steps 2", ""]
     assert found[3].text == "x = 1\n"
-    assert command(found[2]) == "train --steps 2  # long\n"
+    assert command(found[2]) == "look  # quick\ntrain --steps 2  # long\n"
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,9 @@ def command(block: Block) -> str:
     """The text, with the arguments added to the last command."""
     if not block.arguments:
         return block.text
-    body, comment, note = block.text.rstrip().partition("  #")
-    return f"{body.rstrip()} {block.arguments}{comment}{note}\n"
+    *before, last = block.text.rstrip().splitlines(keepends=True)
+    words, comment, note = last.partition("  #")
+    return f"{''.join(before)}{words.rstrip()} {block.arguments}{comment}{note}\n"
 
 
 def lack(block: Block) -> str:
