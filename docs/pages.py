@@ -240,7 +240,7 @@ def contents() -> str:
     for name in sorted(refnet.__all__, key=str.lower):
         thing = getattr(refnet, name)
         target = f"{thing.__module__}.{thing.__name__}"
-        row = f"| [`refnet.{name}`][{target}] | {first_line(thing)} |"
+        row = f"| [`{name}`][{target}] | {first_line(thing)} |"
         rows[inspect.isclass(thing) and issubclass(thing, Exception)].append(row)
     head = "| name | what it is |\n| --- | --- |\n"
     calls, errors = (head + "\n".join(found) for found in rows.values())
