@@ -28,7 +28,7 @@ from weights.recipes.landmarks import figures, predictions, train
 from weights.recipes.release import released_tensors
 from weights.recipes.splits import is_set_aside
 from weights.recipes.torch_graph import GraphModule
-from weights.recipes.training import draw_curve
+from weights.recipes.training import Schedule, draw_curve
 
 #: One photo of so many is set aside.
 PARTS = 5
@@ -88,18 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = refnet.load(given.start)
     count = int(np.prod(begun.graph.shapes()[begun.graph.outputs[-1]])) // 2
     faces = own_faces(landmark_faces(given.data), count, given.by_folder)
-    settings = {
-        name: getattr(given, name) for name in ("start", "steps", "batch", "rate", "decay", "seed")
-    }
-    settings |= {"network": begun.graph.name, "report": max(1, given.steps // 6), "mixed": False}
+    settings = {name: getattr(given, name) for name in ("start", "batch", "decay", "seed")}
+    settings |= {"network": begun.graph.name, "mixed": False}
+    schedule = Schedule(given.rate, given.steps, warmup=given.steps // 50)
     before = measured(GraphModule(begun.graph, begun.weights), faces)
-    student, after = train(faces, given.out, settings)
+    student, after = train(faces, given.out, settings, schedule, report=max(1, given.steps // 6))
     draw_curve(given.out, {"nme": "NME on set-aside faces"})
     weights = given.out / f"{begun.graph.name}.safetensors"
     options, tensors = released_tensors(student.graph, student.arrays())
     save(weights, begun.graph.name, options, tensors)
     learned, aside = int((~faces.aside).sum()), int(faces.aside.sum())
-    record = {**settings, "learned": learned, "set_aside": aside, "before": before, "after": after}
+    made = {**settings, "steps": given.steps, "rate": given.rate}
+    record = {**made, "learned": learned, "set_aside": aside, "before": before, "after": after}
     (given.out / "result.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"learned {learned} faces; NME of the {aside} set aside:", end=" ")
     print(f"{before['nme']:.4f} before, {after['nme']:.4f} after; {weights}")

@@ -165,7 +165,8 @@ def train(
         with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
             y = module(x)[-1]
         predicted = y.detach().float().cpu().numpy()
-        value, gradient = losses.wing(predicted * SIDE, points.reshape(len(points), -1) * SIDE)
+        wanted = np.asarray(points).reshape(len(points), -1)  # the loader makes tensors of arrays
+        value, gradient = losses.wing(predicted * SIDE, wanted * SIDE)
         return attached(y, value, gradient * SIDE)
 
     def measured() -> dict[str, float]:
