@@ -126,9 +126,11 @@ def relinked(text: str, origin: str, page: str) -> str:
         if not path or re.match(r"[a-z]+:", path):
             return found[0]
         name = posixpath.normpath(posixpath.join(posixpath.dirname(origin), path))
-        if not (ROOT / name).exists() and name not in PAGES.values():
+        if not (ROOT / name).exists():
             return found[0]  # of a page of docs/ to a generated one; MkDocs says where it is none
-        inside = PAGES.get(name) or (name[5:] if name.startswith("docs/") else None)
+        inside = PAGES.get(name)
+        if name.startswith("docs/") and (ROOT / name).is_file():
+            inside = name.removeprefix("docs/")
         if inside is None:
             repository = address("Repository")
             return f"{image}[{label}]({repository}/blob/HEAD/{name})" if repository else label

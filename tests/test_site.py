@@ -96,16 +96,55 @@ def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
         assert not fetched, path
 
 
-# --- records
-
-
-def setup_file() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("refnet_setup", ROOT / "setup.py")
+def module_of(file: str) -> ModuleType:
+    """A file of the project that is no module of a package."""
+    name = f"refnet_{Path(file).stem}"
+    specification = importlib.util.spec_from_file_location(name, ROOT / file)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize(
+    ("text", "with_address", "without"),
+    [
+        ("[a](docs/faq.md#rgb-or-bgr)", "[a](../faq.md#rgb-or-bgr)", None),
+        ("![a](docs/faces.jpg)", "![a](../faces.jpg)", None),
+        ("[a](SECURITY.md)", "[a](../project/security.md)", None),
+        ("[a](refnet/ops.py)", "[a](https://host/refnet/blob/HEAD/refnet/ops.py)", "a"),
+        ("[a](docs/guides)", "[a](https://host/refnet/blob/HEAD/docs/guides)", "a"),
+        ("[a](#above) [b](https://x.org)", "[a](#above) [b](https://x.org)", None),
+        ("```sh\n[a](SECURITY.md)\n```", "```sh\n[a](SECURITY.md)\n```", None),
+    ],
+)
+def test_links_of_files_hold_on_pages(
+    text: str, with_address: str, without: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of README.md on a page in guides/, with the repository's address and while there is none."""
+    pytest.importorskip("mkdocs")
+    pages = module_of("docs/pages.py")
+    for address, expected in (("https://host/refnet", with_address), (None, without)):
+        monkeypatch.setattr(pages, "address", lambda name, found=address: found)
+        wanted = with_address if expected is None else expected
+        assert pages.relinked(text, "README.md", "guides/x.md") == wanted
+
+
+def test_a_section_that_there_is_not_is_an_error() -> None:
+    """So that a page that includes it cannot be built without it."""
+    errors = pytest.importorskip("mkdocs.exceptions")
+    pages = module_of("docs/pages.py")
+    assert pages.section("README.md", "Networks").startswith("| names | task |")
+    with pytest.raises(errors.PluginError, match=r"README\.md has no section 'Nets'"):
+        pages.section("README.md", "Nets")
+
+
+# --- records
+
+
+def setup_file() -> ModuleType:
+    return module_of("setup.py")
 
 
 def test_links_become_absolute() -> None:
