@@ -39,6 +39,8 @@ FENCE = re.compile(r"^( *)(`{3,}|~{3,}) *(\w*).*\n((?:.*\n)*?)^\1\2 *$", re.M)
 MARK = re.compile(r"<!-- (not run|run with ([^:>]+)): ([^>]*\S) -->\s*\n *\Z")
 #: Languages of blocks that are shown and are no commands.
 LISTINGS = {"text", "dockerfile"}
+#: What a line of a shell block may begin with: what installs or goes to the network is marked, and not run.
+COMMANDS = ("refnet ", "python -m ", "find ", "#", " ")
 #: What blocks need that is not everywhere: {what is in the text: the module that has to be there}.
 MODULES = {
     r"weights\.recipes": "torch",
@@ -72,7 +74,8 @@ def blocks(text: str, page: str) -> list[Block]:
     """The fenced blocks of a page.
 
     Raises:
-        ValueError: a fence is not closed, or a block is of a language that neither runs nor is a listing.
+        ValueError: a fence is not closed, or a block that is not marked is of a language or of a command that
+            is not run.
     """
     found = []
     for fence in FENCE.finditer(text):
@@ -89,6 +92,10 @@ def blocks(text: str, page: str) -> list[Block]:
         )
         if not reason and block.language not in LISTINGS | {"python", "sh"}:
             raise ValueError(f"{block.place}: {block.language or 'no language'} is not run")
+        if not reason and block.language == "sh":
+            for command_line in filter(None, block.text.splitlines()):
+                if not command_line.startswith(COMMANDS):
+                    raise ValueError(f"{block.place}: {command_line!r} is not run here; mark it")
         found.append(block)
     left = FENCE.sub("", text)
     if re.search(r"^ *(`{3}|~{3})", left, re.M):
@@ -99,7 +106,7 @@ def blocks(text: str, page: str) -> list[Block]:
 def test_blocks_are_told_apart() -> None:
     page = (
         "```sh\nrefnet doctor\n```\n\n<!-- not run: needs a camera -->\n```python\nlook()\n```\n"
-        "<!-- run with --steps 2: it takes minutes -->\n```sh\nlook  # quick\ntrain  # long\n```\n"
+        "<!-- run with --steps 2: it takes minutes -->\n```sh\nrefnet a  # quick\nrefnet b  # long\n```\n"
         "- in a list\n\n    ```python\n    x = 1\n    ```\n```text\nshown\n```\n"
     )
     found = blocks(page, "page.md")
@@ -107,7 +114,7 @@ def test_blocks_are_told_apart() -> None:
     assert [b.reason for b in found] == ["", "needs a camera", "", ""]
     assert [b.arguments for b in found] == ["", "", "--steps 2", ""]
     assert found[3].text == "x = 1\n"
-    assert command(found[2]) == "look  # quick\ntrain --steps 2  # long\n"
+    assert command(found[2]) == "refnet a  # quick\nrefnet b --steps 2  # long\n"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +124,7 @@ def test_blocks_are_told_apart() -> None:
         "```console\n$ refnet doctor\n```\n",
         "```bash\nrefnet doctor\n```\n",
         "```sh\nrefnet doctor\n",
+        "```sh\npip install refnet && refnet doctor\n```\n",
         "<!-- not run: -->\n```bash\nx\n```\n",
         "<!-- not run: needs a camera -->\nText between.\n\n```bash\nx\n```\n",
     ],
