@@ -57,6 +57,18 @@ def test_the_wheel_has_one_top_level_name(distributions: tuple[Path, Path]) -> N
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_links_of_the_description_are_absolute(distributions: tuple[Path, Path]) -> None:
+    """An index of packages shows the README where no `docs/faces.jpg` is."""
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+        record, _, description = wheel.read(name).decode().partition("\n\n")
+    assert "Description-Content-Type: text/markdown" in record
+    targets = re.findall(r"\]\(([^)\s]+)\)", description)
+    assert any(target.endswith("/raw/HEAD/docs/faces.jpg") for target in targets)
+    assert [t for t in targets if not t.startswith(("https://", "#"))] == []
+    assert re.search(r"^Project-URL: Repository, https://", record, re.M)
+
+
 def test_every_module_of_the_tree_is_in_the_wheel(distributions: tuple[Path, Path]) -> None:
     names = set(zipfile.ZipFile(distributions[1]).namelist())
     for folder, prefix in (("refnet", "refnet"), ("kernels", "refnet/kernels")):

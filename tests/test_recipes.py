@@ -19,12 +19,15 @@ from refnet.faces.schemes import mirrored
 from refnet.ops import Array
 from refnet.passes import fold
 from refnet.random_weights import random_weights
+from refnet.training.annotations import landmark_faces
+from refnet.training.evaluation import find_landmarks
+from refnet.training.metrics import nme
 
 torch = pytest.importorskip("torch")
 twins = pytest.importorskip("parity.twins")
 cv2 = pytest.importorskip("cv2")
 
-from weights.recipes import basketnet, detection, landmarks  # noqa: E402
+from weights.recipes import basketnet, detection, finetune, landmarks  # noqa: E402
 from weights.recipes.detection_data import (  # noqa: E402
     CROPS,
     READABLE,
@@ -348,6 +351,66 @@ def test_what_is_released_computes_what_was_trained() -> None:
     trained = refnet.load(graph.name, weights, width=0.25, backend="numpy")(x)
     released = refnet.load(graph.name, tensors, backend="numpy", **options)(x)
     np.testing.assert_allclose(released, trained, atol=2e-3 * float(np.abs(trained).max()))
+
+
+# --- photos of one's own
+
+
+@pytest.fixture
+def own_photos(tmp_path: Path) -> Path:
+    """The sample photo in nine lights, in folders of three people, with points of an annotator who sets all of
+    them too far to the right: a truth that can be learned from any few of them."""
+    photo = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
+    (face,) = refnet.FaceAnalyzer(backend="numpy")(photo)
+    assert face.landmarks is not None
+    points = face.landmarks + np.array([6, 0])
+    image = refnet.read_image(photo)
+    parts = "".join(f'<part name="{i:02}" x="{x}" y="{y}"/>' for i, (x, y) in enumerate(points))
+    listed = ""
+    for person in ("ada", "ben", "mia"):  # mia is set aside by her name
+        (tmp_path / "mine" / person).mkdir(parents=True)
+        for i in range(3):
+            light = np.clip(image * (0.7 + 0.2 * i), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "mine" / person / f"{i}.jpg"), light)
+            box = f'<box left="175" top="66" width="94" height="114">{parts}</box>'
+            listed += f'<image file="{person}/{i}.jpg">{box}</image>'
+    xml = f"<dataset><images>{listed}</images></dataset>"
+    (tmp_path / "mine" / "points.xml").write_text(xml)
+    return tmp_path / "mine"
+
+
+def test_released_landmarks_learn_from_photos_of_ones_own(own_photos: Path) -> None:
+    out = own_photos.parent / "run"
+    call = ["--data", str(own_photos), "--out", str(out), "--by-folder", "--threads", "1"]
+    call += ["--steps", "60", "--batch", "8", "--rate", "1e-3"]
+    assert finetune.main(call) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert (result["learned"], result["set_aside"]) == (6, 3)
+    assert result["before"]["nme"] == pytest.approx(
+        6 / 62.6, rel=0.15
+    )  # over the distance of the eyes
+    assert result["after"]["nme"] < 0.7 * result["before"]["nme"]
+    # What is written is what was measured, and it is used like the network it began with.
+    weights = out / "pfld-ultralight-slim.safetensors"
+    truth = find_landmarks(
+        landmark_faces(own_photos), refnet.FaceLandmarker(weights, backend="numpy")
+    )
+    aside = [i for i, f in enumerate(landmark_faces(own_photos)) if f.image.parent.name == "mia"]
+    errors = nme(truth.predicted[aside], truth.truth[aside])
+    assert errors.mean() == pytest.approx(result["after"]["nme"], abs=2e-3)
+    assert refnet.load(weights).graph.options == refnet.load("pfld-ultralight-slim").graph.options
+    with pytest.raises(SystemExit, match="other settings"):
+        finetune.main([*call, "--seed", "2"])
+
+
+def test_faces_that_cannot_be_learned_from_are_refused(own_photos: Path) -> None:
+    faces = landmark_faces(own_photos)
+    with pytest.raises(SystemExit, match="98 points, the network has 68"):
+        finetune.own_faces(faces, 68)
+    with pytest.raises(SystemExit, match="of these folders none is set aside"):
+        finetune.own_faces([f for f in faces if f.image.parent.name != "mia"], 98, True)
+    with pytest.raises(SystemExit, match="of these folders all are set aside"):
+        finetune.own_faces([f for f in faces if f.image.parent.name == "mia"], 98, True)
 
 
 # --- detection

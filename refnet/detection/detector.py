@@ -206,7 +206,7 @@ class Detector(CalledWithImages):
             batch_size: the largest number of images in a call.
 
         Raises:
-            As `detect`.
+            RefnetError: as `detect`.
         """
         pixels = as_images(images, rgb=rgb)
         return [

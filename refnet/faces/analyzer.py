@@ -89,7 +89,7 @@ class FaceAnalyzer(CalledWithImages):
         images go through the landmarker as one batch.
 
         Raises:
-            As a call.
+            RefnetError: as a call.
         """
         pixels = as_images(images, rgb=rgb)
         found = [self._with_usable_crops(one) for one in self.detector.batch(pixels)]

@@ -138,15 +138,14 @@ def train(
     Args:
         report: steps between two measurements.
     """
-    graph = refnet.build(settings["network"], width=settings["width"])
+    begun = refnet.load(settings["start"]) if settings["start"] else None
+    graph = begun.graph if begun else refnet.build(settings["network"], width=settings["width"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings["seed"])
     module, student = GraphModule(graph), GraphModule(graph)
     learned, aside = faces.where(~faces.aside), faces.where(faces.aside)
-    if settings["start"]:
-        module.load_state_dict(
-            GraphModule(graph, refnet.load(settings["start"]).weights).state_dict()
-        )
+    if begun:
+        module.load_state_dict(GraphModule(graph, begun.weights).state_dict())
     else:
         initialize(module, "he", settings["seed"])
         begin_at_mean_shape(module, learned)
@@ -166,7 +165,8 @@ def train(
         with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
             y = module(x)[-1]
         predicted = y.detach().float().cpu().numpy()
-        value, gradient = losses.wing(predicted * SIDE, points.reshape(len(points), -1) * SIDE)
+        wanted = np.asarray(points).reshape(len(points), -1)  # the loader makes tensors of arrays
+        value, gradient = losses.wing(predicted * SIDE, wanted * SIDE)
         return attached(y, value, gradient * SIDE)
 
     def measured() -> dict[str, float]:
