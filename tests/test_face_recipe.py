@@ -267,7 +267,18 @@ def test_a_tiny_run_is_cut_off_goes_on_and_is_released(
     monkeypatch.setattr("weights.recipes.face_crops.BATCHES", (((128, 2), 1.0),))
     data, out = write_data(tmp_path / "data"), tmp_path / "out"
     shutil.copytree(data / "train" / "wider_val", data / "validation" / "wider_val")
-    call = ["--data", str(data), "--out", str(out), "--width", "0.25", "--steps", "3", "--seed", "3"]
+    call = [
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--width",
+        "0.25",
+        "--steps",
+        "3",
+        "--seed",
+        "3",
+    ]
     assert faces.main([*call, "--minutes", "0"]) == 0
     assert not (out / "result.json").exists()
     monkeypatch.setattr("weights.recipes.faces.score_of", lambda own, precision: 0.4)
@@ -292,10 +303,13 @@ def test_calm_crops_are_single_and_seldom_damaged(monkeypatch: pytest.MonkeyPatc
         raise AssertionError("a mosaic")
 
     seen = []
+
+    def damage(rng: np.random.Generator, image: Any) -> Any:
+        seen.append(1)
+        return image
+
     monkeypatch.setattr(Crops, "_mosaic", never)
-    monkeypatch.setattr(
-        "weights.recipes.face_crops.damaged", lambda rng, image: seen.append(1) or image
-    )
+    monkeypatch.setattr("weights.recipes.face_crops.damaged", damage)
     monkeypatch.setattr("weights.recipes.face_crops.BATCHES", (((128, 40), 1.0),))
     crops = Crops([square(60, 60, 60), empty()])
     assert len(crops.batch(np.random.default_rng(0), calm=True)) == 40

@@ -48,9 +48,11 @@ from weights.recipes.detection_data import (  # noqa: E402
 from weights.recipes.landmark_data import (  # noqa: E402
     Faces,
     Teacher,
+    Unlabelled,
     augmented,
     base_crop,
     batch,
+    labelled,
     restore,
     store,
     trimmed,
@@ -310,7 +312,33 @@ def test_a_teacher_sees_a_mirrored_face_mirrored(teacher_file: Path) -> None:
     np.testing.assert_allclose(mirrored(flipped, 1.0), plain, atol=1e-5)
 
 
-def test_a_tiny_run_of_the_landmark_recipe(tmp_path: Path, teacher_file: Path) -> None:
+def test_faces_whose_teachers_disagree_are_left_out(
+    teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (112, 112, 3)).astype(np.uint8)
+    faces = [Unlabelled(image, np.array([0, 0, 112, 112]), f"{i}", "drawn") for i in range(3)]
+    teacher, label = Teacher([teacher_file]), Teacher.label
+
+    def some_disagree(self: Teacher, own: Any) -> Any:
+        return label(self, own)[0], np.array([0.01, 0.03, 0.02])
+
+    monkeypatch.setattr(Teacher, "label", some_disagree)
+    monkeypatch.setattr("weights.recipes.landmark_data.AGREED", 0.025)
+    found = labelled(iter(faces), teacher)
+    assert len(found) == 2
+    # One network and its mirror image: each is half of their distance from the mean.
+    crops = image[None]
+    plain, flipped = teacher.guesses(crops)
+    _, apart = label(teacher, faces[:1])
+    assert 0 < apart[0] < 1
+    np.testing.assert_allclose(teacher.points(crops), (plain + flipped) / 2, atol=1e-6)
+
+
+def test_a_tiny_run_of_the_landmark_recipe(
+    tmp_path: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing agrees on noise.
+    monkeypatch.setattr("weights.recipes.landmark_data.AGREED", np.inf)
     folder = tmp_path / "data" / "train" / "youtube_faces_crops"
     (folder / "crops112").mkdir(parents=True)
     rng = np.random.default_rng(0)
