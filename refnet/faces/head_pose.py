@@ -19,50 +19,14 @@ import numpy as np
 
 from refnet.arrays import Array
 from refnet.errors import OptionError
-from refnet.faces.schemes import MIRROR_98, checked_98
-
-#: The head: WFLW index; x, y, z in millimetres of an adult whose outer eye corners are 90 mm apart, from the
-#: middle between these; root mean square error of the point over many heads, in millimetres. Points of the
-#: middle and of the image's right half; the others are their mirror images. The outline is left out, since it
-#: slides over the head as it turns, and so are the pupils. Made by weights/recipes/head_template.py.
-_HALF = (
-    *((42, 13.6, -19.2, -11.0, 3.4), (43, 23.9, -21.2, -7.6, 3.2), (44, 34.4, -22.1, -3.9, 3.1)),
-    *((45, 44.9, -20.9, 0.0, 3.3), (46, 54.8, -12.5, 3.5, 3.8), (47, 44.9, -14.6, -0.6, 3.3)),
-    *((48, 34.4, -15.2, -4.6, 2.9), (49, 23.9, -14.4, -8.2, 2.9), (50, 13.6, -12.9, -11.5, 3.2)),
-    *((51, 0.0, -1.7, -14.3, 2.7), (52, 0.0, 10.6, -20.8, 2.9), (53, 0.0, 22.8, -27.4, 3.6)),
-    *((54, 0.0, 34.5, -33.0, 4.5), (57, 0.0, 44.0, -23.0, 2.4), (58, 8.1, 42.8, -20.6, 2.2)),
-    *((59, 16.1, 41.4, -17.7, 2.3), (68, 17.9, 0.2, -5.5, 2.0), (69, 24.2, -3.9, -5.3, 2.0)),
-    *((70, 32.1, -4.9, -4.8, 2.3), (71, 39.1, -3.3, -2.6, 2.1), (72, 45.0, 0.0, 0.0, 2.0)),
-    *((73, 38.9, 2.2, -2.5, 2.0), (74, 32.3, 3.1, -4.8, 2.1), (75, 24.9, 2.4, -5.2, 2.0)),
-    *((79, 0.0, 58.2, -22.1, 2.1), (80, 5.5, 58.1, -21.7, 2.1), (81, 17.3, 60.3, -15.0, 2.8)),
-    *((82, 27.8, 65.2, -7.1, 4.7), (83, 20.2, 71.5, -11.6, 4.0), (84, 10.9, 75.9, -16.3, 4.4)),
-    *((85, 0.0, 77.3, -19.8, 4.7), (90, 0.0, 63.4, -21.2, 2.3), (91, 12.9, 63.8, -14.9, 2.8)),
-    *((92, 25.4, 65.5, -7.8, 4.5), (93, 13.2, 68.3, -13.9, 4.3), (94, 0.0, 69.3, -19.4, 4.8)),
-)
-POSE_POINTS: tuple[int, ...] = tuple(
-    sorted({i for row in _HALF for i in (row[0], int(MIRROR_98[row[0]]))})
-)
-
-
-def _head() -> tuple[Array, Array]:
-    """Places (K, 3) and errors (K,) of `POSE_POINTS`."""
-    known: dict[int, Array] = {}
-    for i, *values in _HALF:
-        known[i] = np.array(values)
-        known[int(MIRROR_98[i])] = np.array(values) * [-1 if MIRROR_98[i] != i else 1, 1, 1, 1]
-    table = np.stack([known[i] for i in POSE_POINTS])
-    return table[:, :3], table[:, 3]
-
-
-_PLACES, _ERRORS = _head()
-_SHARE = 1 / _ERRORS**2 / (1 / _ERRORS**2).sum()
-#: The same places (K, 3), from the middle of the face: their mean weighted by their certainty.
-HEAD = _PLACES - _SHARE @ _PLACES
+from refnet.faces.head_shape import ERRORS, HEAD, MODES, POINTS, SHARE
+from refnet.faces.schemes import checked_98
 
 #: Millimetres to a head where the camera's focal length is not known: between a webcam's and a portrait's.
 DISTANCE = 1000.0
+_AHEAD = np.array([0.0, 0, 1])
 #: Rounds of weighing points by how well they fit, which takes an open mouth or a raised brow out.
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +42,8 @@ class HeadPose:
         translation: (3,) float64, the middle of the face in the camera's axes, in
             millimetres of an adult whose eye corners are 90 mm apart; None where `focal` was not given.
         error: root mean square distance in pixels between the landmarks and the turned head.
-        misfit: the same over what is usual for faces, point by point: about 1 for a face like others.
+        misfit: the same over what is usual for faces, point by point, and how far the head is bent: about 1 for
+            a face like others.
     """
 
     pitch: float
@@ -96,11 +61,12 @@ class HeadPose:
 def head_pose(
     points: Any, image_shape: Sequence[int] | None = None, *, focal: float | None = None
 ) -> HeadPose:
-    """How the head is turned, by fitting a mean head to landmarks (perspective-n-point).
+    """How the head is turned, by fitting a head to landmarks (perspective-n-point).
 
     Starts at the best weak-perspective fit and refines it by Levenberg-Marquardt on the squared distances in
-    the image, each point weighted by how much it varies between heads, and less the worse it fits. A mean
-    head is not this head: expect errors of several degrees.
+    the image over how much each point varies between heads, and less the worse it fits. The head may bend along
+    the ways in which faces differ (`refnet.faces.head_shape`), at the price of their variance, so that a smile or
+    a long nose is not taken for a nod. Expect errors of several degrees all the same.
 
     Args:
         image_shape: the image's (H, W, ...), through whose middle the optical axis goes; used with `focal`.
@@ -110,47 +76,58 @@ def head_pose(
         OptionError: `focal` is no length, or is given without `image_shape`.
         ShapeError: these are not the 98 points of one face.
     """
-    points = checked_98(points, one_face=True).astype(np.float64)[list(POSE_POINTS)]
-    middle = _SHARE @ points
-    _, scale = _weak(HEAD, points - middle, _SHARE)
+    points = checked_98(points, one_face=True).astype(np.float64)[list(POINTS)]
+    middle = SHARE @ points
     if focal is None:
-        towards, pixels = np.eye(3), max(scale, 1e-9) * DISTANCE
+        towards, pixels = np.eye(3), max(_weak(points - middle)[1], 1e-9) * DISTANCE
         seen = (points - middle) / pixels
     elif image_shape is None or not 0 < focal < np.inf:
         raise OptionError(f"focal is a length in pixels, with the image's shape, not {focal!r}")
     else:
         pixels = float(focal)
         optical = np.array([image_shape[1], image_shape[0]]) / 2
-        rays = np.append(
-            (np.vstack([points, middle]) - optical) / pixels, np.ones((len(points) + 1, 1)), 1
-        )
-        towards = _between(rays[-1], np.array([0.0, 0, 1]))
+        rays = np.ones((len(points) + 1, 3))
+        rays[:, :2] = (np.vstack([points, middle]) - optical) / pixels
+        towards = _between(rays[-1], _AHEAD)
         turned = rays[:-1] @ towards.T
         seen = turned[:, :2] / turned[:, 2:]
-    weights = _SHARE
-    rotation, scale = _weak(HEAD, seen, weights)
-    translation = np.array([*(weights @ seen), 1]) / max(scale, 1e-9)
-    usual = _ERRORS * max(scale, 1e-9)
+    rotation, scale = _weak(seen)
+    scale = max(scale, 1e-9)
+    fit = _Fit(rotation, np.array([*(SHARE @ seen), 1]) / scale, np.zeros(len(MODES)))
+    weights = np.ones(len(POINTS))
     for _ in range(_ROUNDS):
-        rotation, translation = _refined(HEAD, seen, weights, rotation, translation)
-        off = _residual(HEAD, seen, rotation, translation)[0].reshape(-1, 2)
-        lengths = np.hypot(*off.T)
-        weights = _SHARE / (1 + (lengths / (3 * usual)) ** 2)
-    rotation = _between(translation, np.array([0.0, 0, 1])) @ rotation
+        fit = _refined(seen, np.sqrt(weights) / (ERRORS * scale), fit)
+        off = np.hypot(*_residual(seen, fit)[0].reshape(-1, 2).T)
+        weights = 1 / (1 + (off / (3 * ERRORS * scale)) ** 2)
+    rotation = _between(fit.translation, _AHEAD) @ fit.rotation
+    # Rz(roll) Ry(b) Rx(a), with pitch = -a and yaw = -b.
     a = np.arctan2(rotation[2, 1], rotation[2, 2])
     b = np.arctan2(-rotation[2, 0], np.hypot(rotation[2, 1], rotation[2, 2]))
     roll = np.arctan2(rotation[1, 0], rotation[0, 0])
-    # Rz(roll) Ry(b) Rx(a), with pitch = -a and yaw = -b.
     pitch, yaw, roll = (float(np.degrees(v)) for v in (-a, -b, roll))
     return HeadPose(
         pitch,
         yaw,
         roll,
         rotation,
-        None if focal is None else towards.T @ translation,
-        float(np.sqrt((lengths**2).mean()) * pixels),
-        float(np.sqrt(((lengths / usual) ** 2).mean())),
+        None if focal is None else towards.T @ fit.translation,
+        float(np.sqrt((off**2).mean()) * pixels),
+        float(np.sqrt(((off / (ERRORS * scale)) ** 2).mean() + (fit.bend**2).mean())),
     )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A head's rotation (3, 3), translation (3,), and how far it is bent along each mode (M,)."""
+
+    rotation: Array
+    translation: Array
+    bend: Array
+
+    def moved(self, step: Array) -> _Fit:
+        return _Fit(
+            _turn(step[:3]) @ self.rotation, self.translation + step[3:6], self.bend + step[6:]
+        )
 
 
 def _between(start: Array, end: Array) -> Array:
@@ -162,50 +139,53 @@ def _between(start: Array, end: Array) -> Array:
     return _turn(axis / sine * angle) if sine > 0 else np.eye(3)
 
 
-def _weak(model: Array, seen: Array, weights: Array) -> tuple[Array, float]:
-    """Rotation and scale that fit best where every point is at the same distance."""
-    share = np.sqrt(weights / weights.sum())[:, None]
-    solid, flat = model - share[:, 0] ** 2 @ model, seen - share[:, 0] ** 2 @ seen
-    affine = np.linalg.lstsq(solid * share, flat * share, rcond=None)[0].T
+def _weak(seen: Array) -> tuple[Array, float]:
+    """Rotation and scale of the head that fit best where every point is at the same distance."""
+    root = np.sqrt(SHARE)[:, None]
+    affine = np.linalg.lstsq(HEAD * root, (seen - SHARE @ seen) * root, rcond=None)[0].T
     u, scales, v = np.linalg.svd(affine, full_matrices=False)
     two_rows = u @ v
     rotation = np.stack([*two_rows, np.cross(two_rows[0], two_rows[1])])
     return rotation, float(scales.mean())
 
 
-def _refined(
-    model: Array, seen: Array, weights: Array, rotation: Array, translation: Array
-) -> tuple[Array, Array]:
-    """The pose at the nearest minimum of the weighted squared distances in the image."""
-    root = np.sqrt(np.repeat(weights, 2))
+def _refined(seen: Array, weights: Array, fit: _Fit) -> _Fit:
+    """The fit at the nearest minimum of the squared distances, times `weights` (K,), and squared bends."""
+    by = np.repeat(weights, 2)
     damping = 1e-3
-    residual, jacobian = _residual(model, seen, rotation, translation)
-    residual, jacobian = residual * root, jacobian * root[:, None]
+    residual, jacobian = _weighted(seen, by, fit)
     for _ in range(50):
         normal = jacobian.T @ jacobian
         normal += damping * np.diag(np.diag(normal) + 1e-12)
         step = -np.linalg.solve(normal, jacobian.T @ residual)
-        tried = _turn(step[:3]) @ rotation, translation + step[3:]
-        new_residual, new_jacobian = _residual(model, seen, *tried)
-        new_residual, new_jacobian = new_residual * root, new_jacobian * root[:, None]
-        if tried[1][2] > 0 and new_residual @ new_residual <= residual @ residual:
-            (rotation, translation), damping = tried, damping / 10
+        tried = fit.moved(step)
+        new_residual, new_jacobian = _weighted(seen, by, tried)
+        if tried.translation[2] > 0 and new_residual @ new_residual <= residual @ residual:
+            fit, damping = tried, damping / 10
             residual, jacobian = new_residual, new_jacobian
-            if np.abs(step).max() < 1e-9 * max(1.0, np.abs(translation).max()):
+            if np.abs(step[:3]).max() < 1e-9:
                 break
         elif damping > 1e10:
             break
         else:
             damping *= 10
-    return rotation, translation
+    return fit
 
 
-def _residual(
-    model: Array, seen: Array, rotation: Array, translation: Array
-) -> tuple[Array, Array]:
-    """Distances in the image (2N,), and their derivatives (2N, 6) by a small turn and a shift."""
-    turned = model @ rotation.T
-    x, y, z = (turned + translation).T
+def _weighted(seen: Array, by: Array, fit: _Fit) -> tuple[Array, Array]:
+    """What is to be small (2K + M,), and its derivatives (2K + M, 6 + M)."""
+    residual, jacobian = _residual(seen, fit)
+    prior = np.eye(len(fit.bend), jacobian.shape[1], 6)
+    return (
+        np.concatenate([residual * by, fit.bend]),
+        np.concatenate([jacobian * by[:, None], prior]),
+    )
+
+
+def _residual(seen: Array, fit: _Fit) -> tuple[Array, Array]:
+    """Distances in the image (2K,), and their derivatives (2K, 6 + M) by a small turn, a shift and the bends."""
+    turned = (HEAD + np.tensordot(fit.bend, MODES, 1)) @ fit.rotation.T
+    x, y, z = (turned + fit.translation).T
     residual = np.stack([x / z, y / z], axis=1) - seen
     zero = np.zeros_like(z)
     by_point = np.stack(
@@ -213,7 +193,9 @@ def _residual(
         axis=1,
     )
     by_turn = np.cross(turned[:, None, :], by_point)
-    return residual.reshape(-1), np.concatenate([by_turn, by_point], axis=2).reshape(-1, 6)
+    by_bend = np.einsum("kpd,mkd->kpm", by_point, MODES @ fit.rotation.T)
+    jacobian = np.concatenate([by_turn, by_point, by_bend], axis=2)
+    return residual.reshape(-1), jacobian.reshape(len(z) * 2, -1)
 
 
 def _turn(vector: Array) -> Array:

@@ -12,8 +12,18 @@ there are few, count as much as frontal ones.
 
 The frame: x to the image's right, y down, z away from the camera; the outer corners of the eyes at (±45, 0, 0),
 which makes millimetres of an adult; the line from the bridge of the nose (51) to the chin (16) has constant
-z, which is what "level" means. What is printed is the table of `refnet.faces.head_pose`: a row for each point
-of the middle and of the image's right half, with the root mean square of its errors, of both sides.
+z, which is what "level" means.
+
+Faces differ, and they smile and talk, and much of that looks like a nod: a long nose or a raised lip moves points
+as a nod does. So the ways in which faces differ are measured too. Of heads turned by less than 20 degrees, level
+apart from their nod, what the points deviate from the head is written as a few modes: the principal axes of the
+symmetric deviations over each point's error. A fit that may bend the head along them, at the price of their
+variance, is generalised least squares with the covariance of real faces. The nods are left in the covariance: they
+change nothing of a fit that finds the nod itself, and so need not be known.
+
+What is printed is the table of `refnet.faces.head_shape`: a row for each point between outline and pupils, of the
+middle and of the image's right half: index; x, y, z; error, the root mean square of both sides; x and y of each
+mode. All in millimetres.
 """
 
 from __future__ import annotations
@@ -40,6 +50,10 @@ TURNS = 60
 EXACT = 0.02
 #: The outline of a face slides over the head as it turns; it hardly counts.
 OUTLINE = 0.05
+#: How many modes; heads turned further have no say in them.
+MODES, FACING = 8, 20.0
+#: Points between outline and pupils.
+ROWS = list(range(33, 96))
 _MIRROR = np.diag([-1.0, 1.0, 1.0])
 
 
@@ -184,12 +198,50 @@ def _levelled(shape: Array) -> Array:
     return np.asarray(shape @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]).T)
 
 
-def rows(shape: Array, errors: Array) -> Iterator[str]:
-    """The table: index, x, y, z and error of the points that are not mirror images of earlier ones."""
-    for i, (point, error) in enumerate(zip(shape, errors, strict=True)):
-        if point[0] > 0.01 or MIRROR_98[i] == i:
-            x, y, z = point + 0.0
-            yield f"    ({i}, {x:.1f}, {y:.1f}, {z:.1f}, {error:.1f}),"
+def modes(points: Array, shape: Array, errors: Array) -> Array:
+    """(MODES, K, 2): how faces differ, from the head (K, 3), in its x and y, one standard deviation each.
+
+    Args:
+        points: (N, K, 2). errors: (K,) of the points.
+    """
+    weights = 1 / errors**2
+    poses = fitted(points, shape, weights)
+    _, yaw, roll = poses.angles.T
+    upright = _turns(np.radians(roll)[:, None] * [0, 0, -1])[:, :2, :2]
+    places = (points - poses.places[:, None]) / poses.sizes[:, None, None]
+    seen = _centred(np.einsum("nde,nke->nkd", upright, places), weights)
+    level = _turns(np.radians(yaw)[:, None] * [0, -1, 0])[:, :2]
+    expected = _centred(np.einsum("nde,ke->nkd", level, shape), weights)
+    sizes = np.einsum("k,nkd,nkd->n", weights, seen, expected)
+    sizes /= np.einsum("k,nkd,nkd->n", weights, seen, seen)
+    off = sizes[:, None, None] * seen - expected
+    off = (off + off[:, _mirror_of_rows()] * [-1, 1]) / 2 / errors[:, None]
+    off = off[np.abs(yaw) < FACING]
+    worst = np.abs(off).max(axis=(1, 2))
+    flat = off[worst < np.quantile(worst, 0.95)].reshape(-1, 2 * len(shape))
+    values, vectors = np.linalg.eigh(np.cov(flat.T))
+    largest = np.argsort(values)[::-1][:MODES]
+    scaled = (vectors[:, largest] * np.sqrt(values[largest])).T.reshape(MODES, -1, 2)
+    signs = np.sign(scaled[:, :, 1].sum(axis=1))  # down, so that the table is the same everywhere
+    return np.asarray(scaled * errors[:, None] * signs[:, None, None])
+
+
+def _centred(points: Array, weights: Array) -> Array:
+    """`points` (N, K, 2) from their weighted middle."""
+    return points - (weights / weights.sum() @ points)[:, None]
+
+
+def _mirror_of_rows() -> list[int]:
+    """Of each of `ROWS`, the place of its mirror image among them."""
+    return [ROWS.index(int(MIRROR_98[i])) for i in ROWS]
+
+
+def rows(shape: Array, errors: Array, bent: Array) -> Iterator[str]:
+    """The table, from the head (98, 3), its errors (98,) and its modes (MODES, len(ROWS), 2)."""
+    for k, i in enumerate(ROWS):
+        if shape[i, 0] > 0.01 or MIRROR_98[i] == i:
+            numbers = [*shape[i], errors[i], *bent[:, k].reshape(-1)]
+            yield f"{i} " + " ".join(f"{number + 0.0:.1f}" for number in numbers)
 
 
 def labelled_points(data: Path, every: int) -> Array:
@@ -221,8 +273,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.cache.exists():
         np.save(arguments.cache, labelled_points(arguments.data, arguments.every))
-    shape, errors, poses = template(np.load(arguments.cache))
-    print("\n".join(rows(shape, errors)))
+    points = np.asarray(np.load(arguments.cache), np.float64)
+    shape, errors, poses = template(points)
+    print("\n".join(rows(shape, errors, modes(points[:, ROWS], shape[ROWS], errors[ROWS]))))
     middle = np.median(poses.angles, axis=0)
     print(f"# {len(poses.sizes)} heads; median pitch, yaw, roll {np.round(middle, 1).tolist()}")
 
