@@ -95,7 +95,9 @@ def nested(boxes: Any, scores: Any) -> Array:
         better = order[:place][~hidden[order[:place]]]
         shared = np.minimum(boxes[i, 2:], boxes[better, 2:])
         shared = np.maximum(shared - np.maximum(boxes[i, :2], boxes[better, :2]), 0).prod(axis=1)
-        radii = np.maximum(np.where((areas[better] > areas[i])[:, None], sides[better], sides[i]), 1e-9)
+        radii = np.maximum(
+            np.where((areas[better] > areas[i])[:, None], sides[better], sides[i]), 1e-9
+        )
         off = (((middles[better] - middles[i]) / (radii / 2)) ** 2).sum(axis=1)
         hidden[i] = ((shared > 0.85 * np.minimum(areas[i], areas[better])) & (off < 1)).any()
     return hidden

@@ -98,6 +98,10 @@ class Landmarks:
         """
         return {name: self.points[index][list(own)] for name, own in self.scheme.items()}
 
+    def confidence_at(self, index: int) -> float | None:
+        """The confidence of face `index`; None where it was not found out."""
+        return None if self.confidence is None else float(self.confidence[index])
+
     @property
     def scheme(self) -> Mapping[str, range]:
         """{part: indices into the points}, where the number of points tells the scheme; else empty."""

@@ -16,6 +16,7 @@ from refnet.detection.detections import Detections
 from refnet.detection.nms import nested
 from refnet.faces.crops import square_crop
 from refnet.faces.landmarks import Landmarks
+from refnet.faces.measures import LEAST_CONFIDENCE
 from refnet.faces.schemes import CLOSED, parts_of
 from refnet.media.images import as_image, opencv
 from refnet.ops import Array
@@ -37,6 +38,8 @@ PARTS: Mapping[str, Colour] = {
 }
 #: Faces whose crop is smaller, in pixels, are drawn without dots, and with fainter lines the smaller they are.
 SMALL_FACE = 120
+#: How much of the colour the faintest lines have. Points that are likely to be wrong are drawn so.
+FAINT = 0.4
 #: Text is this share of its box's longer side high; but, in pixels of the image, at most one 40th of its
 #: longer side, and at least one 220th of it and 7.
 TEXT, MOST, LEAST, LEAST_PIXELS = 0.11, 40, 220, 7
@@ -55,6 +58,9 @@ class Drawable(Protocol):
 
     @property
     def landmarks(self) -> Array | None: ...
+
+    @property
+    def landmark_confidence(self) -> float | None: ...
 
     @property
     def track_id(self) -> int | None: ...
@@ -92,11 +98,11 @@ def draw_landmarks(image: Any, landmarks: Landmarks) -> Array:
     return canvas
 
 
-def _draw_points(canvas: Array, points: Array, side: float) -> None:
-    """Draw the points (K, 2) of a face of `side` pixels onto `canvas`."""
+def _draw_points(canvas: Array, points: Array, side: float, *, faint: bool = False) -> None:
+    """Draw the points (K, 2) of a face of `side` pixels onto `canvas`; as lines alone where `faint`."""
     cv2 = opencv()
     scheme = parts_of(len(points))
-    small = bool(scheme) and side < SMALL_FACE
+    small = bool(scheme) and (faint or side < SMALL_FACE)
     height, width = canvas.shape[:2]
     margin = max(2, side / 30)
     low = np.clip(points.min(axis=0) - margin, 0, [width, height]).astype(int)
@@ -114,7 +120,7 @@ def _draw_points(canvas: Array, points: Array, side: float) -> None:
         radius = round(max(1.0, side / 140) * 2**_SHIFT)
         for point in fixed:
             cv2.circle(drawn, tuple(point), radius, POINT, -1, cv2.LINE_AA, _SHIFT)
-    share = max(0.4, side / SMALL_FACE) if small else 1.0
+    share = FAINT if faint else max(FAINT, min(1.0, side / SMALL_FACE)) if small else 1.0
     region[:] = drawn if share == 1 else cv2.addWeighted(drawn, share, region, 1 - share, 0)
 
 
@@ -122,7 +128,7 @@ def draw_faces(image: Any, faces: Sequence[Drawable], *, scores: bool = True) ->
     """A copy of `image` with the boxes of `faces`, their tracks or scores, and their landmarks.
 
     Of two boxes that lie in each other about one face, the one with the higher score is drawn, see
-    `refnet.detection.nms.nested`.
+    `refnet.detection.nms.nested`. Landmarks of low confidence are drawn faintly.
     """
     boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
     twice = nested(boxes, np.array([face.score for face in faces]))
@@ -132,7 +138,9 @@ def draw_faces(image: Any, faces: Sequence[Drawable], *, scores: bool = True) ->
     canvas = as_image(image).copy()
     for face in faces:
         if face.landmarks is not None:
-            _draw_points(canvas, face.landmarks, square_crop(face.box)[2])
+            sure = face.landmark_confidence
+            faint = sure is not None and sure < LEAST_CONFIDENCE
+            _draw_points(canvas, face.landmarks, square_crop(face.box)[2], faint=faint)
     return draw_boxes(canvas, boxes, labels)
 
 
@@ -203,8 +211,8 @@ def _place(text: str, index: int, taken: Array, shape: Sequence[int], count: int
         if 5 * h < y2 - y1 and w < x2 - x1:
             places.append((x1, max(y1, 0)))  # in the box, over the hair
         for x, y in places:
-            corner = np.round([x, y])
-            tag = np.concatenate([corner, corner + [w, h]])
+            x, y = round(x), round(y)
+            tag = np.array([x, y, x + w, y + h])
             inside = (tag[:2] >= 0).all() and tag[2] <= width and tag[3] <= height
             free = not (
                 (np.minimum(tag[2:], others[:, 2:]) > np.maximum(tag[:2], others[:, :2])).all(1)
