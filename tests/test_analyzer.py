@@ -87,7 +87,9 @@ def test_an_astronaut(assets: Path) -> None:
     }.items():
         assert np.abs(face.parts[part].mean(axis=0) - place).max() < 8, part
     measures = face.measures
-    assert measures is not None
+    assert measures is not None and measures.pose is not None
+    assert measures.interocular_distance is not None and measures.mouth_opening is not None
+    assert measures.landmark_confidence is not None and measures.landmark_confidence > 0.8
     assert 30 < measures.interocular_distance < 80
     assert measures.mouth_opening > 0.02  # she smiles with teeth
     assert abs(measures.pose.roll) < 20 and abs(measures.pose.yaw) < 40

@@ -30,7 +30,7 @@ def turned(turns: Array) -> Array:
     """(..., 2, 2) float64: the rotations by `turns` (...), degrees clockwise as seen, of x and y with y down."""
     angles = np.radians(np.asarray(turns, np.float64))
     c, s = np.cos(angles), np.sin(angles)
-    return np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
+    return np.asarray(np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2))
 
 
 def in_image(fractions: Array, crops: Array, turns: Array) -> Array:

@@ -43,7 +43,7 @@ class HeadPose:
             millimetres of an adult whose eye corners are 90 mm apart; None where `focal` was not given.
         error: root mean square distance in pixels between the landmarks and the turned head.
         misfit: the same over what is usual for faces, point by point, and how far the head is bent: about 1 for
-            a face like others.
+            a face like others, infinite for points in one spot.
     """
 
     pitch: float
@@ -92,14 +92,16 @@ def head_pose(
         turned = rays[:-1] @ towards.T
         seen = turned[:, :2] / turned[:, 2:]
     rotation, scale = _weak(seen)
-    scale = max(scale, 1e-9)
+    one_spot, scale = scale < 1e-9, max(scale, 1e-9)
     fit = _Fit(rotation, np.array([*(SHARE @ seen), 1]) / scale, np.zeros(len(MODES)))
     weights = np.ones(len(POINTS))
     for _ in range(_ROUNDS):
         fit = _refined(seen, np.sqrt(weights) / (ERRORS * scale), fit)
         off = np.hypot(*_residual(seen, fit)[0].reshape(-1, 2).T)
         weights = 1 / (1 + (off / (3 * ERRORS * scale)) ** 2)
-    rotation = _between(fit.translation, _AHEAD) @ fit.rotation
+    misfit = float(np.sqrt(((off / (ERRORS * scale)) ** 2).mean() + (fit.bend**2).mean()))
+    translation = towards.T @ fit.translation
+    rotation = _between(translation, _AHEAD) @ towards.T @ fit.rotation
     # Rz(roll) Ry(b) Rx(a), with pitch = -a and yaw = -b.
     a = np.arctan2(rotation[2, 1], rotation[2, 2])
     b = np.arctan2(-rotation[2, 0], np.hypot(rotation[2, 1], rotation[2, 2]))
@@ -110,9 +112,9 @@ def head_pose(
         yaw,
         roll,
         rotation,
-        None if focal is None else towards.T @ fit.translation,
+        None if focal is None else translation,
         float(np.sqrt((off**2).mean()) * pixels),
-        float(np.sqrt(((off / (ERRORS * scale)) ** 2).mean() + (fit.bend**2).mean())),
+        np.inf if one_spot else misfit,
     )
 
 

@@ -425,7 +425,7 @@ def lean(points: Array) -> Array:
     up = points[:, 60:76].mean(axis=1, dtype=np.float64) - points[:, 76:88].mean(
         axis=1, dtype=np.float64
     )
-    return np.degrees(np.arctan2(up[:, 0], -up[:, 1]))
+    return np.asarray(np.degrees(np.arctan2(up[:, 0], -up[:, 1])))
 
 
 def _half_turn(turns: Array) -> Array:

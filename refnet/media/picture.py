@@ -9,7 +9,6 @@ import numpy as np
 from refnet.arrays import Array
 from refnet.media.images import opencv
 
-
 #: A notebook shows a picture with at most this many pixels on its longer side, so that it does not grow by tens of
 #: megabytes for a photo. The array keeps all of them.
 SHOWN_SIDE = 1600

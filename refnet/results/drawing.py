@@ -156,7 +156,7 @@ def _name(face: Drawable) -> str:
 def _thickness(box: Array, image: Array) -> int:
     """Pixels of a box's line: a 90th of the box, and at least a 1600th of the image's longer side."""
     side = float((box[2:] - box[:2]).max())
-    longest = max(image.shape[:2])
+    longest = int(max(image.shape[:2]))
     return max(1, round(longest / 1600), round(min(side / 90, longest / 250)))
 
 

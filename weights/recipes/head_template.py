@@ -76,7 +76,9 @@ class Poses:
         r = self.rotations
         a = np.arctan2(r[:, 2, 1], r[:, 2, 2])
         b = np.arctan2(-r[:, 2, 0], np.hypot(r[:, 2, 1], r[:, 2, 2]))
-        return np.degrees(np.stack([-a, -b, np.arctan2(r[:, 1, 0], r[:, 0, 0])], axis=1))
+        return np.asarray(
+            np.degrees(np.stack([-a, -b, np.arctan2(r[:, 1, 0], r[:, 0, 0])], axis=1))
+        )
 
 
 def fitted(points: Array, shape: Array, weights: Array, steps: int = 8) -> Poses:
@@ -228,7 +230,7 @@ def modes(points: Array, shape: Array, errors: Array) -> Array:
 
 def _centred(points: Array, weights: Array) -> Array:
     """`points` (N, K, 2) from their weighted middle."""
-    return points - (weights / weights.sum() @ points)[:, None]
+    return np.asarray(points - (weights / weights.sum() @ points)[:, None])
 
 
 def _mirror_of_rows() -> list[int]:
