@@ -246,12 +246,14 @@ class FaceLandmarker(CalledWithImages):
                 f"boxes are given for each image; there are {len(pixels)} images and {len(checked)} "
                 "times boxes"
             )
+        if not pixels:
+            return []
         counts = [len(own) for own in checked]
         owners = np.repeat(np.arange(len(pixels)), counts)
         turns = np.concatenate(
             [np.zeros(0), *(_turns(*pair) for pair in zip(boxes, checked, strict=True))]
         )
-        crops = np.concatenate([_crops(own, self.margin) for own in checked] or [_crops([], 1)])
+        crops = np.concatenate([_crops(own, self.margin) for own in checked])
         found = _Views(pixels, owners, crops, turns)
         points, confidence = self._located(found), None
         if self.refine:

@@ -43,6 +43,8 @@ FAINT = 0.4
 #: Text is this share of its box's longer side high; but, in pixels of the image, at most one 40th of its
 #: longer side, and at least one 220th of it and 7.
 TEXT, MOST, LEAST, LEAST_PIXELS = 0.11, 40, 220, 7
+#: A label is left out that would be wider than this many times its box.
+WIDEST = 1.25
 _HERSHEY = 22  # pixels of a capital letter of cv2's simplex font at scale 1
 _SHIFT = 4  # cv2 draws at 1/16 pixel with this many fractional bits
 
@@ -79,7 +81,7 @@ def draw_boxes(image: Any, boxes: Array, labels: Sequence[str] = (), colour: Col
         cv2.rectangle(canvas, *map(tuple, corners), colour, thickness, cv2.LINE_AA, _SHIFT)
     taken = boxes.copy()
     for i, label in enumerate(labels[: len(boxes)]):
-        tag = _place(label, i, taken, canvas.shape, len(boxes))
+        tag = _place(label, i, taken, canvas.shape)
         if tag is not None:
             tag.draw(canvas, colour)
             taken = np.concatenate([taken, [tag.box]])
@@ -186,11 +188,11 @@ class _Tag:
         cv2.putText(canvas, self.text, at, font, self.scale, ink, self.pen, cv2.LINE_AA)
 
 
-def _place(text: str, index: int, taken: Array, shape: Sequence[int], count: int) -> _Tag | None:
+def _place(text: str, index: int, taken: Array, shape: Sequence[int]) -> _Tag | None:
     """The label of box `index`, where it covers nothing; None where there is no room for it.
 
     Args:
-        taken: (N, 4) what is there already: first the `count` boxes of the faces, then tags.
+        taken: (N, 4) what is there already: first the boxes of the faces, then tags.
     """
     cv2 = opencv()
     height, width = shape[:2]
@@ -200,13 +202,14 @@ def _place(text: str, index: int, taken: Array, shape: Sequence[int], count: int
     longest = max(height, width)
     least = max(LEAST_PIXELS, longest / LEAST)
     wanted = min(TEXT * float((box[2:] - box[:2]).max()), longest / MOST)
-    # The widths that a label may have: its box's own, or of a small face somewhat more.
     for letters in sorted({max(least, wanted * share) for share in (1, 0.8, 0.6, 0)}, reverse=True):
         scale = letters / _HERSHEY
         pen = max(1, round(letters / 9))
         (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, pen)
         pad = _pad(scale)
         w, h = w + 2 * pad, h + 2 * pad
+        if w > WIDEST * (x2 - x1):
+            continue
         places = [(x1, y1 - h), (x2 - w, y1 - h), (x1, y2), (x2 - w, y2)]
         if 5 * h < y2 - y1 and w < x2 - x1:
             places.append((x1, max(y1, 0)))  # in the box, over the hair
