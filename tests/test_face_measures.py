@@ -171,7 +171,10 @@ def test_the_head_is_symmetric_and_of_a_size_that_heads_have() -> None:
     at = {i: HEAD[k] for k, i in enumerate(POINTS)}
     for i, place in at.items():
         np.testing.assert_allclose(at[int(MIRROR_98[i])], place * [-1, 1, 1], atol=1e-9)
-    apart = lambda i, j: float(np.linalg.norm(at[i] - at[j]))  # noqa: E731
+
+    def apart(i: int, j: int) -> float:
+        return float(np.linalg.norm(at[i] - at[j]))
+
     assert apart(60, 72) == pytest.approx(90, abs=0.2)
     assert apart(64, 68) == pytest.approx(32.5, rel=0.15)  # inner corners of the eyes
     assert apart(55, 59) == pytest.approx(33, rel=0.15)  # width of the nose

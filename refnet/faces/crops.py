@@ -40,7 +40,7 @@ def in_image(fractions: Array, crops: Array, turns: Array) -> Array:
         return np.asarray(straight, np.float32)
     middles = (crops[:, :2] + crops[:, 2:] / 2)[:, None]
     about = middles + (straight - middles) @ turned(turns).swapaxes(1, 2)
-    return np.where((turns == 0)[:, None, None], straight, about).astype(np.float32)
+    return np.asarray(np.where((turns == 0)[:, None, None], straight, about), np.float32)
 
 
 def crops_about(points: Array, turns: Array, margin: float) -> Array:
