@@ -263,7 +263,7 @@ def labelled_points(data: Path, every: int) -> Array:
     chosen = islice(faces, 0, None, every)
     points: list[Array] = []
     while chunk := list(islice(chosen, 32)):
-        points += teacher.label(chunk)
+        points += teacher.label(chunk)[0]
     return np.stack(points)
 
 
