@@ -346,7 +346,12 @@ def test_the_first_drawing_is_shown(
     photo = tmp_path / "a.png"
     refnet.write_image(photo, image_of(140, 150))
     shown: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda address: bool(shown.append(address)) or True)
+
+    def show(address: str) -> bool:
+        shown.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", show)
     call = ["faces", str(photo), "-o", str(tmp_path / "out"), *networks, "--open"]
     assert main(call) == 0
     assert shown == [(tmp_path / "out/a.png").resolve().as_uri()]
