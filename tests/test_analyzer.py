@@ -1,6 +1,7 @@
 """From an image to faces: real networks end to end, and every form that results take."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from refnet.faces.landmarks import FaceLandmarker
 from refnet.random_weights import random_weights
 from refnet.results.drawing import draw_faces
 from tests.detection_networks import HEADS_AS_FACES, f32, image_of, median_threshold, seeded
+from tests.test_face_measures import projected
 
 ONNX = {
     "GhostNet": "PFLD_GhostNet_112_1_opt_sim",
@@ -87,7 +89,8 @@ def test_an_astronaut(assets: Path) -> None:
     }.items():
         assert np.abs(face.parts[part].mean(axis=0) - place).max() < 8, part
     measures = face.measures
-    assert measures is not None
+    assert measures is not None and measures.pose is not None
+    assert measures.interocular_distance is not None and measures.mouth_opening is not None
     assert 30 < measures.interocular_distance < 80
     assert measures.mouth_opening > 0.02  # she smiles with teeth
     assert abs(measures.pose.roll) < 20 and abs(measures.pose.yaw) < 40
@@ -180,11 +183,15 @@ def test_dictionaries_and_json() -> None:
 
 
 def test_rows_hold_every_column() -> None:
-    face = two_faces()[0]
+    points = f32(projected(0, 10, 0))
+    face = Face(two_faces()[0].box, 0.9, points, (480, 640), 1, landmark_confidence=0.75)
     row = face.to_row()
     assert list(row) == [name for name, _ in FACE_COLUMNS]
     assert len(row["landmarks"]) == 196 and None not in row.values()
     assert face.measures is not None and set(face.measures.to_dict()) < set(row)
+    assert row["landmark_confidence"] == 0.75
+    doubtful = replace(face, landmark_confidence=0.1).to_row()
+    assert doubtful["yaw"] is None and doubtful["landmark_confidence"] == 0.1
     bare = Face(f32([0, 0, 1, 1]), 0.5, None, (60, 80)).to_row()
     assert bare["landmarks"] is None and bare["track_id"] is None
 

@@ -73,7 +73,7 @@ def test_landmarks_of_a_network_that_errs_by_a_known_shift(
     assert figures["failure_rate@0.1"] in (0.5, 0.75)  # 0.1 itself, but for rounding
     assert 0.12 < figures["auc@0.1"] < 0.13
     assert (figures["faces"], figures["points"]) == (4, 98)
-    assert refnet.read_image(files[1]).shape == (224, 896, 3)
+    assert refnet.read_image(files[1]).shape == (248, 4 * 228, 3)
     assert refnet.read_image(files[0]).shape[0] > 300
     with pytest.raises(OptionError, match=r"curve\.png is there; --overwrite"):
         call("landmarks", *words)
@@ -119,7 +119,7 @@ def test_detection_of_a_detector_with_known_boxes(
     assert (figures["face: true boxes"], figures["photos"]) == (6, 3)
     assert figures["face: threshold"] == 0.6
     assert (figures["face: found at it"], figures["face: false at it"]) == (3, 3)
-    assert refnet.read_image(files[1]).shape == (224, 672, 3)
+    assert refnet.read_image(files[1]).shape == (248, 3 * 228, 3)
     assert call("detection", *words, "--smallest", "20") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["face: AP@0.5"] == pytest.approx(1)

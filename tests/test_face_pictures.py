@@ -14,6 +14,7 @@ from refnet.faces.face import Face, Faces
 from refnet.media.images import decode_image
 from refnet.media.picture import Picture
 from tests.detection_networks import f32, image_of
+from tests.test_face_measures import projected
 
 IMAGE = image_of(120, 160)
 
@@ -127,7 +128,8 @@ def test_slices_and_masks_of_faces_are_faces() -> None:
 def test_representations_are_short() -> None:
     faces = Faces([face(x) for x in range(8)])
     assert repr(faces).count("<Face (") == 5 and "3 more" in repr(faces)
-    assert repr(faces[0].pose).startswith("<HeadPose pitch")
+    assert repr(face(landmarks=f32(projected(0, 0, 0))).pose).startswith("<HeadPose pitch")
+    assert faces[0].pose is None  # points that are no face's
     shown = repr(refnet.FaceDetector(threshold=0.3, min_size=40))
     assert shown == "FaceDetector('lffd-light', threshold=0.3, min_size=40)"
 

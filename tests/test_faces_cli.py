@@ -337,3 +337,38 @@ def test_columns_of_another_run_are_not_mixed(tmp_path: Path, capsys: Any) -> No
     with pytest.raises(refnet.OptionError, match="other columns"):
         open_sink(str(path), landmarks=98)
     assert path.read_text() == "name,age\nx,3\n"
+
+
+def test_the_first_drawing_is_shown(
+    monkeypatch: Any, tmp_path: Path, networks: list[str], capsys: Any
+) -> None:
+    """Where something shows it; else it is said where the drawing is, and where there is none."""
+    photo = tmp_path / "a.png"
+    refnet.write_image(photo, image_of(140, 150))
+    shown: list[str] = []
+
+    def show(address: str) -> bool:
+        shown.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open", show)
+    call = ["faces", str(photo), "-o", str(tmp_path / "out"), *networks, "--open"]
+    assert main(call) == 0
+    assert shown == [(tmp_path / "out/a.png").resolve().as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert main([*call, "--overwrite"]) == 0
+    assert f"the drawing is {tmp_path / 'out/a.png'}" in capsys.readouterr().err
+    assert main(["faces", str(photo), "--no-media", "--json", *networks, "--open"]) == 0
+    assert "there is no drawing to show" in capsys.readouterr().err
+
+
+def test_the_codec_of_videos_is_said_where_it_is_the_lesser(
+    monkeypatch: Any, tmp_path: Path, networks: list[str], capsys: Any
+) -> None:
+    clip = video(tmp_path / "a.mp4", frames=2)
+    monkeypatch.setattr("refnet.results.copies.CODECS", ("mp4v",))
+    call = ["faces", str(clip), "-o", str(tmp_path / "out"), *networks, "--overwrite"]
+    assert main(call) == 0
+    assert "this OpenCV writes no H.264" in capsys.readouterr().err
+    assert main([*call, "--quiet"]) == 0
+    assert "H.264" not in capsys.readouterr().err

@@ -97,6 +97,8 @@ class KnownFaces:
         """The faces of an image, uint8 (H, W, 3) BGR, with their landmarks."""
         height, width = image.shape[:2]
         boxes = np.array(self.boxes or [(0, 0, width, height)], np.float32)
-        points = self.landmarker(image, boxes).points
-        pairs = zip(boxes, points, strict=True)
-        return Faces(Face(box, 1.0, one, (height, width)) for box, one in pairs)
+        found = self.landmarker(image, boxes)
+        return Faces(
+            Face(box, 1.0, one, (height, width), landmark_confidence=found.confidence_at(i))
+            for i, (box, one) in enumerate(zip(boxes, found, strict=True))
+        )

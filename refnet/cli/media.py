@@ -121,9 +121,20 @@ def run_job(
     outcome = job.run(sources)
     if not arguments.quiet and (len(sources) > 1 or outcome.skipped):
         _say(_summary(outcome, target))
-    if arguments.open and copies is not None and copies.path(sources[0]).exists():
-        webbrowser.open(copies.path(sources[0]).resolve().as_uri())
+    if not arguments.quiet and copies is not None and copies.codec == "mp4v":
+        _say("videos are MPEG-4 Part 2, which browsers do not show: this OpenCV writes no H.264")
+    if arguments.open:
+        _show(copies, sources)
     return 130 if outcome.interrupted else int(bool(outcome.failed))
+
+
+def _show(copies: AnnotatedCopies | None, sources: Sources) -> None:
+    """Show the first drawing that there is; where there is none or nothing shows it, say so."""
+    made = [] if copies is None else [copies.path(s) for s in sources if copies.path(s).exists()]
+    if not made:
+        _say("--open: there is no drawing to show")
+    elif not webbrowser.open(made[0].resolve().as_uri()):
+        _say(f"--open: nothing here shows pictures; the drawing is {made[0]}")
 
 
 def _copies(output: Path, sources: Sources, render: Render) -> AnnotatedCopies:

@@ -76,6 +76,33 @@ def suppress(
     return order[np.sort(np.concatenate(kept))] if kept else order
 
 
+def nested(boxes: Any, scores: Any) -> Array:
+    """(N,) bool: which boxes of faces lie in a better one, or have a better one in them.
+
+    Two boxes are about one face where 85 % of the smaller lies in the larger and its middle in the ellipse
+    that fills the larger. (In the corners of a box stand other people.) Suppression leaves such pairs where the
+    larger has the lower score, since little of that one is covered. Of equal scores the first one stays.
+
+    Args:
+        boxes: (N, 4), xyxy. scores: (N,).
+    """
+    boxes, scores = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores)
+    middles, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    areas = sides.prod(axis=1)
+    hidden = np.zeros(len(boxes), bool)
+    order = np.argsort(-scores, kind="stable")
+    for place, i in enumerate(order):
+        better = order[:place][~hidden[order[:place]]]
+        shared = np.minimum(boxes[i, 2:], boxes[better, 2:])
+        shared = np.maximum(shared - np.maximum(boxes[i, :2], boxes[better, :2]), 0).prod(axis=1)
+        radii = np.maximum(
+            np.where((areas[better] > areas[i])[:, None], sides[better], sides[i]), 1e-9
+        )
+        off = (((middles[better] - middles[i]) / (radii / 2)) ** 2).sum(axis=1)
+        hidden[i] = ((shared > 0.85 * np.minimum(areas[i], areas[better])) & (off < 1)).any()
+    return hidden
+
+
 def _greedy(boxes: Array, threshold: float, overlap: str) -> Array:
     """Indices of the kept rows of `boxes`, which stand in order of falling score."""
     shared_extra, area_extra = _EXTRA[overlap]

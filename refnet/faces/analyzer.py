@@ -100,6 +100,7 @@ class FaceAnalyzer(CalledWithImages):
                     box=box,
                     score=float(score),
                     landmarks=None if landmarks is None else landmarks[i],
+                    landmark_confidence=None if landmarks is None else landmarks.confidence_at(i),
                     image_size=detections.image_size,
                     keypoints=None if detections.keypoints is None else detections.keypoints[i],
                 )

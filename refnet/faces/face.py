@@ -75,6 +75,8 @@ class Face:
         keypoints: (5, 2) float32, image-left eye, right eye, nose tip, image-left and right corner of
             the mouth, in image pixels: of the landmarks where there are 98, else the detector's; None
             where neither is known.
+        landmark_confidence: in [0, 1], how far the landmarks are to be trusted, see `refnet.Landmarks`; None
+            where that is not known.
     """
 
     box: Array
@@ -83,6 +85,7 @@ class Face:
     image_size: Pair
     track_id: int | None = None
     keypoints: Array | None = None
+    landmark_confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.landmarks is not None and len(self.landmarks) == 98:
@@ -101,14 +104,17 @@ class Face:
 
     @cached_property
     def measures(self) -> FaceMeasures | None:
-        """Openness of eyes and mouth, distance of the eyes, head pose; None without 98 landmarks."""
+        """Openness of eyes and mouth, distance of the eyes, head pose; None without 98 landmarks.
+
+        What the landmarks do not tell is None in them; see `refnet.faces.measures.measure`.
+        """
         if self.landmarks is None or len(self.landmarks) != 98:
             return None
-        return measure(self.landmarks, self.image_size)
+        return measure(self.landmarks, self.image_size, self.landmark_confidence)
 
     @property
     def pose(self) -> HeadPose | None:
-        """Pitch, yaw and roll in degrees, as in `measures`; None without 98 landmarks."""
+        """Pitch, yaw and roll in degrees, as in `measures`; None without 98 landmarks that tell it."""
         return None if self.measures is None else self.measures.pose
 
     @explicit
@@ -182,6 +188,10 @@ class Face:
         points = "" if self.landmarks is None else f", {len(self.landmarks)} landmarks"
         track = "" if self.track_id is None else f", track {self.track_id}"
         return f"<Face ({x1}, {y1}, {x2}, {y2}), score {self.score:.3f}{points}{track}>"
+
+    def _repr_html_(self) -> str:
+        """A table and a drawing, for notebooks."""
+        return Faces([self])._repr_html_()
 
     if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
 
@@ -318,7 +328,9 @@ class Faces(list[Face]):
         """A table and a drawing, for notebooks."""
         height, width = self[0].image_size if self else (1, 1)
         return overview(
-            f"{len(self)} faces in {width}×{height}" if self else "no faces",
+            f"{len(self)} face{'' if len(self) == 1 else 's'} in {width}×{height}"
+            if self
+            else "no faces",
             ("track", "score", "box", "yaw", "pitch", "roll"),
             [_cells(face) for face in self],
             size=(height, width),

@@ -1,6 +1,12 @@
-"""Head pose: how a mean face must be turned to look like the landmarks.
+"""Head pose: how a head must be turned to look like the landmarks.
 
 Points are (98, 2) in WFLW's scheme (`refnet.faces.schemes.WFLW_98`), x and y in image pixels, y downwards.
+
+The convention, of the head and of the camera alike: x to the image's right, y down, z away from the camera, in
+degrees. A head that looks straight into the lens reads 0, 0, 0, wherever in the image it is: angles are measured
+against the line of sight to it, as it looks in its crop. It is level where the line from the bridge of its nose
+to its chin is seen unforeshortened. From there it is first nodded by pitch (up is positive), then turned by yaw
+(to the image's right), then leant by roll (clockwise as seen): Rz(roll) · Ry(-yaw) · Rx(-pitch).
 """
 
 from __future__ import annotations
@@ -12,125 +18,176 @@ from typing import Any
 import numpy as np
 
 from refnet.arrays import Array
+from refnet.errors import OptionError
+from refnet.faces.head_shape import ERRORS, HEAD, MODES, POINTS, SHARE
 from refnet.faces.schemes import checked_98
 
-#: A mean face, in no particular unit: x to the image's right, y down, z away from the camera.
-#: Rows: WFLW indices and x, y, z of the brow corners, eye corners, nostrils, mouth corners, lower lip
-#: and chin. Source: the anthropometric model that PFLD's training code uses (calculate_pitch_yaw_roll),
-#: axes turned and the sign of its ninth point mended.
-_FACE_MODEL = np.array(
-    [
-        [33, -6.825897, -6.760612, -4.402142],
-        [38, -1.330353, -7.122144, -6.903745],
-        [50, 1.330353, -7.122144, -6.903745],
-        [46, 6.825897, -6.760612, -4.402142],
-        [60, -5.311432, -5.485328, -3.987654],
-        [64, -1.789930, -5.393625, -4.413414],
-        [68, 1.789930, -5.393625, -4.413414],
-        [72, 5.311432, -5.485328, -3.987654],
-        [55, -2.005628, -1.409845, -6.165652],
-        [59, 2.005628, -1.409845, -6.165652],
-        [76, -2.774015, 2.080775, -5.048531],
-        [82, 2.774015, 2.080775, -5.048531],
-        [85, 0.0, 3.116408, -6.097667],
-        [16, 0.0, 7.415691, -4.070434],
-    ]
-)
-POSE_POINTS: tuple[int, ...] = tuple(int(i) for i in _FACE_MODEL[:, 0])
+#: Millimetres to a head where the camera's focal length is not known: between a webcam's and a portrait's.
+DISTANCE = 1000.0
+_AHEAD = np.array([0.0, 0, 1])
+#: Rounds of weighing points by how well they fit, which takes an open mouth or a raised brow out.
+_ROUNDS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class HeadPose:
-    """How a head is turned, seen from the camera.
+    """How a head is turned, as seen along the line of sight to it; see the module.
 
     Attributes:
-        pitch: degrees; positive looks up.
-        yaw: degrees; positive looks to the image's right.
-        roll: degrees; positive leans clockwise as seen in the image.
-        rotation: (3, 3) float64, from the head's axes to the camera's. Both have x to the image's
-            right, y down, z away from the camera, so that a head that faces the camera has the
-            identity. It is Rz(roll) · Ry(-yaw) · Rx(-pitch).
-        translation: (3,) float64, the head model's origin in the camera's axes, in model units.
-        error: root mean square distance in pixels between the landmarks and the turned model.
+        pitch: degrees from -90 to 90; positive looks up.
+        yaw: degrees from -90 to 90; positive looks to the image's right.
+        roll: degrees from -180 to 180; positive leans clockwise as seen in the image.
+        rotation: (3, 3) float64, from the head's axes to those of a camera that looks straight at it:
+            Rz(roll) · Ry(-yaw) · Rx(-pitch).
+        translation: (3,) float64, the middle of the face in the camera's axes, in
+            millimetres of an adult whose eye corners are 90 mm apart; None where `focal` was not given.
+        error: root mean square distance in pixels between the landmarks and the turned head.
+        misfit: the same over what is usual for faces, point by point, and how far the head is bent: about 1 for
+            a face like others, infinite for points in one spot.
     """
 
     pitch: float
     yaw: float
     roll: float
     rotation: Array
-    translation: Array
+    translation: Array | None
     error: float
+    misfit: float
 
     def __repr__(self) -> str:
         return f"<HeadPose pitch {self.pitch:.1f}°, yaw {self.yaw:.1f}°, roll {self.roll:.1f}°>"
 
 
-def head_pose(points: Any, image_shape: Sequence[int], *, focal: float | None = None) -> HeadPose:
-    """How the head is turned, by fitting a mean face to 14 landmarks (perspective-n-point).
+def head_pose(
+    points: Any, image_shape: Sequence[int] | None = None, *, focal: float | None = None
+) -> HeadPose:
+    """How the head is turned, by fitting a head to landmarks (perspective-n-point).
 
-    Starts at the best weak-perspective fit and refines it by Levenberg-Marquardt on the squared
-    distances in the image. A mean face is not this face: expect errors of several degrees.
+    Starts at the best weak-perspective fit and refines it by Levenberg-Marquardt on the squared distances in
+    the image over how much each point varies between heads, and less the worse it fits. The head may bend along
+    the ways in which faces differ (`refnet.faces.head_shape`), at the price of their variance, so that a smile or
+    a long nose is not taken for a nod. Expect errors of several degrees all the same.
 
     Args:
-        image_shape: the image's (H, W, ...); the optical axis goes through its middle.
-        focal: the camera's focal length in pixels; the image's longer side by default, as
-            of a lens that sees 53 degrees.
+        image_shape: the image's (H, W, ...), through whose middle the optical axis goes; used with `focal`.
+        focal: the camera's focal length in pixels. Without it the head is taken to be a metre away.
+
+    Raises:
+        OptionError: `focal` is no length, or is given without `image_shape`.
+        ShapeError: these are not the 98 points of one face.
     """
-    points = checked_98(points, one_face=True).astype(np.float64)
-    height, width = image_shape[:2]
-    focal = float(max(height, width)) if focal is None else float(focal)
-    seen = (points[list(POSE_POINTS)] - [width / 2, height / 2]) / focal
-    rotation, translation = _refined(_FACE_MODEL[:, 1:], seen, *_weak(_FACE_MODEL[:, 1:], seen))
-    residual, _ = _residual(_FACE_MODEL[:, 1:], seen, rotation, translation)
-    error = float(np.sqrt((residual**2).sum() / len(seen))) * focal
+    points = checked_98(points, one_face=True).astype(np.float64)[list(POINTS)]
+    middle = SHARE @ points
+    if focal is None:
+        towards, pixels = np.eye(3), max(_weak(points - middle)[1], 1e-9) * DISTANCE
+        seen = (points - middle) / pixels
+    elif image_shape is None or not 0 < focal < np.inf:
+        raise OptionError(f"focal is a length in pixels, with the image's shape, not {focal!r}")
+    else:
+        pixels = float(focal)
+        optical = np.array([image_shape[1], image_shape[0]]) / 2
+        rays = np.ones((len(points) + 1, 3))
+        rays[:, :2] = (np.vstack([points, middle]) - optical) / pixels
+        towards = _between(rays[-1], _AHEAD)
+        turned = rays[:-1] @ towards.T
+        seen = turned[:, :2] / turned[:, 2:]
+    rotation, scale = _weak(seen)
+    one_spot, scale = scale < 1e-9, max(scale, 1e-9)
+    fit = _Fit(rotation, np.array([*(SHARE @ seen), 1]) / scale, np.zeros(len(MODES)))
+    weights = np.ones(len(POINTS))
+    for _ in range(_ROUNDS):
+        fit = _refined(seen, np.sqrt(weights) / (ERRORS * scale), fit)
+        off = np.hypot(*_residual(seen, fit)[0].reshape(-1, 2).T)
+        weights = 1 / (1 + (off / (3 * ERRORS * scale)) ** 2)
+    misfit = float(np.sqrt(((off / (ERRORS * scale)) ** 2).mean() + (fit.bend**2).mean()))
+    translation = towards.T @ fit.translation
+    rotation = _between(translation, _AHEAD) @ towards.T @ fit.rotation
     # Rz(roll) Ry(b) Rx(a), with pitch = -a and yaw = -b.
     a = np.arctan2(rotation[2, 1], rotation[2, 2])
     b = np.arctan2(-rotation[2, 0], np.hypot(rotation[2, 1], rotation[2, 2]))
     roll = np.arctan2(rotation[1, 0], rotation[0, 0])
     pitch, yaw, roll = (float(np.degrees(v)) for v in (-a, -b, roll))
-    return HeadPose(pitch, yaw, roll, rotation, translation, error)
+    return HeadPose(
+        pitch,
+        yaw,
+        roll,
+        rotation,
+        None if focal is None else translation,
+        float(np.sqrt((off**2).mean()) * pixels),
+        np.inf if one_spot else misfit,
+    )
 
 
-def _weak(model: Array, seen: Array) -> tuple[Array, Array]:
-    """Rotation and translation that fit best where every point is at the same distance."""
-    middle = model.mean(axis=0)
-    affine = np.linalg.lstsq(model - middle, seen - seen.mean(axis=0), rcond=None)[0].T
+@dataclass(frozen=True)
+class _Fit:
+    """A head's rotation (3, 3), translation (3,), and how far it is bent along each mode (M,)."""
+
+    rotation: Array
+    translation: Array
+    bend: Array
+
+    def moved(self, step: Array) -> _Fit:
+        return _Fit(
+            _turn(step[:3]) @ self.rotation, self.translation + step[3:6], self.bend + step[6:]
+        )
+
+
+def _between(start: Array, end: Array) -> Array:
+    """The smallest rotation that brings the direction of `start` to that of `end`, which is not opposite."""
+    start = start / np.linalg.norm(start)
+    axis = np.cross(start, end)
+    sine = float(np.linalg.norm(axis))
+    angle = np.arctan2(sine, start @ end)
+    return _turn(axis / sine * angle) if sine > 0 else np.eye(3)
+
+
+def _weak(seen: Array) -> tuple[Array, float]:
+    """Rotation and scale of the head that fit best where every point is at the same distance."""
+    root = np.sqrt(SHARE)[:, None]
+    affine = np.linalg.lstsq(HEAD * root, (seen - SHARE @ seen) * root, rcond=None)[0].T
     u, scales, v = np.linalg.svd(affine, full_matrices=False)
     two_rows = u @ v
     rotation = np.stack([*two_rows, np.cross(two_rows[0], two_rows[1])])
-    depth = 1 / max(scales.mean(), 1e-9)
-    centre = np.array([*seen.mean(axis=0) * depth, depth])
-    return rotation, centre - rotation @ middle
+    return rotation, float(scales.mean())
 
 
-def _refined(model: Array, seen: Array, rotation: Array, translation: Array) -> tuple[Array, Array]:
-    """The pose at the nearest minimum of the squared distances in the image."""
+def _refined(seen: Array, weights: Array, fit: _Fit) -> _Fit:
+    """The fit at the nearest minimum of the squared distances, times `weights` (K,), and squared bends."""
+    by = np.repeat(weights, 2)
     damping = 1e-3
-    residual, jacobian = _residual(model, seen, rotation, translation)
+    residual, jacobian = _weighted(seen, by, fit)
     for _ in range(50):
         normal = jacobian.T @ jacobian
         normal += damping * np.diag(np.diag(normal) + 1e-12)
         step = -np.linalg.solve(normal, jacobian.T @ residual)
-        tried = _turn(step[:3]) @ rotation, translation + step[3:]
-        new_residual, new_jacobian = _residual(model, seen, *tried)
-        if tried[1][2] > 0 and new_residual @ new_residual <= residual @ residual:
-            (rotation, translation), damping = tried, damping / 10
+        tried = fit.moved(step)
+        new_residual, new_jacobian = _weighted(seen, by, tried)
+        if tried.translation[2] > 0 and new_residual @ new_residual <= residual @ residual:
+            fit, damping = tried, damping / 10
             residual, jacobian = new_residual, new_jacobian
-            if np.abs(step).max() < 1e-10 * max(1.0, np.abs(translation).max()):
+            if np.abs(step[:3]).max() < 1e-9:
                 break
         elif damping > 1e10:
             break
         else:
             damping *= 10
-    return rotation, translation
+    return fit
 
 
-def _residual(
-    model: Array, seen: Array, rotation: Array, translation: Array
-) -> tuple[Array, Array]:
-    """Distances in the image (2N,), and their derivatives (2N, 6) by a small turn and a shift."""
-    turned = model @ rotation.T
-    x, y, z = (turned + translation).T
+def _weighted(seen: Array, by: Array, fit: _Fit) -> tuple[Array, Array]:
+    """What is to be small (2K + M,), and its derivatives (2K + M, 6 + M)."""
+    residual, jacobian = _residual(seen, fit)
+    prior = np.eye(len(fit.bend), jacobian.shape[1], 6)
+    return (
+        np.concatenate([residual * by, fit.bend]),
+        np.concatenate([jacobian * by[:, None], prior]),
+    )
+
+
+def _residual(seen: Array, fit: _Fit) -> tuple[Array, Array]:
+    """Distances in the image (2K,), and their derivatives (2K, 6 + M) by a small turn, a shift and the bends."""
+    turned = (HEAD + np.tensordot(fit.bend, MODES, 1)) @ fit.rotation.T
+    x, y, z = (turned + fit.translation).T
     residual = np.stack([x / z, y / z], axis=1) - seen
     zero = np.zeros_like(z)
     by_point = np.stack(
@@ -138,7 +195,9 @@ def _residual(
         axis=1,
     )
     by_turn = np.cross(turned[:, None, :], by_point)
-    return residual.reshape(-1), np.concatenate([by_turn, by_point], axis=2).reshape(-1, 6)
+    by_bend = np.einsum("kpd,mkd->kpm", by_point, MODES @ fit.rotation.T)
+    jacobian = np.concatenate([by_turn, by_point, by_bend], axis=2)
+    return residual.reshape(-1), jacobian.reshape(len(z) * 2, -1)
 
 
 def _turn(vector: Array) -> Array:

@@ -31,26 +31,36 @@ class FaceMeasures:
         left_eye_aspect_ratio, right_eye_aspect_ratio: see `eye_aspect_ratio`.
         mouth_opening: see `mouth_opening`.
         interocular_distance: pixels between the outer corners of the eyes.
+        landmark_confidence: in [0, 1], how far the points are to be trusted; None where that is not known.
         pose: see `refnet.faces.head_pose.head_pose`.
+
+    A measure is None where the points do not tell it; see `measure`.
     """
 
-    left_eye_aspect_ratio: float
-    right_eye_aspect_ratio: float
-    mouth_opening: float
-    interocular_distance: float
-    pose: HeadPose
+    left_eye_aspect_ratio: float | None
+    right_eye_aspect_ratio: float | None
+    mouth_opening: float | None
+    interocular_distance: float | None
+    landmark_confidence: float | None
+    pose: HeadPose | None
 
-    def to_dict(self) -> dict[str, float]:
-        """The measures as plain numbers; the pose as pitch, yaw and roll in degrees."""
+    def to_dict(self) -> dict[str, float | None]:
+        """The measures as plain numbers or None; the pose as pitch, yaw and roll in degrees."""
+        pose = self.pose
         return {
-            "left_eye_aspect_ratio": round(self.left_eye_aspect_ratio, 4),
-            "right_eye_aspect_ratio": round(self.right_eye_aspect_ratio, 4),
-            "mouth_opening": round(self.mouth_opening, 4),
-            "interocular_distance": round(self.interocular_distance, 3),
-            "pitch": round(self.pose.pitch, 2),
-            "yaw": round(self.pose.yaw, 2),
-            "roll": round(self.pose.roll, 2),
+            "left_eye_aspect_ratio": _rounded(self.left_eye_aspect_ratio, 4),
+            "right_eye_aspect_ratio": _rounded(self.right_eye_aspect_ratio, 4),
+            "mouth_opening": _rounded(self.mouth_opening, 4),
+            "interocular_distance": _rounded(self.interocular_distance, 3),
+            "landmark_confidence": _rounded(self.landmark_confidence, 3),
+            "pitch": None if pose is None else round(pose.pitch, 2),
+            "yaw": None if pose is None else round(pose.yaw, 2),
+            "roll": None if pose is None else round(pose.roll, 2),
         }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 #: The names of the measures as plain numbers, the keys of `FaceMeasures.to_dict`, in order.
@@ -60,15 +70,41 @@ MEASURES: tuple[str, ...] = (
 )
 
 
-def measure(points: Any, image_shape: Sequence[int]) -> FaceMeasures:
-    """All measures of one face; `image_shape` is the image's (H, W, ...)."""
+#: Measures are left empty below this confidence: there, points are wrong more often than not.
+LEAST_CONFIDENCE = 0.5
+#: ... and where the points look less like a face than this, see `HeadPose.misfit`: it is below 2 for all of 420 faces.
+MOST_MISFIT = 3.0
+#: Degrees of yaw beyond which the far eye is half hidden; widths are foreshortened by a third; and a face is a
+#: profile, of which the points of the far side are guesses.
+FAR_EYE, ASKANCE, PROFILE = 30.0, 45.0, 60.0
+
+
+def measure(
+    points: Any, image_shape: Sequence[int], confidence: float | None = None
+) -> FaceMeasures:
+    """All measures of one face, and None instead of those that the points do not tell.
+
+    None of them is told by points of low confidence, or that are no face's; the eyes' and the mouth's are not by
+    a face that is turned by more than 45 degrees, the far eye's not by 30, and a profile has no pose.
+
+    Args:
+        image_shape: the image's (H, W, ...).
+        confidence: of the points, see `refnet.Landmarks`.
+    """
+    points = checked_98(points, one_face=True)
+    pose = head_pose(points, image_shape)
+    doubtful = confidence is not None and confidence < LEAST_CONFIDENCE
+    if doubtful or not pose.misfit <= MOST_MISFIT:
+        return FaceMeasures(None, None, None, None, confidence, None)
     left, right = eye_aspect_ratio(points)
+    askance = abs(pose.yaw) > ASKANCE
     return FaceMeasures(
-        left,
-        right,
-        mouth_opening(points),
-        interocular_distance(points),
-        head_pose(points, image_shape),
+        None if askance or pose.yaw < -FAR_EYE else left,
+        None if askance or pose.yaw > FAR_EYE else right,
+        None if askance else mouth_opening(points),
+        None if askance else interocular_distance(points),
+        confidence,
+        None if abs(pose.yaw) > PROFILE else pose,
     )
 
 

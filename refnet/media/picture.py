@@ -9,6 +9,10 @@ import numpy as np
 from refnet.arrays import Array
 from refnet.media.images import opencv
 
+#: A notebook shows a picture with at most this many pixels on its longer side, so that it does not grow by tens of
+#: megabytes for a photo. The array keeps all of them.
+SHOWN_SIDE = 1600
+
 
 class Picture(np.ndarray[Any, Any]):
     """An image, uint8 (H, W, 3), that a notebook shows; in all else an array.
@@ -30,9 +34,13 @@ class Picture(np.ndarray[Any, Any]):
         self.rgb = getattr(other, "rgb", False)
 
     def _repr_png_(self) -> bytes | None:
-        """The picture as PNG; None of a part that is no image any more."""
+        """The picture as PNG, shrunk where it is large; None of a part that is no image any more."""
         if self.ndim != 3 or self.shape[2] != 3 or self.dtype != np.uint8 or 0 in self.shape:
             return None
-        pixels = np.asarray(self)
-        done, encoded = opencv().imencode(".png", pixels[:, :, ::-1] if self.rgb else pixels)
+        pixels, cv2 = np.asarray(self), opencv()
+        scale = SHOWN_SIDE / max(pixels.shape[:2])
+        if scale < 1:
+            width, height = (max(1, round(side * scale)) for side in pixels.shape[1::-1])
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        done, encoded = cv2.imencode(".png", pixels[:, :, ::-1] if self.rgb else pixels)
         return encoded.tobytes() if done else None

@@ -22,11 +22,16 @@ from refnet.results.drawing import draw_faces
 Render = Callable[[Array, Any], Array]
 
 
+#: Codecs of an MP4 file, the first that OpenCV can write is taken: H.264, and MPEG-4 Part 2. OpenCV's wheels for
+#: Linux have no encoder for the former.
+CODECS = ("avc1", "mp4v")
+
+
 class AnnotatedCopies:
     """Writes the drawn frames of sources, in order, into a folder; used from one thread.
 
-    Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 (MPEG-4, without
-    sound). A file takes its place when it is complete. What is written is listed in the folder, see
+    Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 without sound: H.264 where
+    this OpenCV can write it, else MPEG-4 Part 2, which browsers do not show; `codec` says which. A file takes its place when it is complete. What is written is listed in the folder, see
     `refnet.media.mark`: an input, or a file that is not on that list, is never replaced.
 
     Args:
@@ -40,6 +45,8 @@ class AnnotatedCopies:
     ) -> None:
         self.folder, self.render, self.file = folder, render, file
         self._video: _Video | None = None
+        #: The codec of the last video: "avc1" for H.264, "mp4v" for MPEG-4 Part 2; None before there is one.
+        self.codec: str | None = None
         self._marked: dict[Path, set[str]] = {}
         #: Whether the folder is refnet's own, and no user's with other files in it.
         self._new = file is None and not folder.exists()
@@ -119,6 +126,7 @@ class AnnotatedCopies:
         if self._video is None:
             self._mark(path)
             self._video = _Video(path, drawn, frame.rate)
+            self.codec = self._video.codec
         self._video.write(drawn)
         if frame.last:
             self.close()
@@ -186,9 +194,12 @@ class _Video:
         self.path, self.size = path, (first.shape[1], first.shape[0])
         with ExitStack() as stack:
             self.temporary = stack.enter_context(replacing(path))
-            code = cv2.VideoWriter_fourcc(*"mp4v")
-            self.writer: Any = cv2.VideoWriter(str(self.temporary), code, rate, self.size)
-            if not self.writer.isOpened():
+            for self.codec in CODECS:
+                code = cv2.VideoWriter_fourcc(*self.codec)
+                self.writer: Any = cv2.VideoWriter(str(self.temporary), code, rate, self.size)
+                if self.writer.isOpened():
+                    break
+            else:
                 raise OutputError(f"cannot write {path}: OpenCV cannot make an MP4 file there")
             self.replacement = stack.pop_all()  # stays open until the last frame
 
