@@ -103,6 +103,7 @@ class Assembler:
 
     def _list(self, operands: tuple[Operand, ...]) -> int:
         """The position of a list with these integers, counted from the first list."""
+        # By value, after addresses are known: two operands may be different symbols of one place.
         key = tuple(x if type(x) is int else self._integer(x) for x in operands)
         # Bands of a stream have equal lists of taps; a program without this would be several times as long.
         position = self._positions.get(key)

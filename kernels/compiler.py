@@ -46,6 +46,7 @@ class Compiler:
 
     def __init__(self, graph: Graph, weights: Mapping[str, NDArray[Any]]) -> None:
         self.graph, self.weights = simplify(graph, weights)
+        # Packed layer by layer while the first size is lowered; later sizes find most of it there.
         self._packed = PackedWeights(_packed_floats(self.graph))
 
     def plan(
@@ -72,6 +73,7 @@ class Compiler:
             except UnsupportedError as error:
                 if not partial or error.layer is None:
                     raise
+                # Of the whole graph each time: what was cut off before counts as well, with all that needs it.
                 graph, rest = cut(self.graph, {error.layer, *(node.name for node in rest)})
                 if any(node.op in PRODUCTS for node in rest) or not graph.nodes:
                     raise

@@ -75,6 +75,7 @@ def _copy_planar_row(
     for q in range(stride):
         target = at(scratch, q * phase)
         # The first and last column of this phase that lie inside of the image.
+        # Column i of phase q is column i * stride + q - left of the image.
         first = (left - q + stride - 1) // stride
         if first < 0:
             first = 0
@@ -126,11 +127,13 @@ def dense(
     if instruction[COPY] == 0:
         pitch = columns * LANES
     scratch = at(arena, instruction[SCRATCH])
+    # Blocks of the copy are as far apart as a full group needs, also in the last group: segments are constant.
     group_rows = (group - 1) * stride + instruction[KERNEL_ROWS]
     # A group's rows fit the second-level cache, from which the tiles read each of them for all taps and panels.
     first = instruction[FIRST]
     while first < instruction[LAST]:
         last = min(first + group, instruction[LAST])
+        # Where nothing is copied, segments are places in the arena; else they are distances within scratch.
         base = arena
         if instruction[COPY] != 0:
             for block in range(instruction[INPUT_BLOCKS]):
@@ -177,6 +180,7 @@ def planar(
     first = instruction[FIRST]
     while first < instruction[LAST]:
         last = min(first + group, instruction[LAST])
+        # Every channel is a plane of its own; normalising while copying costs one instruction a vector.
         for channel in range(instruction[INPUT_BLOCKS]):
             for i in range((last - first - 1) * stride + instruction[KERNEL_ROWS]):
                 source = first * stride - instruction[TOP] + i

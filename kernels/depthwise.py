@@ -74,6 +74,8 @@ def _slide(
     leaky: int,
 ) -> None:
     """One row of outputs of one block; low and high are the activation's limits, or `slope` is a leaky ReLU's."""
+    # Nine taps, nine inputs, bias and limits take 22 of 32 registers. Where there are 16, LLVM loads some of them again
+    # for each pixel, from the first-level cache.
     bias = load(w, 0)
     w0, w1, w2 = load(w, LANES), load(w, 2 * LANES), load(w, 3 * LANES)
     w3, w4, w5 = load(w, 4 * LANES), load(w, 5 * LANES), load(w, 6 * LANES)
@@ -87,6 +89,7 @@ def _slide(
     column = (1 - padding) * LANES
     # Columns 2 * LANES further per output with stride 2; only the last window may reach past the right edge.
     last = columns * LANES
+    # Two loops rather than one with a test in it. Both sum in the same fixed order: bias, then row by row.
     if stride == 1:
         t1, m1, b1 = load(top, column), load(middle, column), load(bottom, column)
         column += LANES
@@ -150,6 +153,8 @@ def depthwise(
         x = at(arena, instruction[X] + block * instruction[INPUT_PITCH])
         w = at(weights, instruction[WEIGHTS] + block * 10 * LANES)
         y = at(arena, instruction[Y] + block * instruction[BLOCK_PITCH])
+        # All rows of a block before the next block: with stride 1, two of a row's three input rows are still in
+        # cache from the row before.
         for r in range(instruction[FIRST], instruction[LAST]):
             source = r * stride - instruction[TOP]
             # A row outside of the map is one of zeros, so that the walk needs no test.
@@ -181,6 +186,7 @@ def depthwise(
 
 def pack(weight: NDArray[Any], bias: NDArray[Any], channels: Sequence[int]) -> NDArray[np.float32]:
     """Weights (C, 1, 3, 3) and bias (C,) by physical lane: `channels` has the logical channel of each, or -1."""
+    # Taps of zero for padding lanes: these hold anything, but each lane only ever meets itself.
     lanes = np.asarray(channels)
     rows = np.concatenate([bias[:, None], weight.reshape(len(bias), 9)], axis=1)
     wide = np.where(lanes[:, None] >= 0, rows[np.maximum(lanes, 0)], 0.0)

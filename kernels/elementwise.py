@@ -39,9 +39,12 @@ def exponential(x: Vector) -> Vector:
     x = minimum(splat(88.0), maximum(splat(-88.0), x))
     # Adding and subtracting 1.5 * 2 ** 23 rounds to the nearest integer.
     magic = splat(12582912.0)
+    # 1 / ln 2 times x.
     n = sub(fma(x, splat(1.4426950408889634), magic), magic)
+    # ln 2 is taken away in two parts. The first one, 355/512, has so few bits that n times it is exact.
     r = fma(n, splat(-0.693359375), x)
     r = fma(n, splat(2.12194440e-4), r)
+    # Horner's scheme. The first term left out, r^8 / 8!, is at most 5e-9, where rounding to float32 errs by up to 6e-8.
     series = splat(1.0 / 5040)
     series = fma(series, r, splat(1.0 / 720))
     series = fma(series, r, splat(1.0 / 120))
@@ -65,6 +68,7 @@ def sigmoid(
     """SIGMOID: y = 1 / (1 + exp(-x)), PIXELS vectors."""
     one = splat(1.0)
     for i in range(instruction[PIXELS]):
+        # e ** 88 is finite, so 1 + e is: very negative inputs give tiny numbers rather than NaN.
         e = exponential(sub(splat(0.0), load(arena, instruction[X] + i * LANES)))
         store(arena, instruction[Y] + i * LANES, div(one, add(one, e)))
 
@@ -154,6 +158,7 @@ def not_finite(image: Pointer, size: int) -> int:
     while i + LANES <= size:
         s0 = fma(load(image, i), zero, s0)
         i += LANES
+    # Float by float: a vector would reach past the image, into memory that may not be ours.
     while i < size:
         s1 = fma(broadcast(image, i), zero, s1)
         i += 1

@@ -101,6 +101,7 @@ class Emitter:
 
     def parameters(self, node: Node) -> tuple[NDArray[Any], NDArray[Any]]:
         """Weight and bias in float64; a missing bias is zero."""
+        # In float64 until weights are packed: transforms and folded norms are then rounded once.
         weight = np.asarray(self.weights[node.parameters["weight"]], np.float64)
         if "bias" not in node.parameters:
             return weight, np.zeros(len(weight))
@@ -152,6 +153,7 @@ class Emitter:
     def gathered(self, tensor: Tensor, lanes: tuple[int, ...], name: str) -> Tensor:
         """A copy of the tensor in one buffer, its channels in the given lanes."""
         # One lane at a time, so this is slow; fusion and block starts avoid it in all networks that we ship.
+        # By logical channel: where the tensor's own padding lies does not matter.
         places = tensor.sources()
         copy = layout.allocate(f"{name} moved", tensor.shape, lanes)
         operands: dict[int, Operand] = {
@@ -193,6 +195,7 @@ class Emitter:
         for first, last in layout.runs(result.pixels, *lists):
             y, x, *other = (blocks[first] for blocks in lists)
             places: dict[int, Operand] = {Y: y, X: x, PIXELS: (last - first) * result.pixels}
+            # An activation alone is an addition without a second addend.
             if opcode == ADD:
                 places[OTHER] = other[0] if other else -1
             self.emit(opcode, name, note, {**operands, **places}, [x, *other], [y])

@@ -29,6 +29,7 @@ from .simd import (
     tile_store,
 )
 
+# The bits of a second activation are those of the first one, times 4; 512 stays free for what may follow LEAKY.
 RELU, RELU6 = 1, 2
 SECOND_RELU, SECOND_RELU6 = 4, 8
 RESIDUAL_FIRST, RESIDUAL_SECOND = 16, 32
@@ -49,17 +50,21 @@ def finish_tile(
     sums: Tile, y: Pointer, pitch: int, flags: int, second: int, residual: int, slope: int
 ) -> None:
     """Finish a tile: y[b * pitch + p * LANES] for its pixels p and blocks b; `slope` are the bits of a leaky ReLU's."""
+    # Each flag is one branch for a whole tile, and goes the same way for a whole layer: processors predict it.
     if flags & RESIDUAL_FIRST:
         sums = tile_add(sums, y, residual, pitch)
     if flags & RELU:
         sums = tile_clamp(sums, 0.0, INFINITY)
+    # Of max(0, x) the bound comes first, so that a NaN stays one, as in PyTorch; see `simd.maximum`.
     if flags & RELU6:
         sums = tile_clamp(sums, 0.0, 6.0)
+    # The larger of both is the leaky ReLU only for slopes up to 1; `lower` refuses all others.
     if flags & LEAKY:
         sums = tile_leak(sums, splat_bits(slope))
     if flags & STORE_FIRST:
         tile_store(sums, y, 0, pitch)
     if flags & STORE_SECOND:
+        # The sums go on from what was stored first: `conv, relu, store` may be followed by `+ residual, relu, store`.
         if flags & RESIDUAL_SECOND:
             sums = tile_add(sums, y, residual, pitch)
         if flags & SECOND_RELU:

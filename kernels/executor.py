@@ -6,6 +6,7 @@ run, and one compilation serves every network.
 
 from __future__ import annotations
 
+# These imports also list the kernels in `simd.KERNELS`, each after those that it calls, as Numba needs them.
 from .dense import dense, planar
 from .depthwise import depthwise
 from .elementwise import add_vectors, affine, not_finite, probe, sigmoid
@@ -58,16 +59,19 @@ def execute(
     Returns how many images hold NaN or infinity where `check` is 1; 0 unseen where it is 0.
     """
     refused = 0
+    # Images outside, instructions inside: an arena holds one image, whose maps stay in cache from layer to layer.
     for n in range(images):
         source, target = at(image, n * image_size), at(output, n * output_size)
         # Just before the image is used, so that it is read from far memory once.
         if check:
             refused += not_finite(source, image_size)
         for i in range(first, last):
+            # A pointer into the program: fields are loads from there, nothing is copied.
             instruction = integers_at(program, i * WIDTH)
             opcode = instruction[OPCODE]
             # Written out, since Numba has no table of functions that a linker could inline. NOTHING has no branch.
             if opcode == POINTWISE:
+                # All kernels take the same arguments: those that one has no use for cost nothing once it is inlined.
                 pointwise(instruction, program, arena, weights, source, target)
             elif opcode == DEPTHWISE:
                 depthwise(instruction, program, arena, weights, source, target)
@@ -108,6 +112,7 @@ def execute(
 def enter(call: Integers, image: Pointer, images: int, output: Pointer) -> int:
     """`execute` as Python calls it: all that stays the same from call to call lies ready in a `machine_code.Call`, since
     Python takes 40 ns for each argument."""
+    # In the order of `machine_code.Call`, whose members are eight bytes each.
     program, first, last = integers_of(call[0]), call[1], call[2]
     weights, arena = floats_of(call[3]), floats_of(call[4])
     image_size, output_size, check = call[5], call[6], call[7]

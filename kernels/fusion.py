@@ -175,6 +175,7 @@ class _Fuser:
         taken = {node.name, *plan.names, *(n.name for n in nodes if n is not None)}
         self.claimed.update(taken - {node.name})
         if plan.residual is not None:
+            # Whatever this layer makes now also waits for its residual: later decisions must not close a circle.
             self.awaits.update(dict.fromkeys(taken, plan.residual))
         return plan
 

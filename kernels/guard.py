@@ -16,6 +16,8 @@ from .packing import aligned
 from .plan import Plan
 from .simd import LANES
 
+# A NaN, so that a float which is read spoils the result, with bits that no arithmetic on numbers makes, so that a float
+# which was written to can be seen. The margin of 16 pixels is wider than the largest tile, of 14.
 CANARY = np.uint32(0x7FC0CAFE)  # a quiet NaN
 MARGIN = 16 * LANES
 
@@ -39,10 +41,12 @@ def run_guarded(plan: Plan, x: NDArray[np.float32]) -> tuple[NDArray[np.float32]
     """
     outputs = []
     for image in x:
+        # Fresh memory for each image: what an earlier run left there would hide a read of what nothing wrote.
         arena_memory, arena = guarded(plan.arena)
         output_memory, output = guarded(plan.output_size)
         image_memory, source = guarded(image.size)
         source[:] = image.ravel()
+        # Between its margins the input holds values, so it is compared with a copy.
         before = image_memory.view(np.uint32).copy()
         call = machine_code.Call(
             *(plan.program.ctypes.data, 0, len(plan.instructions), plan.weights.ctypes.data),

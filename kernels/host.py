@@ -33,6 +33,7 @@ def identity() -> str:
         return "\n".join(_cpuinfo().get(key, "") for key in _DECISIVE)
     import llvmlite.binding as llvm
 
+    # Elsewhere LLVM is asked, slowly: what it makes code for is a CPU's name and features.
     names = llvm.get_process_triple(), llvm.get_host_cpu_name()
     return "\n".join((*names, llvm.get_host_cpu_features().flatten()))
 
@@ -45,6 +46,7 @@ def _cpuinfo() -> dict[str, str]:
         with _CPUINFO.open(encoding="ascii", errors="replace") as lines:
             for line in lines:
                 key, colon, value = line.partition(":")
+                # An empty line ends the first processor's description. All others are taken to be of its kind.
                 if not colon:
                     break
                 found[key.strip()] = value.strip()

@@ -19,6 +19,7 @@ import numpy as np
 from .simd import LANES
 
 
+# Compared by identity: two buffers of one size are two places, and buffers are keys of dictionaries.
 @dataclass(eq=False, slots=True)
 class Buffer:
     """A stretch of the arena.
@@ -94,6 +95,8 @@ class Tensor:
 def used_lanes(lanes: tuple[int, ...]) -> tuple[int, ...]:
     """For each block of lanes, how many of its first ones hold all of its channels."""
     held = np.asarray(lanes).reshape(-1, LANES) >= 0
+    # Products visit a block's first lanes up to the last one that holds a channel; a gap before it costs as much as a
+    # channel. Cached, since every band of a stream asks again.
     used = np.where(held, np.arange(1, LANES + 1), 0)
     return tuple(int(count) for count in used.max(axis=1))
 
@@ -117,6 +120,7 @@ def dense_lanes(channels: int, block_starts: Collection[int] = ()) -> tuple[int,
 
 def allocate(name: str, shape: tuple[int, ...], lanes: Sequence[int]) -> Tensor:
     """A tensor in a buffer of its own."""
+    # One buffer for all blocks, one after the other: most kernels step from block to block by a constant.
     floats, count = math.prod(shape[1:]) * LANES, len(lanes) // LANES
     buffer = Buffer(name, count * floats)
     return Tensor(shape, tuple(Block(buffer, i * floats) for i in range(count)), tuple(lanes))
@@ -167,6 +171,7 @@ def runs(pixels: int, *lists: Sequence[Block]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     first = 0
     for i in range(1, len(lists[0]) + 1):
+        # All lists at once, since one instruction steps through all of its tensors together.
         joined = i < len(lists[0]) and all(
             blocks[i].buffer is blocks[i - 1].buffer
             and blocks[i].offset == blocks[i - 1].offset + pixels * LANES
@@ -180,6 +185,7 @@ def runs(pixels: int, *lists: Sequence[Block]) -> list[tuple[int, int]]:
 
 def buffers_of(*lists: Sequence[Block]) -> tuple[Buffer, ...]:
     """The buffers that blocks lie in, each once."""
+    # A dictionary rather than a set: plans must come out the same in every process, in the order of the buffers too.
     found: dict[Buffer, None] = {}
     for blocks in lists:
         for block in blocks:

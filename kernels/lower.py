@@ -323,6 +323,7 @@ def depth_to_space(emitter: Emitter, node: Node) -> None:
         for place in range(square)
         for lane in lanes
     )
+    # `block_starts` has asked the layer before for these lanes, where they are slices; else they are gathered.
     source = emitter.in_lanes(emitter.stored(node.inputs[0]), wanted, node.inputs[0])
     result = emitter.allocate(node.name, shape, lanes)
     operands: dict[int, Operand] = {
@@ -350,6 +351,7 @@ def _store_output(emitter: Emitter, output: Output) -> None:
         _store(emitter, output.name, tensor, output.offset, tensor.pixels, 1)
         return
     offset = output.offset
+    # Cells of one pixel lie side by side, so a map's channels are one float apart and its pixels as many as it has.
     for part in emitter.cells[output.name]:
         channels = part.shape[0]
         _store(emitter, output.name, part, offset, 1, channels)

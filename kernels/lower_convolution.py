@@ -72,10 +72,14 @@ from .register_tile import pack
 from .simd import LANES
 from .winograd import product, transform_kernel
 
+# 256 KiB: a quarter of the second-level cache of a Zen 5 core. Weights and results pass through the rest of it.
 #: Floats of inputs that a group of pixels, or of rows, may fill: it shall stay in the second-level cache.
 CACHE = 1 << 16
+# With 64 input and 64 output channels, 28 patches of 36 points are 504 KiB, 14 of 64 points 448 KiB. With 28 patches,
+# side 6 would cost LFFD 2 % (Zen 5, 2026-11-22).
 #: {side: patches of a group}: whole tiles, whose transforms stay in the second-level cache.
 WINOGRAD_GROUP = {4: 28, 6: 14}
+# So only the last group of a layer has tiles of fewer than 14 pixels.
 #: Pixels of a group are a multiple of this: four of the largest tiles.
 GROUP_PIXELS = 56
 
@@ -104,6 +108,7 @@ class Destination:
     @property
     def main(self) -> Tensor:
         """The result that the field Y points to."""
+        # A second result is found by its distance from the first one; alone, it takes the first one's place.
         result = self.first if self.first is not None else self.second
         assert result is not None
         return result
@@ -180,6 +185,7 @@ def destination(
         lanes = source.lanes
         if residual is not None and epilogue.residual is not None:
             residual = emitter.in_lanes(residual, lanes, epilogue.residual)
+    # Allocated here, before the layer is emitted: fused tensors get buffers by the names that their consumers know.
     made = {name: emitter.allocate(name, shape, lanes) for name in epilogue.names}
     first = made[epilogue.first] if epilogue.first is not None else None
     second = made[epilogue.second] if epilogue.second is not None else None
@@ -197,6 +203,7 @@ def lower_whole(emitter: Emitter, node: Node) -> None:
         source = emitter.tensors[taken]  # its ReLU, if it has one, is applied on loading
     else:
         source = emitter.stored(taken)
+    # A depthwise layer cannot move a channel to another lane, so its results take the layout of its input.
     target = destination(emitter, node, epilogue, source if name == "depthwise" else None)
     if (
         name not in ("pointwise", "depthwise")
@@ -226,6 +233,7 @@ class Pointwise:
         self.emitter, self.node, self.lanes = emitter, node, lanes
         self.extent = source.pixels
         self.in_lanes, self.counts = source.lanes, source.counts()
+        # Panels of four blocks for one pixel, of two else: it decides how weights are packed, hence it is in the key.
         self.single = int(source.pixels == 1)
         self.depth = sum(self.counts)
         self.note = emitter.fusion.epilogues[node.name].note
@@ -259,6 +267,7 @@ class Pointwise:
                     WEIGHTS: self._packed(first, last),
                 },
                 [*source.blocks, *destination.reads(first, last)],
+                # Of all blocks, also of those that another stretch makes: lifetimes are of whole buffers.
                 destination.writes(),
                 in_place=destination.in_place(source),
             )
@@ -278,6 +287,7 @@ class Pointwise:
             rows = input_rows(self.in_lanes, weight.reshape(len(weight), -1).T)
             return pack(rows, bias, part, self.single)
 
+        # No size of an image is in the key: plans of all sizes share these weights.
         key = (self.node.name, "pointwise", part, self.in_lanes, self.single)
         return self.emitter.packed.get(key, make)
 
@@ -305,6 +315,7 @@ class ConvGeometry:
         self.span = (self.taps[0] - 1) * self.dilation[0] + 1
         channels, self.rows, self.columns = shape
         _, self.out_rows, self.out_columns = made
+        # The image is always copied: its rows are planes, and they are normalised on the way.
         image = channels <= PLANAR_CHANNELS
         self.copies = image or self.stride > 1 or self.padding != (0, 0)
         # A stride of 2 reads every other column: even and odd ones are kept apart, so that neighbours stay neighbours.
@@ -373,6 +384,7 @@ class Dense:
         self.extent = self.geometry.out_rows
         self.counts = source.counts()
         self.single = int(self.geometry.out_columns == 1)
+        # Read in place, rows need no scratch, and one group may hold all of them.
         self.most = self.extent
         if self.geometry.copies:
             self.most = self.geometry.group(len(self.counts) * LANES)
@@ -449,6 +461,7 @@ class Planar:
         self.most = self.geometry.group(source.shape[0])
 
         def make() -> NDArray[np.float32]:
+            # (O, C, k, k) to a row for each tap of each channel: the order of the segments in the copy.
             weight, bias = emitter.parameters(node)
             return pack(weight.transpose(1, 2, 3, 0).reshape(-1, len(weight)), bias, lanes, 0)
 
@@ -497,6 +510,7 @@ class Winograd:
         self.emitter, self.node = emitter, node
         self.side = side = emitter.algorithms[node.name].side
         self.counts = source.counts()
+        # Patches at the far edges hang over; what they make there is dropped.
         _, rows, columns = source.shape
         self.extent = -(-rows // side) * -(-columns // side)
 
@@ -504,6 +518,7 @@ class Winograd:
             weight, bias = emitter.parameters(node)
             none = np.zeros(len(bias))  # the bias is added once, after the transform back
             matrices = transform_kernel(weight, side)
+            # A matrix for each point, one after the other, as `winograd` steps through them.
             return np.concatenate(
                 [pack(input_rows(source.lanes, m), none, lanes, 0) for m in matrices]
             )
@@ -522,6 +537,7 @@ class Winograd:
         group, depth = min(WINOGRAD_GROUP[side], self.extent), sum(self.counts)
         # Transformed inputs and products of a group, and two patches in passing.
         floats = ((side + 2) ** 2 * (inputs + blocks) * group + 2 * (side + 2) ** 2) * LANES
+        # Each thread transforms patches of its own, so each needs its own place for them.
         scratch = Buffer(f"{node.name} patches", floats, per_thread=True)
         operands: dict[int, Operand] = {
             WEIGHTS: self.weights,
@@ -569,6 +585,7 @@ class Depthwise:
         """One instruction for each stretch of blocks that lie at equal distances."""
         emitter, node, shape = self.emitter, self.node, self.emitter.shapes[self.node.name]
         stride = node.attributes["stride"][0]
+        # A band's blocks are as far apart as its own pixels, not as those of the whole map that it stands for.
         pitch = _pitch(source)
         operands: dict[int, Operand] = {
             INPUT_PITCH: pitch,
@@ -609,6 +626,7 @@ class Depthwise:
         emitter, node, lanes = self.emitter, self.node, self.lanes[first * LANES : last * LANES]
 
         def make() -> NDArray[np.float32]:
+            # By lanes, not by band: all bands of a stream ask for the same stretches of blocks.
             return depthwise_kernel.pack(*emitter.parameters(node), lanes)
 
         return emitter.packed.get((node.name, "depthwise", lanes), make)

@@ -38,6 +38,7 @@ def pool(emitter: Emitter, node: Node) -> None:
     source = emitter.stored(node.inputs[0])
     if reason := refusal(emitter, node):
         raise UnsupportedError(reason)
+    # A pool works lane by lane, so channels stay in their lanes, and padding lanes hold whatever comes out.
     target = destination(emitter, node, source.lanes)
     if not is_global(emitter, node):
         windows = Windows(emitter, node)
@@ -58,6 +59,7 @@ def pool(emitter: Emitter, node: Node) -> None:
 
 def is_global(emitter: Emitter, node: Node) -> bool:
     """Whether a pool is the mean of its whole map."""
+    # This follows from the image's size: on a larger one, the same pool is one over windows.
     size = emitter.shapes[node.inputs[0]][1:]
     return node.op == "average_pool" and tuple(node.attributes["kernel"]) == size
 
@@ -69,6 +71,7 @@ def refusal(emitter: Emitter, node: Node) -> str | None:
         emitter.shapes[node.inputs[0]][1:],
         emitter.shapes[node.name][1:],
     )
+    # A padded mean would have to know how many pixels it has, a padded maximum to pass over zeros: no kernel does.
     if a["padding"] != (0, 0):
         return f"{node.name} pools with padding {a['padding']}"
     if a.get("dilation", (1, 1)) != (1, 1):
@@ -101,8 +104,10 @@ class Windows:
         operands: dict[int, Operand] = {
             Y: result.blocks[0],
             BLOCKS: len(source.blocks),
+            # Of the destination, which may be a band of the result.
             BLOCK_PITCH: destination.pixels * LANES,
             INPUTS: source.blocks,
+            # A maximum has it too, since the kernel loads it before it knows.
             CONSTANTS: emitter.constants(1.0 / (kernel[0] * kernel[1])),
             MAXIMUM: int(node.op == "max_pool"),
             ROWS: source.shape[1],

@@ -34,6 +34,7 @@ from .simd import KERNELS, LANES
 
 Entry = Callable[..., int]
 
+# The number changes with the layout of this file; what its code depends on is in the key.
 MAGIC = b"refnet kernels 2\n"
 #: Kernels that become part of their callers whatever LLVM estimates: their argument is a whole register tile, which a
 #: call would send through memory.
@@ -98,8 +99,11 @@ def compile_kernels() -> MachineCode:
 
     from . import executor, simd_llvm
 
+    # NumPy's error model: a division must not become a branch that raises, since nothing could catch it. Nor do kernels
+    # need wrappers, or rewrites of array expressions.
     _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
     integer, pointer, integers = types.int64, simd_llvm.pointer, simd_llvm.integers
+    # One entry point: the rest is inlined or linked into it, and one symbol is all that a cached file must name.
     signature = integer(integers, pointer, integer, pointer)
     # Numba translates to LLVM; from there on, LLVM is called directly.
     with _deferred_optimization():
@@ -159,6 +163,7 @@ def _optimize(module: Any, name: str, machine: Any) -> None:
             if any(inlined in function.name for inlined in INLINED):
                 function.add_function_attribute("alwaysinline")
     options = llvm.create_pipeline_tuning_options(speed_level=3)
+    # Kernels are vectors already. Only loops over single floats, such as those of `reorder.py`, are left to vectorise.
     options.loop_vectorization, options.slp_vectorization = True, False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
@@ -181,6 +186,7 @@ def _target_machine() -> Any:
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
         opt=3,
+        # Position-independent code holds no absolute addresses: all that `elf.py` must resolve is relative.
         reloc="pic",
         codemodel="default",
     )
@@ -201,6 +207,7 @@ def _load_by_llvm(code: MachineCode) -> int:
 
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     stub = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0)
+    # Never called, but LLVM does not link a module with a symbol that is nowhere.
     for symbol in code.undefined:
         llvm.add_symbol(symbol, ctypes.cast(stub, ctypes.c_void_p).value)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code.content))
@@ -346,6 +353,7 @@ def warmup() -> str:
             print("refnet: compiling kernels once ...", file=sys.stderr, flush=True)
         code = compile_kernels()
         kept = path is not None and write(path, code)
+        # Who has turned the cache off knows that nothing is kept.
         if path is None and os.environ.get("REFNET_CACHE", "").lower() != "off":
             _not_kept("", place)
         load(code)

@@ -55,6 +55,7 @@ class PackedWeights:
             larger[:offset] = self._memory[:offset]
             self._memory = larger
         self._memory[offset:end] = array
+        # The rest of the cache line: memory from `np.empty` may hold anything, and `view` shows it.
         self._memory[end : self._used] = 0.0
         return offset
 

@@ -86,6 +86,7 @@ def work(instruction: Instruction) -> int:
     opcode = instruction.opcode
     if opcode not in GRAIN:
         return 0
+    # What FIRST and LAST count are pixels or rows here, patches for Winograd: the products below differ accordingly.
     results = (value(LAST) - value(FIRST)) * value(BLOCKS) * LANES
     if opcode == POINTWISE:
         return results * value(DEPTH)
@@ -114,6 +115,7 @@ def partition(plan: Plan, threads: int) -> Partition:
         Assembler(shift=thread * plan.per_thread).program(_shares(plan, phases, thread, threads))
         for thread in range(threads)
     )
+    # Shares are cut by arithmetic on operands; the proof reads the integers that came out of it.
     verify.verify_partition(plan, programs, phases)
     return Partition(programs, phases, plan.arena + (threads - 1) * plan.per_thread)
 

@@ -13,6 +13,7 @@ from refnet.graph import Node
 from .assembler import Instruction
 from .instructions import NAMES, OPCODES, WIDTH
 
+# Counted against `refnet.engine.PLAN_MEMORY`, which decides how many plans a model keeps.
 #: Bytes that an instruction takes besides its integers, with its operands and buffers: 1.5 to 2 KB were measured.
 INSTRUCTION_BYTES = 2048
 
@@ -31,6 +32,7 @@ class Output:
         return math.prod(self.shape)
 
 
+# Frozen, since threads run one plan at once and no lock guards it.
 @dataclass(frozen=True)
 class Plan:
     """A program, and what it runs on.
@@ -75,9 +77,11 @@ class Plan:
         for number, i in enumerate(self.instructions):
             lines.append(f"{number:4} {OPCODES[i.opcode]:15} {i.name:{width}}  {i.note}")
             if fields:
+                # From the program, not from the operands: what is shown is what runs.
                 integers = self.program[number * WIDTH : (number + 1) * WIDTH]
                 named = (f"{NAMES[column]} {integers[column]}" for column in sorted(i.operands))
                 lines.append(f"     {', '.join(named)}")
+        # Layers without an instruction run after all others, on the outputs.
         lines += [
             f"   - {'numpy':15} {n.name:{width}}  {n.op} of {', '.join(n.inputs)}"
             for n in self.rest

@@ -19,6 +19,7 @@ def pointwise(
     """POINTWISE: pixels FIRST to LAST. GROUP pixels go through all panels before the next ones, so that their inputs
     are read from far memory once."""
     segments, w = integers_at(program, instruction[SEGMENTS]), at(weights, instruction[WEIGHTS])
+    # Segments hold places in the arena of pixel 0, so the arena itself moves from pixel to pixel.
     first = instruction[FIRST]
     while first < instruction[LAST]:
         pixels = min(instruction[GROUP], instruction[LAST] - first)

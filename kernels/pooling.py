@@ -51,6 +51,7 @@ def global_average(
     Four partial sums hide the latency of the additions; their order is always the same."""
     pixels = instruction[PIXELS]
     inputs = integers_at(program, instruction[INPUTS])
+    # A mean is a product with 1 / area, which the plan has rounded once: a division would take several times as long.
     scale = broadcast(weights, instruction[CONSTANTS])
     for block in range(instruction[BLOCKS]):
         x = at(arena, inputs[block])
@@ -60,6 +61,7 @@ def global_average(
             s0, s1 = add(s0, load(x, p * LANES)), add(s1, load(x, (p + 1) * LANES))
             s2, s3 = add(s2, load(x, (p + 2) * LANES)), add(s3, load(x, (p + 3) * LANES))
             p += 4
+        # What is left goes to the first sum: at any place, as long as it is always the same one.
         while p < pixels:
             s0 = add(s0, load(x, p * LANES))
             p += 1
@@ -80,6 +82,7 @@ def window_pool(
     inputs = integers_at(program, instruction[INPUTS])
     scale = broadcast(weights, instruction[CONSTANTS])
     least = splat(-INFINITY)
+    # Decided once, outside of all loops.
     square = 0
     if instruction[KERNEL_ROWS] == 2 and instruction[KERNEL_COLUMNS] == 2:
         square = instruction[MAXIMUM]
@@ -93,6 +96,7 @@ def window_pool(
                 bottom = at(top, columns * LANES)
                 for c in range(out_columns):
                     i = c * instruction[STRIDE_COLUMNS] * LANES
+                    # In the order of the loops below, from minus infinity on: NaN and signed zeros come out the same.
                     value = maximum(maximum(least, load(top, i)), load(top, i + LANES))
                     value = maximum(maximum(value, load(bottom, i)), load(bottom, i + LANES))
                     store(y, (r * out_columns + c) * LANES, value)
@@ -102,6 +106,7 @@ def window_pool(
                 corner = at(x, (r * instruction[STRIDE] * columns + across) * LANES)
                 # Both are computed and one is stored: a branch would be in the innermost loop.
                 total, largest = splat(0.0), splat(-INFINITY)
+                # Windows lie inside of the map, which the lowering made sure of: no pixel needs a test.
                 for i in range(instruction[KERNEL_ROWS]):
                     for j in range(instruction[KERNEL_COLUMNS]):
                         value = load(corner, (i * columns + j) * LANES)

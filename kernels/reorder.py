@@ -31,6 +31,7 @@ def load_image(
     scale, shift = constants[0], constants[1]
     # Padding lanes are written as well: a kernel may read them, and times a weight of zero, NaN would be NaN.
     lanes = (channels + LANES - 1) // LANES * LANES
+    # Lane by lane: the image is read in its own order, once, and written with gaps, which the cache absorbs.
     for lane in range(lanes):
         block = lane // LANES
         y = at(arena, instruction[Y] + block * pixels * LANES + lane - block * LANES)
@@ -56,6 +57,7 @@ def store_output(
     start of the image's outputs."""
     sources = integers_at(program, instruction[INPUTS])
     for channel in range(instruction[DEPTH]):
+        # Every channel has a place of its own: the channels of an output may lie in any lanes of any blocks.
         x = at(arena, sources[channel])
         y = at(output, instruction[Y] + channel * instruction[CHANNEL_PITCH])
         for p in range(instruction[PIXELS]):
@@ -78,6 +80,8 @@ def gather(
     for lane in range(instruction[BLOCKS] * LANES):
         block = lane // LANES
         y = at(arena, instruction[Y] + block * pixels * LANES + lane - block * LANES)
+        # Zeros, not whatever lies there: products visit all lanes up to a block's last channel, with weights of
+        # zero for gaps, and zero times NaN would be NaN.
         if sources[lane] >= 0:
             x = at(arena, sources[lane])
             for p in range(pixels):

@@ -24,6 +24,7 @@ def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, 
     softmaxes made sigmoids, activations and additions moved to the parts of a concatenation.
 
     What changes is computed in float64; all other weights are passed on as they are."""
+    # First, so that the passes count only consumers that matter; again at the end, since they leave nodes behind.
     graph = drop_dead(graph)
     graph, new = unfold_transposed(graph, weights)
     graph, new = fold_normalization(graph, new)
@@ -48,6 +49,7 @@ def unfold_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tupl
     consuming = consumers(graph)
     nodes: list[Node] = []
     gone: set[str] = set()
+    # Copies, so that the caller's mappings stay as they are.
     weights, state = dict(weights), dict(graph.state_dict)
     for node in graph.nodes:
         if node.name in gone:
@@ -69,6 +71,7 @@ def unfold_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tupl
         last, taps = node.name, f"{node.name} unfolded"
         nodes.append(Node(taps, "conv", node.inputs, {**window, "groups": 1}, names))
         readers = consuming[node.name]
+        # Before the pixels move, the activation follows a convolution directly, which can absorb it.
         if len(readers) == 1 and readers[0].op in RELUS and node.name not in graph.outputs:
             (reader,) = readers
             last = reader.name
@@ -128,6 +131,8 @@ def collapse_softmax(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple
     for softmax in graph.nodes:
         conv = graph.node.get(softmax.inputs[0])
         taken = consuming[softmax.name]
+        # One channel can stand for two only where nothing reads the other one: the convolution has two channels and
+        # one consumer, the softmax one consumer, which takes a single channel. In groups, their inputs would differ.
         if (
             softmax.op != "softmax"
             or softmax.attributes["axis"] != 1
@@ -162,6 +167,7 @@ def distribute_activations(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         name = node.inputs[0]
+        # A part that others read too would be needed with and without its activation: nothing would be saved.
         if (
             node.op not in RELUS
             or name not in graph.node
@@ -190,6 +196,7 @@ def distribute_additions(graph: Graph) -> Graph:
             and _only(graph, consuming, x, "concat")
             and graph.node[x].attributes["axis"] == 1
         ]
+        # Of two concatenations, parts need not end at the same channels. Lists of cells have no channels to cut.
         if (
             node.op != "add"
             or len(node.inputs) != 2
@@ -221,6 +228,7 @@ def cut(graph: Graph, layers: Collection[str]) -> tuple[Graph, tuple[Node, ...]]
         if gone & set(node.inputs):
             gone.add(node.name)
     rest = tuple(node for node in graph.nodes if node.name in gone)
+    # What the engine still makes for the caller comes first; what only the cut layers read follows, each tensor once.
     wanted = [*graph.outputs, *(name for node in rest for name in node.inputs)]
     outputs = tuple(dict.fromkeys(name for name in wanted if name not in gone))
     return drop_dead(replace(graph, outputs=outputs)), rest

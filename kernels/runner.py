@@ -122,6 +122,7 @@ class Runner:
         # The compiled code writes the outputs of an image side by side; a single output needs no copy.
         if self._single:
             return (results,), not refused
+        # Several lie one after the other within each image, so each is cut out of all images and copied.
         outputs = (
             np.ascontiguousarray(results[:, o.offset : o.offset + o.size]).reshape(images, *o.shape)
             for o in self.plan.outputs

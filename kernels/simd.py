@@ -53,6 +53,7 @@ def _host_lanes() -> int:
 
 
 LANES: int = _host_lanes()
+# AVX-512 and NEON have 32, AVX and SSE 16.
 #: Vector registers that a tile of this width may plan with.
 REGISTERS: int = 32 if LANES == 16 or platform.machine().lower() in ("arm64", "aarch64") else 16
 #: The length of memory of which only the address is known.
@@ -105,6 +106,7 @@ def splat(scalar: float) -> Vector:
 
 def fma(a: Vector, b: Vector, c: Vector) -> Vector:
     """a * b + c, rounded once."""
+    # Products of float32 are exact in float64. Their sum is rounded twice, which differs from once in rare ties only.
     return (a.astype(np.float64) * b + c).astype(np.float32)
 
 
@@ -130,6 +132,7 @@ def div(a: Vector, b: Vector) -> Vector:
 
 def maximum(bound: Vector, a: Vector) -> Vector:
     """The larger of the two; a NaN in `a` stays NaN, as in PyTorch's ReLU."""
+    # In this order, comparison and selection are one instruction on x86: MAXPS returns its second operand for NaN.
     return np.where(bound > a, bound, a)
 
 
@@ -152,6 +155,7 @@ def largest(a: Vector) -> Vector:
 
 def total(a: Vector) -> Vector:
     """LANES copies of the sum of all elements, by halves as in `largest`: the order is always the same."""
+    # Halves are what a shuffle can exchange; a sum from left to right would be LANES dependent additions.
     for distance in halves():
         a = a + a[np.arange(LANES) ^ distance]
     return a
@@ -187,7 +191,7 @@ def tile_fma(
     tile: Tile, x: Pointer, offset: int, pixel_pitch: int, w: Pointer, w_offset: int
 ) -> Tile:
     """tile[p, b] + x[offset + p * pixel_pitch] * w[w_offset + b * LANES :]: one input channel's share of every output."""
-    # In float64, products of float32 are exact, so that there is one rounding as in the hardware's instruction.
+    # As in `fma`: one rounding but for rare ties, as the hardware's instruction has it.
     pixels, blocks, _ = tile.shape
     scalars = x[offset : offset + (pixels - 1) * pixel_pitch + 1 : pixel_pitch].astype(np.float64)
     rows = w[w_offset : w_offset + blocks * LANES].reshape(1, blocks, LANES)

@@ -97,6 +97,7 @@ def _bounded(builder: Any, comparison: str, bound: Any, value: Any) -> Any:
 
 def _offsets(builder: Any, tile: TileType, offset: Any, pitch: Any) -> list[Any]:
     """Where each vector of a tile lies: pixel after pixel, blocks `pitch` apart."""
+    # Multiplied once a block: pitches are known at run time only, distances between pixels are constants.
     blocks = [builder.add(offset, builder.mul(pitch, INT64(b))) for b in range(tile.blocks)]
     return [builder.add(b, INT64(p * LANES)) for p in range(tile.pixels) for b in blocks]
 
@@ -210,6 +211,7 @@ def _define_arithmetic() -> None:
     define(simd.evens, _V, _V, returns=vector)(evens)
 
     def exchanged(builder: Any, a: Any, distance: int) -> Any:
+        # Lane i meets lane i ^ distance on both sides, so after all halves every lane holds the same bits.
         mask = ir.Constant(ir.VectorType(INT32, LANES), [i ^ distance for i in range(LANES)])
         return builder.shuffle_vector(a, a, mask)
 
@@ -227,6 +229,7 @@ def _define_arithmetic() -> None:
     define(simd.total, _V, returns=vector)(total)
 
     def any_nan(builder: Any, _: Any, a: Any) -> Any:
+        # A comparison gives a bit for each lane; together they are one integer, zero where no lane is NaN.
         lanes = builder.bitcast(builder.fcmp_unordered("uno", a, a), ir.IntType(LANES))
         found = builder.icmp_unsigned("!=", lanes, ir.Constant(ir.IntType(LANES), 0))
         return builder.zext(found, INT64)

@@ -45,6 +45,7 @@ def softmax(
     inputs = integers_at(program, instruction[INPUTS])
     for p in range(instruction[FIRST], instruction[LAST]):
         # The maximum of each lane first, over all blocks; then of all lanes.
+        # Less its maximum, no exponent is positive: nothing overflows, and one term of the sum is exactly 1.
         most = splat(-INFINITY)
         for block in range(blocks):
             x = load(arena, inputs[block] + p * LANES)
@@ -58,6 +59,7 @@ def softmax(
             e = exponential(sub(minimum(x, load(limits, block * LANES)), most))
             store(y, block * pixels * LANES, e)
             sums = add(sums, e)
+        # Padding lanes have added exact zeros, and halves are added in a fixed order: bits depend on nothing else.
         sums = total(sums)
         for block in range(blocks):
             store(y, block * pixels * LANES, div(load(y, block * pixels * LANES), sums))

@@ -47,6 +47,7 @@ STREAMS = {
 
 def lower_convolution(emitter: Emitter, node: Node) -> None:
     """Emit one layer, or all layers that it streams into."""
+    # Streams of pixels first: a tree of 1x1 convolutions may branch, a chain of rows may not.
     if _streamed_into(emitter, node):
         _stream_pixels(emitter, node)
         return
@@ -97,6 +98,7 @@ def _made(emitter: Emitter, node: Node) -> str:
 def _is_passing(emitter: Emitter, node: Node) -> bool:
     """Whether what a layer makes can be handed over in bands: too large for the cache, and read by one layer."""
     name, epilogue = _made(emitter, node), emitter.fusion.epilogues.get(node.name)
+    # A residual or a second store is a whole tensor, which a band would have to be cut out of.
     if epilogue is not None and (epilogue.first is None or epilogue.second or epilogue.residual):
         return False
     if name in emitter.graph.outputs or len(emitter.fusion.consumers[name]) != 1:
@@ -177,6 +179,7 @@ def _stream_rows(emitter: Emitter, chain: list[Node]) -> None:
             made = target.main
         layers.append(_Rows(emitter, node, kind, taken, made))
         tensors.append(made)
+    # Known only after all layers are prepared: their strides say how many rows of each a band holds.
     size = _band_rows(tensors[1:-1], layers)
     extent = tensors[-1].shape[1]
     for start in range(0, extent, size):
@@ -192,6 +195,7 @@ def _stream_rows(emitter: Emitter, chain: list[Node]) -> None:
             if node is last:
                 layer.emit(taken, target, top, bottom)
                 break
+            # Only this band's rows have memory. Threads run bands in any order: no row is kept for the next one.
             pixels, columns = (bottom - top) * made.shape[2], made.shape[2]
             band = _band(node.name, made, top * columns, pixels)
             layer.emit(taken, _into(emitter, node, band, pixels), top, bottom)

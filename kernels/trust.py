@@ -14,6 +14,7 @@ from pathlib import Path
 
 _LINKS_AT_MOST = 40  # as Linux follows in one path
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+# No waiting for the other end of a pipe, no following of a link that was put there a moment ago.
 _FLAGS = os.O_RDONLY
 for _name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):  # some systems lack some
     _FLAGS |= getattr(os, _name, 0)
@@ -53,6 +54,7 @@ def _objection(folder: Path) -> str:
         status = os.lstat(place)
         if not _own(status):
             return f"{place} belongs to another user"
+        # Hence lstat: a link's own owner counts. Each part of its target is then looked at like any other folder.
         if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > _LINKS_AT_MOST:
@@ -79,6 +81,7 @@ def _open_to_others(status: os.stat_result, *, is_parent: bool) -> bool:
     Where users have a group of their own, under their own number, their folders are often open to that group. That is
     accepted of the parents, such as ~/.cache, but not of the folder with the code.
     """
+    # Others may add entries there, but not rename or remove ours.
     if is_parent and status.st_mode & stat.S_ISVTX:
         return False
     private_group = is_parent and status.st_gid == status.st_uid == os.geteuid()
@@ -91,6 +94,7 @@ def make_folder(folder: Path) -> None:
     Raises:
         OSError: it cannot be made; UntrustedError: it is there, and not to be trusted.
     """
+    # From the root downwards, each with its own mode: `mkdir(parents=True)` would give parents the default one.
     for missing in [path for path in (*reversed(folder.parents), folder) if not path.exists()]:
         try:
             missing.mkdir(0o700)
@@ -115,6 +119,7 @@ def read(path: Path) -> bytes:
         raise UntrustedError(f"{path} is a link", path)
     handle = os.open(path, _FLAGS)
     try:
+        # Of the open file: the name may stand for another one by now.
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise UntrustedError(f"{path} is not a regular file", path)

@@ -28,6 +28,8 @@ def upsample(
     """UPSAMPLE: input rows FIRST to LAST, each pixel written to REPEAT_ROWS x REPEAT_COLUMNS places."""
     rows, columns = instruction[ROWS], instruction[COLUMNS]
     down, across = instruction[REPEAT_ROWS], instruction[REPEAT_COLUMNS]
+    # Floats from one row of the result to the next. Threads share the rows of the input, and so write rows of the
+    # result that no other one does.
     line = columns * across * LANES
     inputs = integers_at(program, instruction[INPUTS])
     for block in range(instruction[BLOCKS]):
@@ -62,6 +64,7 @@ def depth_to_space(
             for i in range(down):
                 y = at(arena, instruction[Y] + ((block * rows + r) * down + i) * line)
                 for j in range(across):
+                    # Each place of a rectangle has blocks of its own (`lower.depth_to_space`): a pixel is a vector.
                     place = inputs[(i * across + j) * blocks + block]
                     x = at(arena, place + r * columns * LANES)
                     for c in range(columns):

@@ -114,6 +114,7 @@ class Access:
     __slots__ = ("image", "output", "reads", "scratch", "weights", "writes")
 
     def __init__(self) -> None:
+        # Each memory has offsets and a size of its own. Scratch lies in the arena, and is dead after the instruction.
         self.reads: list[Range] = []
         self.writes: list[Range] = []
         self.scratch: list[Range] = []
@@ -131,6 +132,7 @@ class Segments:
     """
 
     def __init__(self, integers: Sequence[int], fewest: int, lanes: int) -> None:
+        # Pairs follow each other in the list: (offset, lanes), (offset, lanes), ... A block of padding has 0 lanes.
         self.offsets, self.counts = integers[::2], integers[1::2]
         self.depth = sum(self.counts)
         fits = (
@@ -168,6 +170,7 @@ class Program:
     def _check(self, heads: NDArray[np.int64]) -> None:
         """Check that opcodes are known, and that fields which an opcode does not use are zero."""
         opcodes = heads[:, OPCODE]
+        # Both ends: a negative opcode would index _UNUSED from its end.
         known = not len(opcodes) or (opcodes.min() >= NOTHING and opcodes.max() < len(_UNUSED))
         _require(bool(known), "a program has an unknown opcode")
         # A field that its kernel never reads would hide a mistake of the lowering.
@@ -225,6 +228,7 @@ def verify(plan: Plan) -> None:
     """
     program = Program(plan.program, len(plan.instructions))
     arena, image = plan.arena, math.prod(plan.input_shape)
+    # In the order of `touched` below; reads, writes and scratch are all places in the arena.
     sizes = (arena, arena, arena, len(plan.weights), image, plan.output_size)
     # In program order: what an instruction may read is what those before it wrote.
     owners = _Owners()
@@ -234,16 +238,19 @@ def verify(plan: Plan) -> None:
         access = accessed(program, number)
         reads, writes, scratch = map(_merged, (access.reads, access.writes, access.scratch))
         touched = (reads, writes, scratch, access.weights, access.image, access.output)
+        # Memory as a whole first. That also bounds FIRST, LAST and counts, whose products these ranges are.
         for ranges, size in zip(touched, sizes, strict=True):
             for start, stop in ranges:
                 if not 0 <= start <= stop <= size:
                     _fail(number, instruction, "touches %d:%d of %d floats", start, stop, size)
         # The buffers that the planner meant. That others' floats lie at the same place is no excuse.
         known = (*instruction.reads, *instruction.writes)
+        # Scratch is not looked up: an instruction fills it itself. `tests/test_verify.py` watches kernels do so.
         # A merged range that crosses from one buffer into a neighbour may consist of two that are right.
         missing = owners.missing(reads, known) and owners.missing(access.reads, known)
         if missing:
             _fail(number, instruction, "reads %d:%d, which nothing wrote", *missing)
+        # Only now are the writes noted: no instruction may read what only it is going to write.
         _separate(number, instruction, access, reads, writes, scratch)
         for raw, merged, own in (
             (access.scratch, scratch, instruction.scratch),
@@ -285,6 +292,7 @@ def verify_partition(
         writes: list[list[Range]] = [[] for _ in parts]
         output: list[list[Range]] = [[] for _ in parts]
         for number in range(first, last):
+            # Once for all threads; each share is held against it.
             proved, written, returned = accessed(whole, number), list[Range](), list[Range]()
             for thread, part in enumerate(parts if together else parts[:1]):
                 opcode = part[number][OPCODE]
@@ -308,6 +316,7 @@ def verify_partition(
         for thread in range(len(parts)):
             mine = [r for r in writes[thread] if r[0] < shared]
             others = [t for t in range(len(parts)) if t != thread]
+            # Within a phase threads run at any speed: what one writes, no other one may even read.
             theirs = [r for t in others for r in reads[t] + writes[t] if r[0] < shared]
             apart = not _overlap(_merged(mine), _merged(theirs))
             results = [r for t in others for r in output[t]]
@@ -343,6 +352,7 @@ def _moved_back(access: Access, plan: Plan, thread: int) -> Access:
         moved = []
         for first, last in ranges:
             if last > start:
+                # Not half in the shared memory and half in its own, and not in another thread's.
                 own = start + shift <= first and last <= start + shift + plan.per_thread
                 _require(own, "thread %d touches %d:%d, not its own", thread, first, last)
                 first, last = first - shift, last - shift
@@ -362,6 +372,7 @@ class _Owners:
     """Which buffer was last written to, for every stretch of the arena: sorted intervals without overlaps, neighbours
     of one buffer joined."""
 
+    # Intervals rather than an owner for each float: an arena has millions of floats, a plan thousands of ranges.
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []
@@ -395,6 +406,7 @@ class _Owners:
             self._starts[first] = min(self._starts[first], start)
             self._stops[first] = max(self._stops[first], stop)
             return
+        # What is left of other buffers' intervals on both sides; those of the same buffer are joined with it.
         kept: list[tuple[int, int, Buffer]] = []
         after: list[tuple[int, int, Buffer]] = []
         for at in range(first, last):
@@ -424,6 +436,7 @@ def _merged(ranges: Sequence[Range]) -> list[Range]:
     """The same floats in sorted ranges that neither overlap nor touch. A range that ends before it starts is kept."""
     if len(ranges) < 2:
         return [*ranges]
+    # A range of negative length is kept, so that the check of bounds sees and refuses it.
     ordered = sorted(ranges)
     merged = ordered[:1]
     for start, stop in ordered[1:]:
@@ -480,6 +493,7 @@ def _wrong_overlaps(access: Access, in_place: bool) -> bool:
 def _results(i: Fields, access: Access, pixels: Iterable[Range]) -> None:
     """Results and residual of an instruction with an epilogue, for ranges of pixels of every block."""
     flags, pitch, y = i[FLAGS], i[BLOCK_PITCH], i[Y]
+    # The epilogue's own order does not matter here: what is touched is the same before and after the first store.
     adds = flags & (RESIDUAL_FIRST | RESIDUAL_SECOND)
     for first, last in pixels:
         for block in range(i[BLOCKS]):
@@ -519,6 +533,7 @@ def _window(i: Fields, segments: Segments, access: Access, width: int) -> None:
     group, stride, phase = i[GROUP], i[STRIDE], i[PHASE]
     _require(min(stride, i[KERNEL_ROWS], phase) >= 1, "a window has no size")
     pitch = stride * phase * width
+    # A whole group, though the last one may have fewer rows: the pitch between blocks is that of a whole one.
     size = i[INPUT_BLOCKS] * ((group - 1) * stride + i[KERNEL_ROWS]) * pitch
     access.scratch.append((i[SCRATCH], i[SCRATCH] + size))
     # From a tap's first pixel to its last one, which is the last column of the last row.
@@ -561,6 +576,7 @@ def _dense(i: Fields, program: Program, access: Access) -> None:
 
 def _planar(i: Fields, program: Program, access: Access) -> None:
     _window(i, program.segments(i, i[SEGMENT_COUNT]), access, 1)
+    # All of the caller's image, whichever rows this band reads: it is never written, so nothing finer is needed.
     access.image.append((0, i[INPUT_BLOCKS] * i[ROWS] * i[COLUMNS]))
     access.weights.append((i[CONSTANTS], i[CONSTANTS] + 2))
     _rows(i, access)
@@ -591,6 +607,7 @@ def _depthwise(i: Fields, program: Program, access: Access) -> None:
         access.writes.append((start, stop))
         if flags & RESIDUAL_FIRST:
             access.reads.append((start + i[RESIDUAL], stop + i[RESIDUAL]))
+    # A bias and nine taps for each block; and the row of zeros that stands for rows outside of the map.
     access.weights.append((i[WEIGHTS], i[WEIGHTS] + i[BLOCKS] * 10 * LANES))
     access.weights.append((i[ZEROS], i[ZEROS] + columns * LANES))
 
@@ -601,6 +618,7 @@ def _winograd(i: Fields, program: Program, access: Access) -> None:
     _require(min(rows, columns, group) >= 1, "a map or a group is empty")
     _require(side in (4, 6), "patches make %d x %d outputs", side, side)
     _extent(i, -(-rows // side) * -(-columns // side))
+    # Whole maps: patches overlap by two pixels, and the planner gives no part of an input away while a layer runs.
     for x in program.list(i[INPUTS], inputs):
         access.reads.append((x, x + rows * columns * LANES))
     inside = segments.least >= 0 and segments.most <= (inputs - 1) * group * LANES
@@ -708,6 +726,7 @@ def _depth_to_space(i: Fields, program: Program, access: Access) -> None:
 def _strided(sources: Iterable[int], pixels: int, access: Access) -> None:
     """One lane of every pixel of some blocks; whole vectors are counted."""
     floats = pixels * LANES
+    # Blocks begin at multiples of LANES, hence the lane that is meant is the remainder.
     starts = {x // LANES * LANES for x in sources if x >= 0}
     access.reads += [(start, start + floats) for start in sorted(starts)]
 

@@ -68,6 +68,8 @@ from .simd import (
     sub,
 )
 
+# That of side 4 is the one of the paper's §4.3. The paper has none for side 6: its rows follow from the same
+# construction, (1, x, x^2) over the product of the differences from x to all other points, times that row's scale.
 #: {side: G}: a row for every point x holds 1, x and x^2, times a constant.
 KERNEL_TRANSFORMS = {
     4: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
@@ -87,6 +89,8 @@ def _input_4(source: Pointer, pitch: int, target: Pointer, target_pitch: int, lo
     d0, d1 = maximum(low, load(source, 0)), maximum(low, load(source, pitch))
     d2, d3 = maximum(low, load(source, 2 * pitch)), maximum(low, load(source, 3 * pitch))
     d4, d5 = maximum(low, load(source, 4 * pitch)), maximum(low, load(source, 5 * pitch))
+    # The first and the last row of B^T belong to the points 0 and infinity. Rows 1 and 2 belong to the points 1 and -1,
+    # rows 3 and 4 to 2 and -2: each pair is even + odd and even - odd, which halves its multiplications.
     four, minus_four, minus_five = splat(4.0), splat(-4.0), splat(-5.0)
     store(target, 0, fma(four, d0, fma(minus_five, d2, d4)))
     even, odd = fma(minus_four, d2, d4), fma(minus_four, d1, d3)
@@ -106,6 +110,7 @@ def _input_6(source: Pointer, pitch: int, target: Pointer, target_pitch: int, lo
     d2, d3 = maximum(low, load(source, 2 * pitch)), maximum(low, load(source, 3 * pitch))
     d4, d5 = maximum(low, load(source, 4 * pitch)), maximum(low, load(source, 5 * pitch))
     d6, d7 = maximum(low, load(source, 6 * pitch)), maximum(low, load(source, 7 * pitch))
+    # The points 0 and infinity; then the pairs 1, -1, then 2, -2, then 1/2, -1/2, as in `_input_4`.
     store(target, 0, fma(splat(5.25), sub(d4, d2), sub(d0, d6)))
     store(target, 7 * target_pitch, fma(splat(5.25), sub(d3, d5), sub(d7, d1)))
     even, odd = fma(splat(-4.25), d4, add(d2, d6)), fma(splat(-4.25), d3, add(d1, d5))
@@ -126,6 +131,8 @@ def _output_4(source: Pointer, pitch: int) -> tuple[Vector, ...]:
     """A^T applied to six vectors `pitch` apart."""
     m0, m1, m2 = load(source, 0), load(source, pitch), load(source, 2 * pitch)
     m3, m4, m5 = load(source, 3 * pitch), load(source, 4 * pitch), load(source, 5 * pitch)
+    # Row i of A^T holds the points' i-th powers: even powers of x and -x are equal and meet the pair's sum, odd ones
+    # its difference. The point infinity has only the highest power, in the last row.
     s12, d12, s34, d34 = add(m1, m2), sub(m1, m2), add(m3, m4), sub(m3, m4)
     y0, y1 = add(m0, add(s12, s34)), fma(splat(2.0), d34, d12)
     y2, y3 = fma(splat(4.0), s34, s12), add(fma(splat(8.0), d34, d12), m5)
@@ -153,6 +160,7 @@ def _output_6(source: Pointer, pitch: int) -> tuple[Vector, ...]:
 def _half_4(source: Pointer, pitch: int, half: Pointer) -> None:
     """A^T applied to a column of products, stored as a column of `half`."""
     y0, y1, y2, y3 = _output_4(source, pitch)
+    # A column of `half` is written, so that its rows, which are read next, lie side by side.
     store(half, 0, y0)
     store(half, 6 * LANES, y1)
     store(half, 12 * LANES, y2)
@@ -184,6 +192,8 @@ def _row_4(
 ) -> None:
     """A^T applied to a row of `half`: up to four output pixels."""
     y0, y1, y2, y3 = _output_4(half, LANES)
+    # Written out, since results are values in registers, which no index selects. A pixel beyond the edge must not be
+    # stored: it would be the first one of the next row.
     finish(add(bias, y0), y, 0, flags, second, residual, slope)
     if columns > 1:
         finish(add(bias, y1), y, LANES, flags, second, residual, slope)
@@ -221,6 +231,7 @@ def _row_6(
 
 def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
     """The first phase: B^T d B of `count` patches of all blocks."""
+    # A constant in each of the two compiled versions, so that LLVM unrolls the loops over a patch.
     size = side + 2
 
     @kernel
@@ -228,6 +239,7 @@ def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
         source: Pointer, pitch: int, half: Pointer, target: Pointer, target_pitch: int, low: Vector
     ) -> None:
         """One patch of one block: columns into `half`, then its rows into places `target_pitch` apart."""
+        # The ReLU belongs to inputs: a half-transformed patch has negative values of its own.
         never = splat(-INFINITY)
         for j in range(size):
             transform(at(source, j * LANES), pitch, at(half, j * LANES), size * LANES, low)
@@ -259,6 +271,7 @@ def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
         )
         inputs = integers_at(program, instruction[INPUTS])
         across = (columns + side - 1) // side
+        # Both places for one patch lie after all products: every block of every patch uses them again.
         transformed = at(arena, instruction[SCRATCH])
         patch = at(transformed, size * size * (input_blocks + instruction[BLOCKS]) * group * LANES)
         half = at(patch, size * size * LANES)
@@ -266,6 +279,7 @@ def _inputs(side: int, transform: Callable[..., None]) -> Callable[..., None]:
         low = splat(-INFINITY)
         if instruction[RELU_ON_LOAD]:
             low = splat(0.0)
+        # Points are the outermost index: each of them is a map of `group` pixels, as `multiply` reads it.
         pitch = input_blocks * group * LANES
         for t in range(count):
             i = (first + t) // across
@@ -311,6 +325,7 @@ def _outputs(
             top, left = i * side, (first + t - i * across) * side
             # The last patches hang over the edges, where what they make is dropped.
             height, width = min(side, rows - top), min(side, columns - left)
+            # The transform back is the only place that knows final sums: bias, residual and activation come here.
             for block in range(blocks):
                 source = at(products, (block * group + t) * LANES)
                 for j in range(size):
@@ -363,6 +378,7 @@ def winograd(
         integers_at(program, instruction[PRODUCT]),
     )
     points = (side + 2) * (side + 2)
+    # Each point's matrix begins with a row of biases, as every packed matrix does; these are zero.
     floats = (instruction[DEPTH] + 1) * blocks * LANES
     transformed = at(arena, instruction[SCRATCH])
     products = at(transformed, points * input_blocks * group * LANES)
@@ -390,6 +406,7 @@ def winograd(
 def product(group: int, blocks: int, inputs: int, depth: int) -> tuple[int, ...]:
     """The instruction of the products: `depth` channels in `inputs` input blocks, `blocks` output blocks, `group`
     patches. It lies in a list of the program; the products are stored in scratch and nothing else is done with them."""
+    # No residual and no activation: these apply to what comes out of the transform back.
     fields = {
         BLOCK_PITCH: group * LANES,
         BLOCKS: blocks,
@@ -402,6 +419,8 @@ def product(group: int, blocks: int, inputs: int, depth: int) -> tuple[int, ...]
 
 def transform_kernel(weight: NDArray[Any], side: int) -> NDArray[np.float64]:
     """(O, C, 3, 3) to G g G^T, (points, C, O), in float64."""
+    # In float64, since 1/6 or 32/45 are not exact in binary: `pack` rounds the products once. Points come first, and
+    # then input channels, which are the rows that `pack` takes.
     g = KERNEL_TRANSFORMS[side]
     transformed = np.einsum("ia,jb,ocab->ijco", g, g, weight.astype(np.float64), optimize=True)
     return np.ascontiguousarray(transformed.reshape(len(g) ** 2, *weight.shape[1::-1]))
