@@ -155,21 +155,21 @@ def test_the_checkpoints_equal_what_torch_loads(assets: Path) -> None:
         path = assets / "checkpoints" / name
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint = read(path)
-        parts = {"": loaded} if checkpoint.part == "" else loaded
-        for part, tensors in checkpoint.parts.items():
-            assert list(tensors) == list(parts[part])
+        state_dicts = {"": loaded} if checkpoint.chosen == "" else loaded
+        for place, tensors in checkpoint.state_dicts.items():
+            assert list(tensors) == list(state_dicts[place])
             for tensor, array in tensors.items():
-                assert array.tobytes() == parts[part][tensor].contiguous().numpy().tobytes()
+                assert array.tobytes() == state_dicts[place][tensor].contiguous().numpy().tobytes()
 
 
 def test_the_auxiliary_net_beside_the_backbone(assets: Path) -> None:
     path = assets / "checkpoints/pfld_polaris_half_17points.pth.tar"
     checkpoint = read(path)
-    assert checkpoint.part == "plfd_backbone"
-    assert list(checkpoint.parts) == ["plfd_backbone", "auxiliarynet"]
+    assert checkpoint.chosen == "plfd_backbone"
+    assert list(checkpoint.state_dicts) == ["plfd_backbone", "auxiliarynet"]
     name, options, tensors = identify(checkpoint, "pfld-polaris-auxiliary")
     assert options == {"width": 0.5, "form": "training"} and len(tensors) == 24
-    assert identify(read(path, part="auxiliarynet"))[0] == name
+    assert identify(read(path, state_dict="auxiliarynet"))[0] == name
 
 
 def test_a_foreign_network_is_read_and_told(assets: Path) -> None:

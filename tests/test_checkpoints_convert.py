@@ -43,7 +43,7 @@ def test_what_is_printed_and_written(
     assert converted(source, output) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines() == [
-        "format   torch zip, part net",
+        "format   torch zip, state dict net",
         "network  pfld",
         "options  width=0.25 input_size=112 landmarks=98 form=training",
         "tensors  213",
@@ -59,7 +59,7 @@ def test_what_is_printed_and_written(
 def test_json(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     converted(source, tmp_path / "out.safetensors", "--json", "--network", "pfld")
     report = json.loads(capsys.readouterr().out)
-    assert report["network"] == "pfld" and report["part"] == "net"
+    assert report["network"] == "pfld" and report["state_dict"] == "net"
     assert report["tensors"] == 213 and len(report["ignored"]) == 42
 
 
@@ -82,7 +82,7 @@ def test_a_failed_conversion_writes_nothing(source: Path, tmp_path: Path) -> Non
         (WeightsError, [source, output, "--network", "pfld:landmarks=68"]),
         (OptionError, [source, output, "--network", "pfld:width"]),
         (OptionError, [source, output, "--network", "pfld:wdith=1"]),
-        (WeightsError, [source, output, "--part", "nothing"]),
+        (WeightsError, [source, output, "--state-dict", "nothing"]),
     ]
     for error, words in calls:
         with pytest.raises(error):

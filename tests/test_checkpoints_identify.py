@@ -63,8 +63,8 @@ def random_state(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_of(tensors: dict[str, Any], **fields: Any) -> Checkpoint:
-    parts = fields.pop("parts", {"": tensors})
-    return Checkpoint(Path("a.file"), "torch zip", b"", tensors, parts=parts, **fields)
+    state_dicts = fields.pop("state_dicts", {"": tensors})
+    return Checkpoint(Path("a.file"), "torch zip", b"", tensors, state_dicts=state_dicts, **fields)
 
 
 def assert_identified(checkpoint: Checkpoint, name: str, options: dict[str, Any]) -> None:
@@ -391,8 +391,8 @@ def test_a_record_may_hold_anything(network: str, options: dict[str, Any]) -> No
 @pytest.mark.filterwarnings(UNSAID)
 def test_a_named_network_is_found_in_any_part() -> None:
     main, auxiliary = random_state("pfld-polaris", {}), random_state("pfld-polaris-auxiliary", {})
-    parts = {"pfld_backbone": main, "auxiliarynet": auxiliary}
-    checkpoint = checkpoint_of(main, part="pfld_backbone", parts=parts)
+    state_dicts = {"pfld_backbone": main, "auxiliarynet": auxiliary}
+    checkpoint = checkpoint_of(main, chosen="pfld_backbone", state_dicts=state_dicts)
     assert identify(checkpoint)[0] == "pfld-polaris"
     name, _, tensors = identify(checkpoint, "pfld-polaris-auxiliary")
     assert name == "pfld-polaris-auxiliary" and tensors["fc2.bias"] is auxiliary["fc2.bias"]
@@ -401,9 +401,9 @@ def test_a_named_network_is_found_in_any_part() -> None:
 def test_foreign_tensors_are_told_with_what_was_found() -> None:
     auxiliary = random_state("pfld-polaris-auxiliary", {})
     foreign = {"layer.\x1b[31m": np.zeros((2, 3), np.float32)}
-    parts = {"": foreign, "auxiliarynet": auxiliary}
+    state_dicts = {"": foreign, "auxiliarynet": auxiliary}
     with pytest.raises(WeightsError) as caught:
-        identify(checkpoint_of(foreign, parts=parts))
+        identify(checkpoint_of(foreign, state_dicts=state_dicts))
     message = str(caught.value)
     assert "(2, 3)" in message and "\x1b" not in message
     assert "'auxiliarynet' is of pfld-polaris-auxiliary" in message

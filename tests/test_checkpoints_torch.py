@@ -155,7 +155,7 @@ def test_wrappers_and_what_stands_beside(tmp_path: Path, wrapper: str) -> None:
         value = files.mapping({**beside, "optimizer": optimizer, name: value, "none": b"N"})
     raw = {str(i): array.tobytes() for i, array in enumerate(arrays.values())}
     checkpoint = read(written(tmp_path, files.torch_zip(value, raw)))
-    assert checkpoint.part == wrapper and list(checkpoint.parts) == [wrapper]
+    assert checkpoint.chosen == wrapper and list(checkpoint.state_dicts) == [wrapper]
     assert_same(checkpoint.tensors, arrays)
 
 
@@ -167,10 +167,12 @@ def test_a_part_can_be_chosen(tmp_path: Path) -> None:
     )
     value = files.mapping({"auxiliarynet": two, "pfld_backbone": one})
     path = written(tmp_path, files.torch_zip(value, {"0": raw}))
-    assert list(read(path).tensors) == ["a"]  # the known wrapper wins over the larger part
-    assert list(read(path, part="auxiliarynet").tensors) == ["b", "c"]
-    with pytest.raises(WeightsError, match=r"no part 'nothing'.*'auxiliarynet', 'pfld_backbone'"):
-        read(path, part="nothing")
+    assert list(read(path).tensors) == ["a"]  # the known wrapper wins over the larger state dict
+    assert list(read(path, state_dict="auxiliarynet").tensors) == ["b", "c"]
+    with pytest.raises(
+        WeightsError, match=r"no state dict 'nothing'.*'auxiliarynet', 'pfld_backbone'"
+    ):
+        read(path, state_dict="nothing")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def test_torch_views_parameters_and_extras(tmp_path: Path, zipped: bool, protoco
     path = tmp_path / "file.pth"
     torch.save(saved, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     checkpoint = read(path)
-    assert checkpoint.part == "state_dict"
+    assert checkpoint.chosen == "state_dict"
     expected = {n: t.detach().numpy() for n, t in saved["state_dict"].items()}
     assert_same(checkpoint.tensors, expected)
     assert checkpoint.tensors["tied"] is checkpoint.tensors["tied too"]

@@ -29,7 +29,7 @@ def identify(
     """The network, the options to build it with, and the tensors by their names in its graph.
 
     network, options: what the caller knows; they override what the file says. With a network given,
-    every part of the file is tried, else only the chosen one.
+    every state dict of the file is tried, else only the chosen one.
 
     Of `pfld-polaris` two options leave no trace in tensors' shapes. bn8 is "applied" if its running
     statistics were ever updated. The activation is what an ONNX or ncnn file lists; for other files the
@@ -48,10 +48,10 @@ def identify(
     if network is not None:
         build(network)  # an unknown name is an error of its own
     misfits: list[str] = []
-    parts = {checkpoint.part: checkpoint.tensors}
+    candidates = {checkpoint.chosen: checkpoint.tensors}
     if network is not None:
-        parts |= checkpoint.parts
-    for tensors in parts.values():
+        candidates |= checkpoint.state_dicts
+    for tensors in candidates.values():
         fits = list(_fits(checkpoint, tensors, network, options, misfits))
         if len(fits) > 1:
             names = ", ".join(name for name, _, _ in fits)
@@ -215,7 +215,7 @@ def _by_order(
     return name, {**options, **given}, _used(graph, renamed)
 
 
-# --- comparing and telling
+# --- comparing and reporting
 
 
 def _used(graph: Graph, tensors: Tensors) -> dict[str, Array]:
@@ -253,19 +253,20 @@ def _listed(names: Sequence[str]) -> str:
 
 def _unidentified(checkpoint: Checkpoint, network: str | None, misfits: Sequence[str]) -> str:
     tensors = checkpoint.tensors
-    place = f" in {checkpoint.part[:80]!r}" if checkpoint.part else ""
+    place = f" in {checkpoint.chosen[:80]!r}" if checkpoint.chosen else ""
     found = _listed([f"{name!r} {array.shape}" for name, array in tensors.items()])
     lines = [
         f"{checkpoint.path}: the {len(tensors)} tensors{place} are not those of "
         f"{network or 'a network known here'}. Found: {found}."
     ]
     lines += [f"Read {misfit}." for misfit in misfits[:3]]
-    for part in checkpoint.parts:
+    for path, state_dict in checkpoint.state_dicts.items():
         others: list[str] = []
-        if part != checkpoint.part and network is None:
-            others = [fit[0] for fit in _fits(checkpoint, checkpoint.parts[part], None, {}, [])]
+        if path != checkpoint.chosen and network is None:
+            others = [fit[0] for fit in _fits(checkpoint, state_dict, None, {}, [])]
         lines += [
-            f"Its part {part!r} is of {name}; name that network to read it." for name in others
+            f"Its state dict {path!r} is of {name}; name that network to read it."
+            for name in others
         ]
     if network is None:
         lines.append(f"Networks: {', '.join(networks())}.")

@@ -26,7 +26,7 @@ FORMATS = (
     "ONNX",
     "ncnn (.param and .bin)",
 )
-_HEAD = 512  # bytes that tell a format
+_HEAD = 512  # bytes, in which every format can be recognised
 _BYTES_AT_MOST = (
     4 << 30
 )  # the largest network here takes 16 MB, its training's whole state some times that
@@ -45,9 +45,9 @@ class Checkpoint:
         content: the file's bytes.
         tensors: the chosen state dict, {name in the file: read-only array}, in the file's order.
             bfloat16 is widened to float32; every other dtype is the file's.
-        part: where in the file the chosen one is: "" where it stands alone, else such as
+        chosen: the path of that state dict in the file: "" where it stands alone, else such as
             "pfld_backbone".
-        parts: every state dict in the file, by place.
+        state_dicts: every state dict in the file, by its path.
         metadata: what the file says of itself, text by text.
         layers: of ONNX and ncnn, the layers in execution order; empty for other formats.
     """
@@ -56,8 +56,8 @@ class Checkpoint:
     format: str
     content: bytes = field(repr=False)
     tensors: Mapping[str, Array]
-    part: str = ""
-    parts: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    chosen: str = ""
+    state_dicts: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
 
@@ -72,33 +72,34 @@ class Checkpoint:
 @dataclass(frozen=True)
 class _Content:
     format: str
-    parts: Mapping[str, Mapping[str, Array]]
+    state_dicts: Mapping[str, Mapping[str, Array]]
     metadata: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
 
 
 def read(
-    path: str | os.PathLike[str], *, part: str | None = None, inert: bool = False
+    path: str | os.PathLike[str], *, state_dict: str | None = None, inert: bool = False
 ) -> Checkpoint:
     """Read a file of weights in any of `FORMATS`. Nothing in it is ever executed.
 
-    part: which state dict to choose where the file holds several ("auxiliarynet"); None takes the
-    one that is most likely the network (`state_dicts.preferred`).
+    state_dict: the path of the one to choose where the file holds several ("auxiliarynet"); None
+    takes the one that is most likely the network (`state_dicts.preferred`).
     inert: read the tensors of a PyTorch file that also holds objects of other classes (a whole
     pickled module, settings): the classes are not imported, the objects become placeholders.
 
     Raises CheckpointError where the file is missing, unreadable, of an unknown format, cut off or
     damaged; UnsafeCheckpointError where a pickle asks for more than tensors; DependencyError where
-    the format needs a package that is absent; WeightsError where there is no such part.
+    the format needs a package that is absent; WeightsError where there is no such state dict.
     """
     path = Path(path)
     try:
         path, content, data = _read(path, inert)
-        if part is None:
-            part = _preferred(content.parts)
-        if part not in content.parts:
+        if state_dict is None:
+            state_dict = _preferred(content.state_dicts)
+        if state_dict not in content.state_dicts:
             raise WeightsError(
-                f"it holds no part {part!r}; its parts are {', '.join(map(repr, content.parts))}"
+                f"it holds no state dict {state_dict!r}; its state dicts are "
+                f"{', '.join(map(repr, content.state_dicts))}"
             )
     except WeightsError as error:
         raise type(error)(f"{path}: {_shortened(str(error))}") from error
@@ -108,20 +109,20 @@ def read(
         path=path,
         format=content.format,
         content=data,
-        tensors=content.parts[part],
-        part=part,
-        parts=content.parts,
+        tensors=content.state_dicts[state_dict],
+        chosen=state_dict,
+        state_dicts=content.state_dicts,
         metadata=content.metadata,
         layers=content.layers,
     )
 
 
-def _preferred(parts: Mapping[str, Mapping[str, Array]]) -> str:
-    if len(parts) == 1:
-        return next(iter(parts))
+def _preferred(state_dicts: Mapping[str, Mapping[str, Array]]) -> str:
+    if len(state_dicts) == 1:
+        return next(iter(state_dicts))
     from refnet.checkpoints.state_dicts import preferred
 
-    return preferred(parts)
+    return preferred(state_dicts)
 
 
 def _shortened(message: str) -> str:

@@ -1,6 +1,6 @@
 """The state dicts inside what was saved: bare, in a training script's wrapper, or inside a module.
 
-A part is a dict that holds tensors by name; its path says where it was ("" at the top,
+A state dict is a dict that holds tensors by name; its path says where it was ("" at the top,
 "pfld_backbone", "ema.state_dict"). A pickled module that was not imported keeps the same tensors in
 the dicts `_parameters`, `_buffers` and `_modules` of its state (torch/nn/modules/module.py), from
 which its state dict is read off.
@@ -13,8 +13,8 @@ from refnet.checkpoints.pickle_machine import Inert
 from refnet.checkpoints.torch_tensors import PickledTensor
 from refnet.errors import CheckpointError
 
-Parts = dict[str, dict[str, Array]]
-PickledParts = dict[str, dict[str, PickledTensor]]
+StateDicts = dict[str, dict[str, Array]]
+PickledStateDicts = dict[str, dict[str, PickledTensor]]
 
 _LEVELS_AT_MOST = 6
 _MODULE_LEVELS_AT_MOST = 60
@@ -37,13 +37,13 @@ _WRAPPERS = (
 )
 
 
-def find_parts(saved: object) -> PickledParts:
+def find_state_dicts(saved: object) -> PickledStateDicts:
     """Every state dict in `saved`, by its path, outermost first.
 
     Only dicts under text keys are searched, so that an optimiser's state, which is kept under
-    numbers, is no part. Raises CheckpointError where there is none.
+    numbers, is none. Raises CheckpointError where there is none.
     """
-    parts: PickledParts = {}
+    found: PickledStateDicts = {}
     seen: set[int] = set()
     level: list[tuple[str, object]] = [("", saved)]
     tensors = 0
@@ -53,33 +53,33 @@ def find_parts(saved: object) -> PickledParts:
             if id(value) in seen:
                 continue
             seen.add(id(value))
-            part, inner = _split(value)
-            if part:
-                parts[path] = part
-                tensors += len(part)
+            held, inner = _split(value)
+            if held:
+                found[path] = held
+                tensors += len(held)
             below += [(f"{path}.{name}" if path else name, item) for name, item in inner.items()]
             if tensors > _TENSORS_AT_MOST:
                 raise CheckpointError(f"it holds more than {_TENSORS_AT_MOST:,} tensors")
         level = below
-    if not parts:
+    if not found:
         what = "one tensor" if isinstance(saved, PickledTensor) else f"a {_named(saved)}"
         raise CheckpointError(
             f"it holds {what} and no state dict. Save model.state_dict(), or a dict around it."
         )
-    return parts
+    return found
 
 
-def preferred(parts: Mapping[str, Mapping[str, Array]]) -> str:
-    """The path of the part that is most likely the network to use.
+def preferred(state_dicts: Mapping[str, Mapping[str, Array]]) -> str:
+    """The path of the state dict that is most likely the network to use.
 
     That is the first of the wrappers that training scripts use ("pfld_backbone", "state_dict",
-    "model", ...), else the part with the most tensors.
+    "model", ...), else the state dict with the most tensors.
     """
     for wrapper in _WRAPPERS:
-        of_wrapper = [path for path in parts if path.partition(".")[0] == wrapper]
+        of_wrapper = [path for path in state_dicts if path.partition(".")[0] == wrapper]
         if of_wrapper:
-            return max(of_wrapper, key=lambda path: len(parts[path]))
-    return max(parts, key=lambda path: len(parts[path]))
+            return max(of_wrapper, key=lambda path: len(state_dicts[path]))
+    return max(state_dicts, key=lambda path: len(state_dicts[path]))
 
 
 def _named(value: object) -> str:

@@ -7,7 +7,7 @@ Zip (since PyTorch 1.6): an uncompressed zip; one top folder of any name holds
     byteorder     "little" or "big"; absent in older files, which are little
     version, .format_version, .data/serialization_id, ...        not needed
 
-Legacy: pickles one behind the other, then the storages:
+Legacy: pickles one after the other, then the storages:
 
     1  the integer 0x1950a86a20f9469cfc6c
     2  the protocol version, 1001
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from refnet.checkpoints.allowance import Allowance
 from refnet.checkpoints.elements import Array
 from refnet.checkpoints.pickle_machine import Global, PickleMachine
-from refnet.checkpoints.state_dicts import Parts, PickledParts, find_parts
+from refnet.checkpoints.state_dicts import PickledStateDicts, StateDicts, find_state_dicts
 from refnet.checkpoints.torch_tensors import (
     DTYPES,
     FUNCTIONS,
@@ -68,7 +68,7 @@ _UNREAD = {
 } | {"torch.serialization._get_layout": "sparse"}
 
 
-def read_zip(archive: Archive, allowance: Allowance, *, inert: bool) -> Parts:
+def read_zip(archive: Archive, allowance: Allowance, *, inert: bool) -> StateDicts:
     """The state dicts in an archive that torch.save wrote. Raises as `read_legacy` does."""
     pickles = [
         name for name in archive.names if name.count("/") == 1 and name.endswith("/data.pkl")
@@ -90,7 +90,7 @@ def read_zip(archive: Archive, allowance: Allowance, *, inert: bool) -> Parts:
             raise CheckpointError("its member 'byteorder' says neither little nor big")
         byte_order = "<" if order == b"little" else ">"
     machine = _machine(archive.read(pickles[0]), _Storages(), inert)
-    found = find_parts(machine.run())
+    found = find_state_dicts(machine.run())
     contents: dict[str, bytes] = {}
 
     def storage_bytes(key: str) -> bytes:
@@ -101,7 +101,7 @@ def read_zip(archive: Archive, allowance: Allowance, *, inert: bool) -> Parts:
     return _materialised(found, storage_bytes, byte_order, allowance)
 
 
-def read_legacy(data: bytes, allowance: Allowance, *, inert: bool) -> Parts:
+def read_legacy(data: bytes, allowance: Allowance, *, inert: bool) -> StateDicts:
     """The state dicts in a legacy file: {where in the file: {name: array}}.
 
     Raises CheckpointError where the file is cut off, damaged or not one of PyTorch's, and
@@ -117,7 +117,7 @@ def read_legacy(data: bytes, allowance: Allowance, *, inert: bool) -> Parts:
     if machine.run() != _LEGACY_PROTOCOL:
         raise CheckpointError("it is a PyTorch file of an unknown legacy protocol (1001 is known)")
     machine.run()  # sizes of C types
-    found = find_parts(machine.run())
+    found = find_state_dicts(machine.run())
     keys = machine.run()
     contents = _legacy_contents(data, machine.position, keys, storages)
 
@@ -187,7 +187,7 @@ def _machine(data: bytes, storages: _Storages, inert: bool) -> PickleMachine:
 def _legacy_contents(
     data: bytes, position: int, keys: object, storages: _Storages
 ) -> dict[str, memoryview]:
-    """The bytes of each storage behind the pickles, which end at `position`."""
+    """The bytes of each storage after the pickles, which end at `position`."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError("its list of storages is malformed")
     contents: dict[str, memoryview] = {}
@@ -212,16 +212,16 @@ def _legacy_contents(
 
 
 def _materialised(
-    found: PickledParts,
+    found: PickledStateDicts,
     storage_bytes: Callable[[str], bytes | memoryview],
     byte_order: str,
     allowance: Allowance,
-) -> Parts:
-    """Every tensor of every part as an array; tied tensors are one array."""
+) -> StateDicts:
+    """Every tensor of every state dict as an array; tied tensors are one array."""
     made: dict[tuple[object, ...], Array] = {}
-    result: Parts = {}
-    for part, tensors in found.items():
-        arrays = result[part] = {}
+    result: StateDicts = {}
+    for path, tensors in found.items():
+        arrays = result[path] = {}
         for name, tensor in tensors.items():
             storage = tensor.storage
             key = (

@@ -39,7 +39,9 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="what it is, where the file does not say it: a name, or name:option=value",
     )
-    parser.add_argument("--part", help="which of several state dicts in the file to take")
+    parser.add_argument(
+        "--state-dict", metavar="NAME", help="which of several state dicts in the file to take"
+    )
     parser.add_argument(
         "--inert",
         action="store_true",
@@ -60,15 +62,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.network is not None and named is None:
         raise OptionError(f"--network is a network's name, and {arguments.network} is a file")
     path, own = file_with_options(arguments.input)
-    checkpoint = read(path or arguments.input, part=arguments.part, inert=arguments.inert)
+    checkpoint = read(
+        path or arguments.input, state_dict=arguments.state_dict, inert=arguments.inert
+    )
     network, options, tensors = identify(checkpoint, named, **own, **given)
     options = dict(build(network, **options).options)
     save(output, network, options, tensors, checkpoint)
 
-    part, ignored = _origin(checkpoint, list(tensors.values()))
+    state_dict, ignored = _origin(checkpoint, list(tensors.values()))
     report = {
         "format": checkpoint.format,
-        "part": part,
+        "state_dict": state_dict,
         "network": network,
         "options": options,
         "tensors": len(tensors),
@@ -79,27 +83,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report)
     else:
-        print(_told(report))
+        print(_report(report))
     return 0
 
 
 def _origin(checkpoint: Checkpoint, taken: Sequence[object]) -> tuple[str, list[str]]:
-    """The part of the file that was taken, and the names in it that were not."""
+    """The state dict of the file that was taken, and the names in it that were not."""
     used = {id(array) for array in taken}
     left = {
-        part: [name for name, array in tensors.items() if id(array) not in used]
-        for part, tensors in checkpoint.parts.items()
+        path: [name for name, array in tensors.items() if id(array) not in used]
+        for path, tensors in checkpoint.state_dicts.items()
     }
-    part = max(left, key=lambda part: len(checkpoint.parts[part]) - len(left[part]))
-    return part, left[part]
+    taken_from = max(left, key=lambda path: len(checkpoint.state_dicts[path]) - len(left[path]))
+    return taken_from, left[taken_from]
 
 
-def _told(report: dict[str, Any]) -> str:
+def _report(report: dict[str, Any]) -> str:
     options = " ".join(f"{key}={value}" for key, value in report["options"].items())
-    part = f", part {_plain(report['part'])}" if report["part"] else ""
+    chosen = report["state_dict"]
+    place = f", state dict {_plain(chosen)}" if chosen else ""
     return "\n".join(
         [
-            f"format   {report['format']}{part}",
+            f"format   {report['format']}{place}",
             f"network  {report['network']}",
             f"options  {options}",
             f"tensors  {report['tensors']}",
