@@ -40,7 +40,7 @@ _RELOCATION = np.dtype([("offset", "<i8"), ("type", "<u4"), ("symbol", "<u4"), (
 _PROGRAM, _SYMBOLS, _RELOCATIONS = 1, 2, 4  # types of sections
 _WRITE, _ALLOCATE = 1, 2  # flags of sections
 _RELATIVE = (2, 4)  # PC32 and PLT32: symbol + addend - place, in 32 bits
-_JUMP = b"\xff\x25\x00\x00\x00\x00"  # to the address in the eight bytes behind it
+_JUMP = b"\xff\x25\x00\x00\x00\x00"  # to the address in the eight bytes after it
 
 
 def load(content: bytes, entry: str) -> int | None:
@@ -126,7 +126,7 @@ def _resolved(
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Where every symbol is in the image, -1 for nowhere, by number and by name.
 
-    Those of the C library, such as memset, may be too far away for 32 bits: each gets a jump behind the sections.
+    Those of the C library, such as memset, may be too far away for 32 bits: each gets a jump after the sections.
     """
     table = sections[sections["type"] == _SYMBOLS][0]
     text = _bytes(content, sections[int(table["link"])])

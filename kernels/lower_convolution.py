@@ -73,7 +73,7 @@ from .simd import LANES
 from .winograd import product, transform_kernel
 
 # 256 KiB: a quarter of the second-level cache of a Zen 5 core. Weights and results pass through the rest of it.
-#: Floats of inputs that a group of pixels, or of rows, may fill: it shall stay in the second-level cache.
+#: Floats of inputs that a group of pixels, or of rows, may fill, so that it stays in the second-level cache.
 CACHE = 1 << 16
 # With 64 input and 64 output channels, 28 patches of 36 points are 504 KiB, 14 of 64 points 448 KiB. With 28 patches,
 # side 6 would cost LFFD 2 % (Zen 5, 2026-11-22).

@@ -32,7 +32,7 @@ STREAMED = 1 << 18
 #: Pixels and rows of a band, and how many bands there are at most: each is an instruction of every layer. Bands half as
 #: large run no faster (LFFD, widths 0.5 and 1, 640x480), and planning takes longer the more there are.
 BAND_PIXELS, BAND_ROWS, MOST_BANDS = 504, 4, 128
-#: Floats of all that lies between the layers of a band of rows, which shall stay in the second-level cache.
+#: Floats of all that lies between the layers of a band of rows, which must fit the second-level cache.
 BAND_FLOATS = 1 << 18
 #: Depthwise layers that a stream of rows may hold after its first layer: each makes all layers before it do more rows.
 MOST_HALOS = 1

@@ -121,7 +121,7 @@ class _Importer:
 
     def conv(self, node: fx.Node, a: Arguments) -> None:
         if isinstance(a["padding"], str):
-            raise OptionError("only padding in numbers is known")
+            raise OptionError("only padding in numbers is supported")
         self.add(
             node,
             "conv",
@@ -154,7 +154,7 @@ class _Importer:
 
     def relu6(self, node: fx.Node, a: Arguments) -> None:
         if (a.get("min_val", 0), a.get("max_val", 6)) != (0, 6):
-            raise OptionError("of bounds only those of ReLU6, 0 and 6, are known")
+            raise OptionError("of bounds only those of ReLU6, 0 and 6, are supported")
         self.add(node, "relu6", self.tensor(a["self"]))
 
     def sigmoid(self, node: fx.Node, a: Arguments) -> None:
@@ -173,7 +173,7 @@ class _Importer:
         )
         if isinstance(other, fx.Node):
             if operation != "add" or a.get("alpha", 1) != 1:
-                raise OptionError("only sums of tensors are known, not products or differences")
+                raise OptionError("only sums of tensors are supported, not products or differences")
             self.add(node, "add", self.tensor(x), self.tensor(other))
         elif operation in ("add", "sub") and other == 0:
             self.names[node] = self.tensor(x)
@@ -199,13 +199,13 @@ class _Importer:
         elif a["dim"] == 1 and step == 1:
             self.add(node, "slice", x, start=start, stop=stop)
         else:
-            raise OptionError("only slices of channels, one after the other, are known")
+            raise OptionError("only slices of channels, one after the other, are supported")
 
     def split(self, node: fx.Node, a: Arguments) -> None:
         x = self.tensor(a["self"])
         count = self.shape(x)[0]
         if a["dim"] != 1:
-            raise OptionError("only splits of channels are known")
+            raise OptionError("only splits of channels are supported")
         if "chunks" in a:
             step: Any = -(-count // a["chunks"])
         else:
@@ -223,9 +223,9 @@ class _Importer:
         op = "max_pool" if "max" in str(node.target) else "average_pool"
         padding = _pair(a["padding"])
         if a["ceil_mode"] or _pair(a.get("dilation", 1)) != (1, 1):
-            raise OptionError("pooling with dilation or rounding up is not known")
+            raise OptionError("pooling with dilation or rounding up is not supported")
         if (any(padding) and not a.get("count_include_pad", True)) or a.get("divisor_override"):
-            raise OptionError("an average that leaves padding out of its count is not known")
+            raise OptionError("an average that leaves padding out of its count is not supported")
         kernel = _pair(a["kernel_size"])
         stride = _pair(a["stride"] or kernel)
         x = self.tensor(a["self"])
@@ -236,7 +236,7 @@ class _Importer:
         size = (self.shape(x)[1], self.shape(x)[2])
         axes = sorted(axis % 4 for axis in a["dim"] or ()) if "dim" in a else [2, 3]
         if axes != [2, 3] or _pair(a.get("output_size", 1)) != (1, 1):
-            raise OptionError("of means only those over all rows and columns are known")
+            raise OptionError("of means only those over all rows and columns are supported")
         pooled = self.builder.add(
             "average_pool", f"{node.name}.map", x, kernel=size, stride=size, padding=(0, 0)
         )
@@ -247,7 +247,7 @@ class _Importer:
 
     def flatten(self, node: fx.Node, a: Arguments) -> None:
         if a["start_dim"] != 1 or a["end_dim"] not in (-1, len(self.shape(self.tensor(a["self"])))):
-            raise OptionError("only flattening an image's features into one vector is known")
+            raise OptionError("only flattening an image's features into one vector is supported")
         self._flat(node, self.tensor(a["self"]))
 
     def reshape(self, node: fx.Node, a: Arguments) -> None:
@@ -255,7 +255,7 @@ class _Importer:
         if a["self"] in self.channels_last:
             x = self.names[a["self"]]
             if len(shape) != 3 or shape[2] not in (-1, self.shape(x)[0]):
-                raise OptionError(f"a map with channels last, viewed as {shape}, is not known")
+                raise OptionError(f"a map with channels last, viewed as {shape}, is not supported")
             self.add(node, "cells", x)
             return
         x = self.tensor(a["self"])
@@ -264,11 +264,11 @@ class _Importer:
         elif len(shape) == 2 and shape[1] in (-1, math.prod(self.shape(x))):
             self._flat(node, x)
         else:
-            raise OptionError(f"{self.shape(x)} viewed as {shape} is not known")
+            raise OptionError(f"{self.shape(x)} viewed as {shape} is not supported")
 
     def permute(self, node: fx.Node, a: Arguments) -> None:
         if tuple(a["dims"]) != (0, 2, 3, 1):
-            raise OptionError(f"the order {a['dims']} of axes is not known")
+            raise OptionError(f"the order {a['dims']} of axes is not supported")
         self.names[node] = self.tensor(a["self"])
         self.channels_last.add(node)
 

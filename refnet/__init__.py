@@ -135,7 +135,7 @@ _ELSEWHERE = {
     "list_models": "networks",
 }
 
-if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+if not TYPE_CHECKING:  # so that type checkers report names that do not exist
 
     def __getattr__(name: str) -> Any:
         if name not in _LATER:

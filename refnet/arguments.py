@@ -1,7 +1,7 @@
-"""Calls and attributes that do not exist: errors that name the one that was meant.
+"""Errors about calls and attributes that do not exist, which name the one that was probably meant.
 
-Functions and classes spell out their keywords. A word that is none of them is met with the nearest one,
-or with the one that says the same here, where it is another library's.
+Functions and classes spell out their keywords. For any other word, an error suggests the nearest of them,
+or what refnet calls the argument that another library has under this name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from refnet.errors import ArgumentError, OptionError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: What other libraries call arguments of ours, and ours: the first that a function has is meant.
+#: {another library's name of an argument: refnet's}; the first one that a function has is suggested.
 KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "bboxes": ("boxes",),
     "conf": ("threshold",),
@@ -57,7 +57,7 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
 SETTINGS = frozenset({"backend", "branches", "min_size", "nms_threshold", "scales", "threads"})
 SETTINGS |= {"refine", "threshold", "top_k"}
 
-#: What other libraries call the call of an object with an image, and the rest that is here.
+#: {another library's name of a method or attribute: what does the same here}.
 METHODS: Mapping[str, str] = {
     **dict.fromkeys(
         ("get", "predict", "infer", "process", "analyze"), "a call, as in analyzer(image)"
@@ -130,7 +130,7 @@ def unknown_keyword(caller: str, word: str, known: Iterable[str]) -> str:
 class CalledWithImages:
     """A class whose objects are called with one image, and say so to those who look for a method."""
 
-    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+    if not TYPE_CHECKING:  # so that type checkers report names that do not exist
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(self, name, METHODS)

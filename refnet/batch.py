@@ -56,7 +56,7 @@ Rows = Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What a batch came to.
+    """The outcome of a batch.
 
     Attributes:
         images: number of images, those that failed included.
@@ -130,7 +130,7 @@ def analyze_rows(analyzer: Analyzer, rows: Rows) -> list[dict[str, Any]]:
             record = Record(source, analyzer(image), (image.shape[0], image.shape[1]))
         except RefnetError as error:
             record = Record(source, error=str(error))
-        except Exception as error:  # whatever it is, it is this image's, and the others go on
+        except Exception as error:  # whatever failed, failed for this image; the others go on
             record = Record(source, error=f"{source}: {type(error).__name__}: {error}")
         found += record.rows()
     return found

@@ -4,7 +4,7 @@
     ├── ShapeError              an array has the wrong shape, dtype or values
     ├── OptionError             a network cannot be built with these options
     │   ├── UnknownNetworkError no network has this name
-    │   └── ArgumentError       a call has an argument that there is not
+    │   └── ArgumentError       a call has an argument that does not exist
     ├── WeightsError            tensors are missing, extra or misshapen
     │   └── CheckpointError     a file of weights cannot be read
     │       └── UnsafeCheckpointError   a pickle asks for more than tensors; nothing was executed
@@ -56,7 +56,7 @@ class UnknownNetworkError(OptionError):
 
 
 class ArgumentError(OptionError, TypeError):
-    """A call has an argument that there is not; the message names the nearest one."""
+    """A call has an argument that does not exist; the message names the nearest one."""
 
 
 class WeightsError(RefnetError, ValueError):

@@ -393,7 +393,7 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
     Tensors in `graph.ignored` are dropped. float32 and float64 stay; smaller floats become float32.
 
     Raises:
-        WeightsError: tensors are missing, extra, misshapen or hold numbers that no weights are (`values.py`); all
+        WeightsError: tensors are missing, extra, misshapen or hold numbers that weights cannot be (`values.py`); all
             are listed.
     """
     problems = []

@@ -480,7 +480,7 @@ def add_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array, ...]:
 
 
 def concat(*inputs: Array, axis: int) -> Array:
-    """Arrays one behind the other along `axis` of the batched arrays."""
+    """Arrays joined along `axis` of the batched arrays."""
     return np.concatenate(inputs, axis)
 
 

@@ -2,7 +2,7 @@
 
 `fold` turns the training form of a network, as its checkpoints hold it, into the inference form:
 
-    fold_batch_norm     a batch norm behind a convolution, transposed or not, moves into its weight and bias
+    fold_batch_norm     a batch norm after a convolution, transposed or not, moves into its weight and bias
     merge_branches      parallel convolutions (and batch norms) of one input, added, become one
 
 Folding happens in float64 and is cast back once (Vasu et al. 2022, §3.2, for the algebra).
@@ -49,7 +49,7 @@ def fold_batch_norm(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, Ar
             node.op == "batch_norm"
             and source is not None
             and source.op in ("conv", "conv_transpose")
-            and _taken_in(source, graph, readers)
+            and _absorbable(source, graph, readers)
             and (names := _own_tensors(source, reads))
         ):
             weight, bias = names
@@ -82,7 +82,7 @@ def merge_branches(graph: Graph, weights: Weights) -> tuple[Graph, dict[str, Arr
         if node.op != "add" or not convs or len(branches) != len(node.inputs):
             continue
         widest = max(convs, key=lambda b: b.attributes["kernel"])
-        if not all(_taken_in(b, graph, readers) and _mergeable(b, widest) for b in branches):
+        if not all(_absorbable(b, graph, readers) and _mergeable(b, widest) for b in branches):
             continue
         prefix = f"{node.name.removesuffix('.sum')}.reparam_conv"
         weight, bias = _merged_kernel(branches, widest, weights)
@@ -104,7 +104,7 @@ def _by_output(scale: Array, conv: Node, weight: Array) -> Array:
     return np.repeat(rows, len(weight) // len(rows), axis=0)[:, :, None, None]
 
 
-def _taken_in(node: Node, graph: Graph, readers: Mapping[str, list[Node]]) -> bool:
+def _absorbable(node: Node, graph: Graph, readers: Mapping[str, list[Node]]) -> bool:
     """Whether `node` may be absorbed by its consumer: it has exactly one, and is no output of the graph."""
     return len(readers[node.name]) == 1 and node.name not in graph.outputs
 

@@ -1,4 +1,4 @@
-"""What a person sees who waits."""
+"""What a terminal shows while something takes long."""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ def _pooled(
 def _extended(
     x: Array, made: Shape, kernel: Pair, stride: Pair, dilation: Pair, value: float
 ) -> Array:
-    """`x`, padded already, with rows and columns of `value` behind it until the windows of `made` fit."""
+    """`x`, padded already, with rows and columns of `value` after it until the windows of `made` fit."""
     more = [
         max((made[1 + a] - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1 - x.shape[2 + a], 0)
         for a in (0, 1)

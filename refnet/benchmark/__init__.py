@@ -1,7 +1,7 @@
 """How fast networks run here, next to other engines.
 
 measurement     the rounds: the core's peak and every engine in turn, and what they come to
-peers           other engines behind one signature; ncnn_files, tflite_file, torch_script and fused write for them
+peers           other engines with one signature; ncnn_files, tflite_file, torch_script and fused write for them
 media, photos   from files to faces: a video; photos, beside other detectors
 memory          peak memory, in a process of its own
 startup         from a fresh process to the first result, engines in turn

@@ -52,7 +52,7 @@ class _Writer:
         self.numbers = count()
 
     def layer(self, kind: str, name: str, inputs: tuple[str, ...], output: str, *keys: str) -> None:
-        """One line, and a Split behind it where several read its blob."""
+        """One line, and a Split after it where several read its blob."""
         sources = [self.copies[x].pop() if x in self.copies else x for x in inputs]
         readers = self.reads.get(output, 1)
         made = output if readers < 2 else f"{output}/all"

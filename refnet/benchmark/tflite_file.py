@@ -1,7 +1,7 @@
 """A folded graph as a TensorFlow Lite file, written with the schema that LiteRT itself ships.
 
 Maps are (N, H, W, C) there. Padding is "same" or "valid"; where "same" would pad other sides than the graph does
-(stride 2 on an even size), a PAD goes in front, which XNNPACK fuses with the convolution behind it.
+(stride 2 on an even size), a PAD goes in front, which XNNPACK fuses with the convolution after it.
 Source: TensorFlow Lite schema, version 3.
 """
 

@@ -1,4 +1,4 @@
-"""Files that are no weights, or none that are read here, by what they are: for messages that help."""
+"""Recognises files that hold no weights, or none that refnet reads, so that an error can say what they are."""
 
 from __future__ import annotations
 

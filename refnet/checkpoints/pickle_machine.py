@@ -82,7 +82,7 @@ class PickleMachine:
         self._objects = 0
 
     def run(self) -> object:
-        """Run the pickle at `position`; return its value and leave `position` behind its end.
+        """Run the pickle at `position`; return its value and leave `position` after its end.
 
         Raises CheckpointError where the pickle is cut off, malformed or over the limits, and
         UnsafeCheckpointError where it asks for anything but plain data and the given functions.

@@ -32,7 +32,7 @@ def save(
     appears whole or not at all, and replaces an older one.
 
     Raises OptionError where the network cannot be built so, WeightsError where tensors are missing,
-    misshapen or hold numbers that no weights are, CheckpointError where the file cannot be written.
+    misshapen or hold numbers that weights cannot be, CheckpointError where the file cannot be written.
     """
     graph = build(network, **options)
     wrong = [n for n, s in graph.parameters.items() if n not in tensors or tensors[n].shape != s]

@@ -169,7 +169,7 @@ def _results(
     if arguments.json:
         if arguments.results:
             raise OptionError(
-                "--json prints the results and --results FILE writes them: one of both"
+                "--json prints the results and --results FILE writes them; pass one of the two"
             )
         return "-"
     if arguments.results:

@@ -203,7 +203,7 @@ class Detections:
             points=[None] * len(self) if self.keypoints is None else list(self.keypoints),
         )
 
-    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+    if not TYPE_CHECKING:  # so that type checkers report names that do not exist
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(self, name, ELSEWHERE)

@@ -91,7 +91,7 @@ class Detector(CalledWithImages):
 
     Attributes:
         model: the network with its weights.
-        detection: what the network finds, and the settings that its makers run it with.
+        detection: what the network finds, and the settings that its authors run it with.
         head: what knows the network's input and outputs.
 
     Raises:

@@ -238,7 +238,7 @@ def _network(file: OnnxGraph, shape: Shape) -> _Network:
     """The network at one size of the image.
 
     Raises:
-        OptionError: some nodes are not known in what they ask for; all are named.
+        OptionError: some nodes ask for what is not supported; all are named.
         ShapeError: the network does not take this size.
     """
     limited(shape)
@@ -292,7 +292,7 @@ def _read(net: OnnxBuilder, node: OnnxNode) -> None:
     elif node.op in READERS:
         READERS[node.op](net, node)
     else:
-        raise OptionError("it is known for constants only")
+        raise OptionError("it is supported for constants only")
 
 
 def _outputs(net: OnnxBuilder, file: OnnxGraph) -> tuple[str, ...]:

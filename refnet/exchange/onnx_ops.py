@@ -39,7 +39,7 @@ FLOATS = (1, 10, 11, 16)
 def conv(net: OnnxBuilder, node: OnnxNode) -> None:
     x, weight = net.map(node), net.demanded(node, 1)
     if weight.ndim != 4:
-        raise OptionError("only convolutions over rows and columns are known")
+        raise OptionError("only convolutions over rows and columns are supported")
     taps = window(node, net.of_image(x)[1:], weight.shape[2:])
     groups = node.integer("group", 1, 1)
     x = x if taps.symmetric else _padded(net, node, x, taps, 0.0)
@@ -58,7 +58,7 @@ def conv(net: OnnxBuilder, node: OnnxNode) -> None:
 def conv_transpose(net: OnnxBuilder, node: OnnxNode) -> None:
     x, weight = net.map(node), net.demanded(node, 1)
     if weight.ndim != 4:
-        raise OptionError("only convolutions over rows and columns are known")
+        raise OptionError("only convolutions over rows and columns are supported")
     groups = node.integer("group", 1, 1)
     size = net.of_image(x)[1:]
     # `auto_pad` means another thing here than in a convolution.
@@ -130,7 +130,7 @@ def linear(net: OnnxBuilder, node: OnnxNode) -> None:
     """Gemm, or MatMul with a constant matrix."""
     x, weight = net.tensor(node), net.demanded(node, 1)
     if weight.ndim != 2:
-        raise OptionError("only a matrix of weights is known")
+        raise OptionError("only a matrix of weights is supported")
     rank = len(net.shape(x))
     if x.batch == rank - 1:
         x = net.with_batch(
@@ -139,7 +139,7 @@ def linear(net: OnnxBuilder, node: OnnxNode) -> None:
     bias: Array | None = None
     if node.op == "Gemm":
         if node.flag("transA") or rank != 2:
-            raise OptionError("only a matrix of features, one row an image, is known")
+            raise OptionError("only a matrix of features, one row an image, is supported")
         weight = weight if node.flag("transB") else weight.T
         alpha, beta = node.number("alpha", 1.0), node.number("beta", 1.0)
         bias = net.constant(node, 2)
@@ -163,7 +163,7 @@ def batch_norm(net: OnnxBuilder, node: OnnxNode) -> None:
     if node.flag("training_mode"):
         raise OptionError("it is in training mode; export the network in evaluation mode")
     if not node.flag("spatial", True):
-        raise OptionError("it has a mean for every pixel; one for each channel is known")
+        raise OptionError("it has a mean for every pixel; one for each channel is supported")
     x = net.tensor(node)
     roles = ("weight", "bias", "running_mean", "running_var")
     given = {role: net.demanded(node, i) for i, role in enumerate(roles, 1)}
@@ -257,7 +257,7 @@ def extreme(net: OnnxBuilder, node: OnnxNode) -> None:
     numbers = [value for value in net.constants(node) if value is not None]
     places = [i for i, value in enumerate(net.constants(node)) if value is None]
     if len(places) != 1 or any(value.size != 1 for value in numbers):
-        raise OptionError("only the larger or smaller of a tensor and a single number is known")
+        raise OptionError("only the larger or smaller of a tensor and a single number is supported")
     x, values = net.tensor(node, places[0]), [float(v.reshape(-1)[0]) for v in numbers]
     if node.op == "Max":
         net.define(node, _clipped(net, node, x, max(values, default=-math.inf), math.inf))
@@ -295,7 +295,7 @@ def hard_sigmoid(net: OnnxBuilder, node: OnnxNode) -> None:
 
 def swish(net: OnnxBuilder, node: OnnxNode) -> None:
     if node.number("alpha", 1.0) != 1:
-        raise OptionError("only x · sigmoid(x) is known")
+        raise OptionError("only x · sigmoid(x) is supported")
     _gate(net, node, "silu")
 
 
@@ -323,7 +323,7 @@ def prelu(net: OnnxBuilder, node: OnnxNode) -> None:
 def power(net: OnnxBuilder, node: OnnxNode) -> None:
     x, exponent = net.tensor(node), net.demanded(node, 1)
     if exponent.size != 1 or not np.isfinite(exponent).all():
-        raise OptionError("only one constant power is known")
+        raise OptionError("only one constant power is supported")
     number = float(exponent.reshape(-1)[0])
     net.define(node, net.add("power", node.outputs[0], x, batch=x.batch, exponent=number))
 
@@ -521,7 +521,7 @@ def pool(net: OnnxBuilder, node: OnnxNode) -> None:
     op = "max_pool" if maximum else "average_pool"
     value = net.add(op, node.outputs[0], x, **_taps(taps), **attributes)
     if list(net.of_image(value)[1:]) != wanted:
-        raise OptionError("its paddings differ from side to side in a way that is not known")
+        raise OptionError("its paddings differ from side to side in a way that is not supported")
     net.define(node, value)
 
 
@@ -637,13 +637,13 @@ def gather(net: OnnxBuilder, node: OnnxNode) -> None:
     sizes = net.shape(x)
     axis = axis_of(node.integer("axis", 0, -64, 64), len(sizes))
     if indices.ndim > 1 or indices.size == 0 or indices.dtype.kind not in "iu":
-        raise OptionError("it gathers in an order that is not known")
+        raise OptionError("it gathers in an order that is not supported")
     places = [int(i) + sizes[axis] if i < 0 else int(i) for i in indices.reshape(-1)]
     if not all(0 <= place < sizes[axis] for place in places):
         raise OptionError(f"it gathers beyond the {sizes[axis]} places of an axis")
     steps = {b - a for a, b in pairwise(places)} or {1}
     if len(steps) != 1 or steps == {0}:
-        raise OptionError("it gathers in an order that is not known")
+        raise OptionError("it gathers in an order that is not supported")
     step, name = steps.pop(), node.outputs[0]
     end = places[-1] + (1 if step > 0 else -1)
     inner = name if indices.ndim else f"{name}/one"
@@ -760,7 +760,7 @@ def pad(net: OnnxBuilder, node: OnnxNode) -> None:
         raise OptionError("it pads with NaN")
     mode = node.text("mode", "constant")
     if mode not in ("constant", "edge", "reflect"):
-        raise OptionError(f"padding with mode {shown(mode)[:40]!r} is not known")
+        raise OptionError(f"padding with mode {shown(mode)[:40]!r} is not supported")
     name, cut = node.outputs[0], [(0, 0)] * len(sizes)
     widths = [(0, 0)] * len(sizes)
     for i, axis in enumerate(axes):
@@ -795,7 +795,7 @@ def resize(net: OnnxBuilder, node: OnnxNode) -> None:
     place = "asymmetric" if old else node.text("coordinate_transformation_mode", "half_pixel")
     rounding = "floor" if old else node.text("nearest_mode", "round_prefer_floor")
     if node.integer("antialias", 0) or node.integer("exclude_outside", 0):
-        raise OptionError("antialiasing and leaving out what is outside are not known")
+        raise OptionError("antialiasing and leaving out what is outside are not supported")
     if place in ("pytorch_half_pixel", "half_pixel_symmetric"):
         place = "half_pixel"  # they differ where the factor is not whole, or the result one pixel
     if mode == "nearest" and all(_nearest(f, place, rounding) for f in factors):
@@ -805,7 +805,7 @@ def resize(net: OnnxBuilder, node: OnnxNode) -> None:
         net.define(node, value)
     else:
         detail = f"{shown(mode)[:20]}, {shown(place)[:30]}, {shown(rounding)[:30]}"
-        raise OptionError(f"resizing with {detail} is not known")
+        raise OptionError(f"resizing with {detail} is not supported")
 
 
 def _factors(net: OnnxBuilder, node: OnnxNode, sizes: Sequence[int]) -> Pair:
@@ -836,7 +836,7 @@ def _factors(net: OnnxBuilder, node: OnnxNode, sizes: Sequence[int]) -> Pair:
         factors[axis] = scale
     if any(not 1 <= f <= WIDEST or f != int(f) for f in factors) or factors[:2] != [1, 1]:
         shape = tuple(round(f, 4) for f in factors)
-        raise OptionError(f"it resizes by {shape}; rows and columns by whole factors are known")
+        raise OptionError(f"it resizes by {shape}; rows and columns by whole factors are supported")
     return int(factors[2]), int(factors[3])
 
 

@@ -58,7 +58,7 @@ def window(node: OnnxNode, size: Sequence[int], kernel: Sequence[int] | None = N
     given = node.integers("kernel_shape", kernel, count=2, low=1, high=WIDEST)
     if given is None or len(given) != 2 or min(given) < 1:
         raise OptionError(
-            "only windows over rows and columns are known, and they need a kernel_shape"
+            "only windows over rows and columns are supported, and they need a kernel_shape"
         )
     if kernel is not None and given != tuple(kernel):
         raise OptionError(f"kernel_shape is {given}, and the weights are of {tuple(kernel)}")

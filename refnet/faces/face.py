@@ -193,7 +193,7 @@ class Face:
         """A table and a drawing, for notebooks."""
         return Faces([self])._repr_html_()
 
-    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+    if not TYPE_CHECKING:  # so that type checkers report names that do not exist
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(self, name, ELSEWHERE)
@@ -338,7 +338,7 @@ class Faces(list[Face]):
             points=[f.keypoints if f.landmarks is None else f.landmarks for f in self],
         )
 
-    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+    if not TYPE_CHECKING:  # so that type checkers report names that do not exist
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(self, name, LIST_ELSEWHERE)

@@ -128,7 +128,7 @@ class Landmarks:
     def __repr__(self) -> str:
         return f"<Landmarks of {len(self)}, {self.points.shape[1]} points each>"
 
-    if not TYPE_CHECKING:  # a type checker is to notice names that do not exist
+    if not TYPE_CHECKING:  # so that type checkers report names that do not exist
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(self, name, ELSEWHERE)

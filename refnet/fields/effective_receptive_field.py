@@ -107,7 +107,7 @@ class EffectiveReceptiveField:
         return profile
 
     def smoothed(self, sigma: float = 2.0) -> EffectiveReceptiveField:
-        """The same behind a Gaussian blur of `sigma` pixels, which closes the comb that strides leave."""
+        """The same after a Gaussian blur of `sigma` pixels, which closes the comb that strides leave."""
         return replace(self, map=_read_only(widths.smoothed(self.map, sigma)))
 
     def at(self, unit: Pair) -> EffectiveReceptiveField:

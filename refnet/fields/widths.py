@@ -73,7 +73,7 @@ def central_window(field: Array, centre: tuple[int, int], share: float = TWO_SIG
 
 
 def smoothed(field: Array, sigma: float) -> Array:
-    """`field` behind a Gaussian blur of `sigma` pixels, its peak 1 again; zeros lie outside."""
+    """`field` after a Gaussian blur of `sigma` pixels, its peak 1 again; zeros lie outside."""
     radius = math.ceil(4 * sigma)
     x = np.arange(-radius, radius + 1)
     kernel = np.exp(-((x / sigma) ** 2) / 2)

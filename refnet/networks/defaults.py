@@ -105,7 +105,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detection network finds, and the settings that its makers run it with.
+    """What a detection network finds, and the settings that its authors run it with.
 
     Attributes:
         classes: what its boxes are boxes of, by label.

@@ -257,7 +257,7 @@ def _has_boxes(path: Path) -> bool:
 
 
 def landmark_faces(folder: Path) -> list[LandmarkFace]:
-    """Every face with points that the annotation files in `folder` tell of.
+    """Every face with points that the annotation files in `folder` list.
 
     Read are list*.txt (WFLW's, or of prepared crops) and dlib's *.xml.
 
@@ -284,7 +284,7 @@ def landmark_faces(folder: Path) -> list[LandmarkFace]:
 
 
 def boxed_photos(folder: Path) -> list[BoxedPhoto]:
-    """Every photo with boxes that the annotation files in `folder` tell of.
+    """Every photo with boxes that the annotation files in `folder` list.
 
     Read are WIDER FACE's *.txt, dlib's *.xml, Pascal VOC's *.xml (in the folder, in Annotations/, or in
     NAME_labels/ beside NAME/), and *.csv tables; photos lie in the folder, in images/, in JPEGImages/,
@@ -296,7 +296,7 @@ def boxed_photos(folder: Path) -> list[BoxedPhoto]:
     photos: dict[Path, BoxedPhoto] = {}
 
     def add(found: Iterator[BoxedPhoto]) -> None:
-        for photo in found:  # of two files that tell of one photo the first counts
+        for photo in found:  # where two files list one photo, the first counts
             photos.setdefault(photo.image, photo)
 
     inner = next((folder / n for n in ("images", "JPEGImages") if (folder / n).is_dir()), folder)

@@ -39,7 +39,7 @@ SMALLEST = 8
 #: A face of which the crop shows a smaller share is ignored; points need more of it.
 SEEN, SEEN_FOR_POINTS = 0.4, 0.7
 #: No photo is enlarged more, and a face is preferred that need not be enlarged more than the second.
-LARGEST_ZOOM, USUAL_ZOOM = 3.0, 2.2
+LARGEST_ZOOM, COMMON_ZOOM = 3.0, 2.2
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Crops:
             face = int(rng.choice(np.flatnonzero(~photo.ignored & (photo.sides >= SMALLEST))))
             return photo, face, min(photo.sides[face] * rng.uniform(0.5, 1.5), 1.1 * side)
         size = math.exp(rng.uniform(math.log(10), math.log(1.05 * side)))
-        least = size / USUAL_ZOOM
+        least = size / COMMON_ZOOM
         first = max(0, min(int(np.searchsorted(largest, least)), len(known) - 40))
         for _ in range(8):  # a photo that fills most of the crop as well
             photo = known[int(rng.integers(first, len(known)))]

@@ -64,13 +64,13 @@ def release(
         raise ValueError(f"the card of {path.name} lacks {', '.join(missing)}")
     body = "\n\n".join(f"## {name}\n\n{text[name].strip()}" for name in SECTIONS)
     size = path.stat().st_size
-    head = f"# {title}\n\n`{path.name}`: {graph.name}, {_told(options)}; {size:,} bytes."
+    head = f"# {title}\n\n`{path.name}`: {graph.name}, {_described(options)}; {size:,} bytes."
     card = path.with_suffix(".md")
     card.write_text(f"{head}\n\n{body}\n", encoding="utf-8")
     return card
 
 
-def _told(options: Mapping[str, Any]) -> str:
+def _described(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
