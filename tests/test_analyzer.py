@@ -76,7 +76,7 @@ def test_real_landmarks_equal_the_recorded_ones(
     np.testing.assert_allclose(got, np.reshape(want, (10, 98, 2)), rtol=0, atol=tolerance)
 
 
-def test_an_astronaut(assets: Path) -> None:
+def test_the_points_of_an_astronaut_stand_on_her_eyes_nose_and_mouth(assets: Path) -> None:
     """Her eyes, nose and mouth stand where one sees them in the photo."""
     image = refnet.read_image(assets / "photos/skimage_astronaut.png")
     (face,) = real_analyzer(assets)(image)
@@ -128,7 +128,7 @@ def test_files_and_red_first_arrays_are_images_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal([f.box for f in analyzer()(red_first, rgb=True)], boxes)
 
 
-def test_no_faces_and_tiny_images() -> None:
+def test_no_face_and_images_of_a_pixel_give_empty_results() -> None:
     quiet = FaceAnalyzer(
         FaceDetector(seeded("lffd-head"), threshold=0.9999, defaults=HEADS_AS_FACES), landmarker()
     )
@@ -138,7 +138,7 @@ def test_no_faces_and_tiny_images() -> None:
             assert np.isfinite(face.box).all() and face.image_size == shape
 
 
-def test_boxes_alone() -> None:
+def test_without_a_landmarker_faces_are_boxes_alone() -> None:
     found = FaceAnalyzer(analyzer().detector, None)(image_of(150, 200))
     assert len(found) > 0
     assert all(f.landmarks is None and f.parts == {} and f.measures is None for f in found)
@@ -173,7 +173,7 @@ def two_faces() -> Faces:
     )
 
 
-def test_dictionaries_and_json() -> None:
+def test_dictionaries_and_json_hold_the_same_plain_numbers() -> None:
     faces = two_faces()
     plain = json.loads(faces.to_json())
     assert plain == faces.to_dicts()
@@ -196,7 +196,7 @@ def test_rows_hold_every_column() -> None:
     assert bare["landmarks"] is None and bare["track_id"] is None
 
 
-def test_arrow() -> None:
+def test_arrow_tables_have_a_row_for_every_face() -> None:
     pytest.importorskip("pyarrow")
     table = two_faces().to_arrow()
     assert table.column_names == [name for name, _ in FACE_COLUMNS] and table.num_rows == 2
@@ -205,14 +205,14 @@ def test_arrow() -> None:
     assert Faces().to_arrow().num_rows == 0
 
 
-def test_pandas() -> None:
+def test_data_frames_have_a_row_for_every_face() -> None:
     pytest.importorskip("pandas")
     frame = two_faces().to_pandas()
     assert list(frame["x1"]) == [0, 1] and list(frame.columns) == [n for n, _ in FACE_COLUMNS]
     assert len(Faces().to_pandas()) == 0
 
 
-def test_supervision() -> None:
+def test_supervision_gets_boxes_points_and_tracks() -> None:
     pytest.importorskip("supervision")
     detections, points = two_faces().to_supervision()
     assert detections.xyxy.shape == (2, 4) and points.xy.shape == (2, 98, 2)

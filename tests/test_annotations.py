@@ -24,7 +24,7 @@ def numbers(count: int) -> str:
     return " ".join(str(i / 10) for i in range(count))
 
 
-def test_wflw(tmp_path: Path) -> None:
+def test_wflw_lists_give_points_and_photos(tmp_path: Path) -> None:
     line = f"{numbers(196)} 1 2 3 4 0 1 0 0 0 1 37--Soccer/37_Soccer_1.jpg\n"
     (tmp_path / "list.txt").write_text(f"{line}\n{line}")
     first, second = wflw(tmp_path / "list.txt", tmp_path)
@@ -37,7 +37,7 @@ def test_wflw(tmp_path: Path) -> None:
         list(wflw(tmp_path / "list.txt", tmp_path))
 
 
-def test_lists_of_prepared_crops(tmp_path: Path) -> None:
+def test_lists_of_prepared_crops_give_points_in_pixels(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((50, 100, 3), np.uint8))
     (tmp_path / "list.txt").write_text(f"a.png {' '.join(['0.5'] * 196)}\n")
     (face,) = crop_list(tmp_path / "list.txt")
@@ -59,7 +59,7 @@ DLIB = """<?xml version='1.0'?><dataset><images><image file='p.jpg'>
 </image></images></dataset>"""
 
 
-def test_dlib(tmp_path: Path) -> None:
+def test_dlib_files_give_boxes_points_and_what_to_ignore(tmp_path: Path) -> None:
     (tmp_path / "faces.xml").write_text(DLIB)
     ((photo, points),) = dlib(tmp_path / "faces.xml")
     assert photo.boxes.tolist() == [[20, 10, 50, 50], [0, 0, 5, 5]]
@@ -69,7 +69,7 @@ def test_dlib(tmp_path: Path) -> None:
     assert boxed_photos(tmp_path)[0].classes == ("face", "face")
 
 
-def test_files_that_are_not_xml_or_define_entities(tmp_path: Path) -> None:
+def test_files_that_are_not_xml_or_define_entities_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text("<dataset><images>")
     with pytest.raises(AnnotationError, match=r"a\.xml"):
         list(dlib(tmp_path / "a.xml"))
@@ -116,7 +116,7 @@ WIDER = """0--Parade/a.jpg
 """
 
 
-def test_wider_face(tmp_path: Path) -> None:
+def test_wider_face_gives_boxes_and_what_to_ignore(tmp_path: Path) -> None:
     (tmp_path / "truth.txt").write_text(WIDER)
     (tmp_path / "images").mkdir()
     photos = boxed_photos(tmp_path)
@@ -132,7 +132,7 @@ def test_wider_face(tmp_path: Path) -> None:
         list(wider(tmp_path / "truth.txt", tmp_path))
 
 
-def test_tables(tmp_path: Path) -> None:
+def test_tables_ignore_boxes_of_low_scores_and_keep_photos_without_any(tmp_path: Path) -> None:
     text = "image,x1,y1,x2,y2,score\na.jpg,1,2,3,4,0.9\na.jpg,5,6,7,8,0.1\nb.jpg,,,,,\n"
     (tmp_path / "set_faces.csv").write_text(text)
     (tmp_path / "set").mkdir()
@@ -145,7 +145,7 @@ def test_tables(tmp_path: Path) -> None:
         list(table(tmp_path / "bad.csv", tmp_path))
 
 
-def test_folders_without_annotations(tmp_path: Path) -> None:
+def test_folders_without_annotations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="no landmarks"):
         landmark_faces(tmp_path)
     with pytest.raises(AnnotationError, match="no boxes"):

@@ -64,7 +64,9 @@ def make() -> Any:
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 32), (2, 1), (3, 2)])
-def test_embedded(tmp_path: Path, photos: list[str], workers: int, batch_size: int) -> None:
+def test_threads_give_every_row_once_for_any_number_and_batch_size(
+    tmp_path: Path, photos: list[str], workers: int, batch_size: int
+) -> None:
     out = tmp_path / "out"
     summary = analyze_table(photos, make, out, workers=workers, batch_size=batch_size)
     assert summary == BatchSummary(images=7, faces=6, failed=3)
@@ -82,7 +84,7 @@ def test_each_worker_makes_one_analyzer(tmp_path: Path, photos: list[str]) -> No
     assert 1 <= len(made) <= 2
 
 
-def test_every_form_of_input(tmp_path: Path, photos: list[str]) -> None:
+def test_every_form_of_input_gives_the_same_rows(tmp_path: Path, photos: list[str]) -> None:
     content = [{"source": f"no-file-{i}", "bytes": Path(photos[i]).read_bytes()} for i in (1, 3)]
     table = pyarrow.Table.from_pylist([{"source": path, "bytes": None} for path in photos])
     pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "in.parquet")
@@ -98,7 +100,7 @@ def test_every_form_of_input(tmp_path: Path, photos: list[str]) -> None:
         assert (summary.images, summary.faces) == (images, faces), name
 
 
-def test_an_analyzer_of_networks(tmp_path: Path, photos: list[str]) -> None:
+def test_an_analyzer_of_real_networks_fills_the_columns(tmp_path: Path, photos: list[str]) -> None:
     from tests.detection_networks import HEADS_AS_FACES, seeded
 
     analyzer = refnet.FaceAnalyzer(
@@ -108,7 +110,7 @@ def test_an_analyzer_of_networks(tmp_path: Path, photos: list[str]) -> None:
     assert row["error"] is None and row["width"] == 30
 
 
-def test_wrong_calls(tmp_path: Path, photos: list[str]) -> None:
+def test_wrong_calls_are_refused_by_name(tmp_path: Path, photos: list[str]) -> None:
     with pytest.raises(OptionError, match="threads, ray"):
         analyze_table(photos, make, tmp_path / "out", on="spark")
     with pytest.raises(OptionError, match="at least 1"):

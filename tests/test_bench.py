@@ -14,7 +14,7 @@ from refnet.engine import peak
 CALL = ["bench", "pfld:width=0.25,input_size=64", "--seconds", "0.05"]
 
 
-def test_the_table_and_its_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_its_json_name_network_and_engine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(CALL) == 0
     header, line = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["network", "batch", "engine"]

@@ -18,7 +18,9 @@ SIDE = st.integers(1, 6)
     anchors=st.lists(st.tuples(st.integers(1, 4), SIDE, SIDE), min_size=1, max_size=3),
     op=st.sampled_from(["", "softmax", "sigmoid", "leaky_relu", "relu6", "normalize"]),
 )
-def test_heads(width: int, anchors: list[tuple[int, int, int]], op: str) -> None:
+def test_maps_of_several_sizes_become_one_list_in_order(
+    width: int, anchors: list[tuple[int, int, int]], op: str
+) -> None:
     """Maps of several sizes with several cells a pixel become one list."""
     net = checks.Net((6, 6, 6))
     parts = []

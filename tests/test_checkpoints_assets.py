@@ -162,7 +162,7 @@ def test_the_checkpoints_equal_what_torch_loads(assets: Path) -> None:
                 assert array.tobytes() == state_dicts[place][tensor].contiguous().numpy().tobytes()
 
 
-def test_the_auxiliary_net_beside_the_backbone(assets: Path) -> None:
+def test_the_auxiliary_net_beside_the_backbone_is_found_when_named(assets: Path) -> None:
     path = assets / "checkpoints/pfld_polaris_half_17points.pth.tar"
     checkpoint = read(path)
     assert checkpoint.chosen == "plfd_backbone"
@@ -172,7 +172,7 @@ def test_the_auxiliary_net_beside_the_backbone(assets: Path) -> None:
     assert identify(read(path, state_dict="auxiliarynet"))[0] == name
 
 
-def test_a_foreign_network_is_read_and_told(assets: Path) -> None:
+def test_a_foreign_network_is_read_and_its_tensors_are_listed(assets: Path) -> None:
     checkpoint = read(assets / "checkpoints/legacy_cuda_tagged_106points.pth")
     assert checkpoint.format == "torch legacy" and len(checkpoint.tensors) == 162
     assert checkpoint.tensors["fc.weight"].shape == (212, 208)

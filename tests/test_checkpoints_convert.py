@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_printed_and_written(
+def test_what_is_printed_is_what_is_written(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.safetensors"
@@ -56,7 +56,9 @@ def test_what_is_printed_and_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "trained.pth"]
 
 
-def test_json(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_reports_network_state_dict_and_what_was_ignored(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     converted(source, tmp_path / "out.safetensors", "--json", "--network", "pfld")
     report = json.loads(capsys.readouterr().out)
     assert report["network"] == "pfld" and report["state_dict"] == "net"
@@ -102,7 +104,7 @@ def test_errors_are_one_line_and_exit_code_1(
     assert "their_code.Net" in captured.err and "--inert" in captured.err
 
 
-def test_options_that_cannot_be_told(assets: Path, tmp_path: Path) -> None:
+def test_options_that_no_tensor_shows_can_be_given(assets: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     trained = assets / "checkpoints/pfld_polaris_half_17points.pth.tar"
     assert converted(f"{trained}:activation=relu6", output) == 0

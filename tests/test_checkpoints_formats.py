@@ -61,7 +61,7 @@ def test_formats_are_found_by_content_whatever_the_name(tmp_path: Path) -> None:
 # --- safetensors
 
 
-def test_safetensors_of_the_reference_implementation(tmp_path: Path) -> None:
+def test_safetensors_that_the_reference_implementation_wrote_are_read(tmp_path: Path) -> None:
     reference = pytest.importorskip("safetensors.numpy")
     path = tmp_path / "file.safetensors"
     arrays = many_dtypes()
@@ -71,7 +71,7 @@ def test_safetensors_of_the_reference_implementation(tmp_path: Path) -> None:
     assert checkpoint.metadata == {"made": "elsewhere"}
 
 
-def test_safetensors_for_the_reference_implementation(tmp_path: Path) -> None:
+def test_safetensors_that_we_write_the_reference_implementation_reads(tmp_path: Path) -> None:
     safe_open = pytest.importorskip("safetensors").safe_open
     path = tmp_path / "file.safetensors"
     arrays = many_dtypes() | {"transposed": np.arange(6, dtype="f4").reshape(2, 3).T}
@@ -88,7 +88,9 @@ def test_safetensors_for_the_reference_implementation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0x80, 0x1C80, 0x112])
-def test_safetensors_whose_length_looks_like_another_format(tmp_path: Path, length: int) -> None:
+def test_safetensors_are_recognised_though_their_length_begins_another_format(
+    tmp_path: Path, length: int
+) -> None:
     """The header's length comes first: 0x80 begins a pickle, 0x112 is MXNet's number."""
     header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
     values = np.array([1.5, -2.0], np.float32)
@@ -134,7 +136,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("saver", [np.savez, np.savez_compressed])
-def test_npz(tmp_path: Path, saver: Any) -> None:
+def test_npz_of_any_dtype_and_order_is_read_exactly(tmp_path: Path, saver: Any) -> None:
     path = tmp_path / "file.npz"
     arrays = many_dtypes()
     arrays["fortran"] = np.asfortranarray(np.arange(6, dtype="f4").reshape(2, 3))
@@ -149,7 +151,7 @@ def test_npz(tmp_path: Path, saver: Any) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])
-def test_mxnet_versions(tmp_path: Path, version: int) -> None:
+def test_mxnet_files_of_every_version_are_read_exactly(tmp_path: Path, version: int) -> None:
     arrays = files.some_arrays()
     path = tmp_path / "file.params"
     path.write_bytes(files.mxnet_of(arrays, version))
@@ -157,7 +159,7 @@ def test_mxnet_versions(tmp_path: Path, version: int) -> None:
     assert_same(read(path).tensors, expected)
 
 
-def test_mxnet_prefixes_and_placeholders(tmp_path: Path) -> None:
+def test_mxnet_prefixes_go_and_placeholders_are_left_out(tmp_path: Path) -> None:
     ones = np.ones(2, np.float32)
     empty = struct.pack("<IiI", 0xF993FAC9, 0, 0)
     half = struct.pack("<IiIqiii", 0xF993FAC9, 0, 1, 2, 1, 0, 2) + ones.astype("<f2").tobytes()
@@ -181,7 +183,7 @@ def chain(random: np.random.Generator) -> dict[str, tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize(("tag", "dtype"), [(0, "f4"), (0x01306B47, "f2")])
-def test_ncnn_by_either_file(tmp_path: Path, tag: int, dtype: str) -> None:
+def test_ncnn_pairs_are_read_by_either_file(tmp_path: Path, tag: int, dtype: str) -> None:
     convolutions = chain(np.random.default_rng(3))
     convolutions["conv3"] = (np.ones((1, 1, 3, 3), np.float32), np.ones(1, np.float32))  # 9: odd
     param, raw = files.ncnn_of(convolutions, tag)
@@ -198,7 +200,7 @@ def test_ncnn_by_either_file(tmp_path: Path, tag: int, dtype: str) -> None:
         assert checkpoint.layers[1] == Layer("conv", "conv2.weight", "conv2.bias")
 
 
-def test_ncnn_fully_connected_and_depthwise(tmp_path: Path) -> None:
+def test_ncnn_layers_of_every_kind_get_their_shapes(tmp_path: Path) -> None:
     depthwise, linear = np.arange(18, dtype="<f4"), np.arange(8, dtype="<f4")
     text = (
         "7767517\n3 3\nInput data 0 1 data\n"
@@ -228,7 +230,7 @@ def onnx_model(nodes: Any, tensors: Any) -> bytes:
     return content
 
 
-def test_onnx_tensors_layers_and_aliases(tmp_path: Path) -> None:
+def test_onnx_tensors_and_layers_come_in_graph_order_through_aliases(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     random = np.random.default_rng(5)
@@ -266,7 +268,7 @@ def test_onnx_tensors_layers_and_aliases(tmp_path: Path) -> None:
     assert checkpoint.metadata["operators"] == "Constant=1 Conv=2 Gemm=1 Identity=1"
 
 
-def test_onnx_files_that_lie(tmp_path: Path) -> None:
+def test_onnx_files_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
     path = tmp_path / "file.onnx"
@@ -291,7 +293,9 @@ def test_onnx_files_that_lie(tmp_path: Path) -> None:
             read(path)
 
 
-def test_onnx_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_files_name_the_extra_that_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file.onnx"
     path.write_bytes(b"\x08\x04\x12\x07pytorch\x3a\x00")
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -313,7 +317,7 @@ def test_onnx_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("InnerProduct a 1 1 x y 0=1 2=1 9=6", "HardSwish=1 InnerProduct=1"),
     ],
 )
-def test_ncnn_activations(line: str, expected: str) -> None:
+def test_ncnn_activations_are_counted_inside_of_layers_too(line: str, expected: str) -> None:
     """Of tools/pnnx and ncnnoptimize, which moves activations into the layers before them."""
     assert ncnn.operators(f"7767517\n1 2\n{line}\n".encode()) == expected
 
@@ -330,7 +334,7 @@ def test_ncnn_activations(line: str, expected: str) -> None:
         (["x"], {"min": -1.0, "max": 1.0}, "Clip(-1.0,1.0)"),
     ],
 )
-def test_onnx_bounds_of_clips(
+def test_onnx_clips_are_named_by_their_bounds(
     inputs: list[str], attributes: dict[str, float], expected: str
 ) -> None:
     onnx = pytest.importorskip("onnx")

@@ -132,7 +132,7 @@ def loads_or_raises_ours(path: Path, content: bytes, *, inert: bool = False) -> 
     mutations=st.lists(MUTATION, min_size=1, max_size=6),
     inert=st.booleans(),
 )
-def test_small_files(
+def test_damaged_small_files_load_or_raise_our_errors(
     folder: Path,
     small: Samples,
     choice: int,
@@ -145,7 +145,7 @@ def test_small_files(
 
 @settings(max_examples=1000)
 @given(mutations=st.lists(MUTATION, min_size=1, max_size=6), inert=st.booleans())
-def test_pickles_with_true_checksums(
+def test_damaged_pickles_with_true_checksums_load_or_raise_our_errors(
     folder: Path, mutations: list[tuple[float, str, int]], inert: bool
 ) -> None:
     """A zip's checksums would catch most damage before the pickle runs; so damage comes first."""
@@ -158,7 +158,9 @@ def test_pickles_with_true_checksums(
 
 @settings(max_examples=300)
 @given(text=st.booleans(), mutations=st.lists(MUTATION, min_size=1, max_size=6))
-def test_ncnn_pairs(folder: Path, text: bool, mutations: list[tuple[float, str, int]]) -> None:
+def test_damaged_ncnn_pairs_load_or_raise_our_errors(
+    folder: Path, text: bool, mutations: list[tuple[float, str, int]]
+) -> None:
     weight, bias = np.ones((2, 3, 3, 3), np.float32), np.ones(2, np.float32)
     param, raw = files.ncnn_of({"conv1": (weight, bias), "conv2": (weight[:, :2], bias)})
     (folder / "net.bin").write_bytes(raw if text else mutated(raw, mutations))
@@ -171,7 +173,7 @@ def test_ncnn_pairs(folder: Path, text: bool, mutations: list[tuple[float, str, 
     region=st.sampled_from([4_000, 60_000, -30_000, 10**9]),
     mutations=st.lists(MUTATION, min_size=1, max_size=4),
 )
-def test_real_files(
+def test_damaged_real_files_load_or_raise_our_errors(
     folder: Path,
     real: Samples,
     choice: int,

@@ -165,7 +165,7 @@ BAD_TENSORS = {
 
 
 @pytest.mark.parametrize("case", BAD_TENSORS)
-def test_tensors_that_lie(tmp_path: Path, case: str) -> None:
+def test_tensors_that_contradict_their_storage_are_refused(tmp_path: Path, case: str) -> None:
     value, match = BAD_TENSORS[case]
     refused(tmp_path / "file.pth", one(value), match)
 
@@ -209,7 +209,7 @@ BAD_PICKLES = {
 
 
 @pytest.mark.parametrize("case", BAD_PICKLES)
-def test_pickles_that_are_broken_or_bombs(
+def test_broken_and_exhausting_pickles_are_refused(
     tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pickle_machine, "_OPCODES_AT_MOST", 50_000)  # lower than real, for speed
@@ -222,7 +222,7 @@ def test_pickles_that_are_broken_or_bombs(
         read(path, inert=True)
 
 
-def test_modules_that_hold_each_other(tmp_path: Path) -> None:
+def test_modules_that_hold_each_other_are_refused(tmp_path: Path) -> None:
     empty = files.mapping({})
     child = b"cm\nN\n)\x81\x94" + files.mapping({"_parameters": empty, "_modules": b"}\x94"}) + b"b"
     looped = child + b"0h\x01" + files.text("again") + b"h\x00s0h\x00"
@@ -241,7 +241,7 @@ def test_modules_that_hold_each_other(tmp_path: Path) -> None:
 # --- containers
 
 
-def test_truncation(tmp_path: Path) -> None:
+def test_files_cut_off_at_any_byte_are_refused(tmp_path: Path) -> None:
     arrays = {"w": np.ones(3, np.float32)}
     path = tmp_path / "file.pth"
     for content, step in (
@@ -255,13 +255,13 @@ def test_truncation(tmp_path: Path) -> None:
                 read(path)
 
 
-def test_bytes_after_the_end(tmp_path: Path) -> None:
+def test_bytes_after_the_end_are_refused(tmp_path: Path) -> None:
     arrays = files.some_arrays()
     for content in (files.legacy_of(arrays), files.mxnet_of(arrays)):
         refused(tmp_path / "file", content + b"\0", "1 bytes follow")
 
 
-def test_legacy_storages_that_lie(tmp_path: Path) -> None:
+def test_legacy_storages_that_contradict_the_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     value = files.ordered({"w": files.tensor(files.storage("0", 4, view=b"N"), (4,), (1,))})
     for count in (2**62, -1, 5):
@@ -280,7 +280,7 @@ def test_legacy_storages_that_lie(tmp_path: Path) -> None:
     refused(path, files.torch_legacy(value, {"0": (4, bytes(16))}), "two element types")
 
 
-def test_zips_that_lie(tmp_path: Path) -> None:
+def test_zips_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     good = files.zip_of(files.some_arrays())
     at = good.index(b"archive/data/0") + len(b"archive/data/0")
@@ -310,7 +310,7 @@ def test_zips_that_lie(tmp_path: Path) -> None:
         refused(path, buffer.getvalue(), match)
 
 
-def test_encrypted_and_oddly_compressed_members(tmp_path: Path) -> None:
+def test_encrypted_and_oddly_compressed_members_are_refused(tmp_path: Path) -> None:
     content = bytearray(files.npz_of({"w": np.ones(4, np.float32)}))
     local, central = content.index(b"PK\x03\x04"), content.index(b"PK\x01\x02")
     for offset in (local + 6, central + 8):
@@ -323,7 +323,7 @@ def test_encrypted_and_oddly_compressed_members(tmp_path: Path) -> None:
         refused(tmp_path / "odd.npz", buffer.getvalue(), "compressed in a way")
 
 
-def test_zip_bombs(tmp_path: Path) -> None:
+def test_zip_bombs_are_refused_before_they_fill_memory(tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
     zeros = np.zeros(30_000_000, np.float32)
     refused(path, files.npz_of({"w": zeros}), "may fill")
@@ -350,7 +350,7 @@ def test_many_aliases_of_one_storage_are_one_array(tmp_path: Path) -> None:
     refused(path, files.torch_zip(files.ordered(expanded), {"0": bytes(200_000)}), "may fill")
 
 
-def test_mxnet_headers_that_lie(tmp_path: Path) -> None:
+def test_mxnet_headers_that_contradict_the_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.params"
     good = files.mxnet_of({"w": np.ones((2, 3), np.float32)})
     u64, i32 = struct.Struct("<Q").pack, struct.Struct("<i").pack
@@ -380,7 +380,7 @@ def test_mxnet_headers_that_lie(tmp_path: Path) -> None:
     refused(path, twice, "2 arrays and 1 different names")
 
 
-def test_ncnn_pairs_that_lie(tmp_path: Path) -> None:
+def test_ncnn_pairs_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     weight, bias = np.ones((2, 3, 3, 3), np.float32), np.ones(2, np.float32)
     param, raw = files.ncnn_of({"conv1": (weight, bias)})
     path = tmp_path / "net.param"
@@ -415,7 +415,7 @@ def safetensors(header: bytes, body: bytes = bytes(8)) -> bytes:
     return struct.pack("<Q", len(header)) + header + body
 
 
-def test_safetensors_headers_that_lie(tmp_path: Path) -> None:
+def test_safetensors_headers_that_contradict_the_file_are_refused(tmp_path: Path) -> None:
     def entry(dtype: str = "F32", shape: str = "[2]", offsets: str = "[0,8]") -> bytes:
         return f'{{"w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}'.encode()
 
@@ -443,7 +443,7 @@ def test_safetensors_headers_that_lie(tmp_path: Path) -> None:
         refused(tmp_path / "file.safetensors", content, match)
 
 
-def test_npz_members_that_lie(tmp_path: Path) -> None:
+def test_npz_members_that_contradict_their_header_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.npz"
 
     def npz(member: bytes) -> bytes:
@@ -473,7 +473,7 @@ def test_npz_members_that_lie(tmp_path: Path) -> None:
 # --- files that are none
 
 
-def test_what_is_no_file_of_weights(tmp_path: Path) -> None:
+def test_what_is_no_file_of_weights_is_refused_by_what_it_is(tmp_path: Path) -> None:
     def message(path: Path | str) -> str:
         with pytest.raises(CheckpointError) as caught:
             read(path)
@@ -501,7 +501,9 @@ def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
         read(tmp_path / "pipe")
 
 
-def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_refused_with_the_systems_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(files.zip_of(files.some_arrays()))
 

@@ -79,7 +79,7 @@ def assert_identified(checkpoint: Checkpoint, name: str, options: dict[str, Any]
 
 @pytest.mark.filterwarnings(UNSAID)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: str(value))
-def test_every_network_is_told_by_its_own_names(name: str, options: dict[str, Any]) -> None:
+def test_every_network_is_identified_by_its_own_names(name: str, options: dict[str, Any]) -> None:
     state = random_state(name, options)
     assert_identified(checkpoint_of(state), name, options)
     for prefix in ("module.", "model.", "module.pfld_backbone."):
@@ -92,7 +92,9 @@ def test_every_network_is_told_by_its_own_names(name: str, options: dict[str, An
 @pytest.mark.filterwarnings(UNSAID)
 @pytest.mark.parametrize("name", refnet.networks())
 @pytest.mark.parametrize("zipped", [True, False])
-def test_files_of_torch_for_every_network(tmp_path: Path, name: str, zipped: bool) -> None:
+def test_files_of_torch_are_identified_for_every_network(
+    tmp_path: Path, name: str, zipped: bool
+) -> None:
     torch = pytest.importorskip("torch")
     state = random_state(name, {})
     tensors = {tensor: torch.from_numpy(np.array(array)) for tensor, array in state.items()}
@@ -118,7 +120,7 @@ def test_files_of_torch_for_every_network(tmp_path: Path, name: str, zipped: boo
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_mxnet_names(tmp_path: Path, name: str) -> None:
+def test_mxnet_names_are_identified(tmp_path: Path, name: str) -> None:
     state = random_state(name, {"width": 0.25})
     path = tmp_path / "file.params"
     path.write_bytes(files.mxnet_of(state))
@@ -183,7 +185,7 @@ def resv1(layer: str) -> str:
         ("lffd-face-v1", NAIVENET25, (8, 10, 13, 15, 18, 21, 23, 25)),
     ],
 )
-def test_lffd_pytorch_names(
+def test_lffd_pytorch_names_are_identified(
     name: str, trunk: dict[str, int], heads: tuple[int, ...], kind: str
 ) -> None:
     official = {layer: f"conv{number}" for layer, number in trunk.items()}
@@ -247,7 +249,7 @@ def anonymous(name: str, options: dict[str, Any], **metadata: str) -> Checkpoint
         ("pfld-polaris-auxiliary", {}),
     ],
 )
-def test_numbered_tensors_are_told_by_the_order_of_layers(
+def test_numbered_tensors_are_identified_by_the_order_of_layers(
     name: str, options: dict[str, Any]
 ) -> None:
     checkpoint = anonymous(name, options)
@@ -256,7 +258,7 @@ def test_numbered_tensors_are_told_by_the_order_of_layers(
     assert list(map(id, tensors.values())) == list(map(id, checkpoint.tensors.values()))[:-1]
 
 
-def test_onnx_files_that_keep_batch_norms_and_names() -> None:
+def test_onnx_files_that_keep_batch_norms_are_identified_by_names() -> None:
     state = random_state("pfld-msfc", {})
     graph = refnet.build("pfld-msfc")
     layers = tuple(
@@ -271,13 +273,13 @@ def test_onnx_files_that_keep_batch_norms_and_names() -> None:
     assert_identified(checkpoint_of({**tensors, **constants}, layers=layers), "pfld-msfc", {})
 
 
-def test_operators_tell_the_activation() -> None:
+def test_operators_decide_the_activation() -> None:
     _, options, _ = identify(anonymous("pfld-polaris", {}, operators="Clip=35 Conv=43"))
     assert options["activation"] == "relu6"
 
 
 @pytest.mark.parametrize(("operators", "expected"), [("Clip=35", "relu6"), ("Relu=35", "relu")])
-def test_operators_tell_the_activation_of_files_with_names_too(
+def test_operators_decide_the_activation_of_files_with_names_too(
     operators: str, expected: str
 ) -> None:
     checkpoint = checkpoint_of(random_state("pfld-polaris", {}), metadata={"operators": operators})
@@ -322,7 +324,7 @@ def trained(activation: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("activation", ["relu", "relu6"])
-def test_running_statistics_tell_the_activation(activation: str) -> None:
+def test_running_statistics_decide_the_activation(activation: str) -> None:
     state = trained(activation)
     other = {"relu": "relu6", "relu6": "relu"}[activation]
     for prefix in ("", "module."):
@@ -338,7 +340,7 @@ def test_running_statistics_tell_the_activation(activation: str) -> None:
     assert options["activation"] == other
 
 
-def test_what_nothing_tells_is_the_published_codes() -> None:
+def test_an_activation_that_nothing_shows_is_the_published_codes() -> None:
     state = random_state("pfld-polaris", {"form": "inference"})
     with pytest.warns(RuntimeWarning, match="relu was taken, as in the published code"):
         _, options, _ = identify(checkpoint_of(state))
@@ -380,7 +382,9 @@ def test_the_callers_options_override() -> None:
         ("no such network", {}),
     ],
 )
-def test_a_record_may_hold_anything(network: str, options: dict[str, Any]) -> None:
+def test_a_record_that_holds_anything_else_is_refused(
+    network: str, options: dict[str, Any]
+) -> None:
     record = {"refnet": "0", "network": network, "options": json.dumps(options)}
     said = f"its record says '{network}', which this version cannot"
     with pytest.raises(WeightsError, match=said) as caught:
@@ -389,7 +393,7 @@ def test_a_record_may_hold_anything(network: str, options: dict[str, Any]) -> No
 
 
 @pytest.mark.filterwarnings(UNSAID)
-def test_a_named_network_is_found_in_any_part() -> None:
+def test_a_named_network_is_found_in_any_state_dict() -> None:
     main, auxiliary = random_state("pfld-polaris", {}), random_state("pfld-polaris-auxiliary", {})
     state_dicts = {"pfld_backbone": main, "auxiliarynet": auxiliary}
     checkpoint = checkpoint_of(main, chosen="pfld_backbone", state_dicts=state_dicts)
@@ -398,7 +402,7 @@ def test_a_named_network_is_found_in_any_part() -> None:
     assert name == "pfld-polaris-auxiliary" and tensors["fc2.bias"] is auxiliary["fc2.bias"]
 
 
-def test_foreign_tensors_are_told_with_what_was_found() -> None:
+def test_foreign_tensors_are_refused_with_what_was_found() -> None:
     auxiliary = random_state("pfld-polaris-auxiliary", {})
     foreign = {"layer.\x1b[31m": np.zeros((2, 3), np.float32)}
     state_dicts = {"": foreign, "auxiliarynet": auxiliary}
@@ -426,7 +430,7 @@ def test_missing_extra_and_misshapen_tensors_are_listed() -> None:
         identify(checkpoint_of(state), "tinynet")
 
 
-def test_impossible_requests() -> None:
+def test_impossible_requests_are_refused() -> None:
     state = random_state("pfld", {})
     with pytest.raises(UnknownNetworkError):
         identify(checkpoint_of(state), "pfdl")
@@ -491,7 +495,7 @@ def test_nothing_is_saved_that_could_not_be_loaded(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_damaged_record(network: str, options: str) -> None:
+def test_a_damaged_record_is_refused_in_a_line(network: str, options: str) -> None:
     record = {"refnet": "0.1.0", "network": network, "options": options}
     with pytest.raises(WeightsError, match="its record") as caught:
         identify(checkpoint_of(random_state("tinynet", {}), metadata=record))

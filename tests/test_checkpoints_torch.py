@@ -55,7 +55,7 @@ def test_arrays_are_read_only_contiguous_and_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("byteorder", [b"little", b"big", None])
-def test_byte_order(tmp_path: Path, byteorder: bytes | None) -> None:
+def test_tensors_of_either_byte_order_are_read(tmp_path: Path, byteorder: bytes | None) -> None:
     values = np.arange(6, dtype=np.float32)
     raw = values.astype(">f4" if byteorder == b"big" else "<f4").tobytes()
     value = files.ordered({"w": files.tensor(files.storage("0", 6), (2, 3), (3, 1))})
@@ -64,7 +64,7 @@ def test_byte_order(tmp_path: Path, byteorder: bytes | None) -> None:
     np.testing.assert_array_equal(found, values.reshape(2, 3))
 
 
-def test_strides_offsets_and_shared_storage(tmp_path: Path) -> None:
+def test_strides_offsets_and_shared_storage_are_followed(tmp_path: Path) -> None:
     values = np.arange(24, dtype=np.float32)
     whole = files.storage("0", 24)
     value = files.ordered(
@@ -84,7 +84,7 @@ def test_strides_offsets_and_shared_storage(tmp_path: Path) -> None:
     assert found["empty"].shape == (0, 3)
 
 
-def test_legacy_view_of_a_storage(tmp_path: Path) -> None:
+def test_legacy_views_of_a_storage_are_followed(tmp_path: Path) -> None:
     values = np.arange(10, dtype=np.float32)
     view = files.sequence(files.text("0v"), files.integer(4), files.integer(3))
     value = files.ordered({"w": files.tensor(files.storage("0", 10, view=view), (2,), (1,), 1)})
@@ -107,7 +107,9 @@ def test_legacy_view_of_a_storage(tmp_path: Path) -> None:
         ("torch.cuda.FloatStorage", np.array([1.5, -2], "<f4"), np.array([1.5, -2], "f4")),
     ],
 )
-def test_element_types(tmp_path: Path, of: str, raw: Any, expected: Any) -> None:
+def test_every_element_type_is_read_exactly(
+    tmp_path: Path, of: str, raw: Any, expected: Any
+) -> None:
     value = files.ordered({"w": files.tensor(files.storage("0", 2, of), (2,), (1,))})
     for content in (
         files.torch_zip(value, {"0": raw.tobytes()}),
@@ -118,7 +120,7 @@ def test_element_types(tmp_path: Path, of: str, raw: Any, expected: Any) -> None
         np.testing.assert_array_equal(found, expected)
 
 
-def test_text_of_python_2_and_protocol_4(tmp_path: Path) -> None:
+def test_text_of_python_2_and_protocol_4_is_read(tmp_path: Path) -> None:
     held = files.storage("0", 2)
     python2 = b"}U\x01w" + files.tensor(held, (2,), (1,)) + b"s"
     protocol4 = b"\x95" + bytes(8) + b"}\x94\x8c\x01w" + files.tensor(held, (2,), (1,)) + b"s0h\x00"
@@ -128,7 +130,7 @@ def test_text_of_python_2_and_protocol_4(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found["w"], [1, 2])
 
 
-def test_older_and_newer_rebuilding_functions(tmp_path: Path) -> None:
+def test_older_and_newer_rebuilding_functions_are_known(tmp_path: Path) -> None:
     held, raw = files.storage("0", 4, "torch.storage.UntypedStorage"), b"\x01\x00\xff\xff"
     sizes = (files.integers((2,)), files.integers((1,)))
     hooks = files.call("collections.OrderedDict")
@@ -146,7 +148,7 @@ def test_older_and_newer_rebuilding_functions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrapper", [*WRAPPERS, "model.state_dict", "anything"])
-def test_wrappers_and_what_stands_beside(tmp_path: Path, wrapper: str) -> None:
+def test_a_wrapper_is_found_whatever_stands_beside_it(tmp_path: Path, wrapper: str) -> None:
     arrays = files.some_arrays()
     value = files.state_dict(arrays)
     for name in reversed(wrapper.split(".")):
@@ -159,7 +161,7 @@ def test_wrappers_and_what_stands_beside(tmp_path: Path, wrapper: str) -> None:
     assert_same(checkpoint.tensors, arrays)
 
 
-def test_a_part_can_be_chosen(tmp_path: Path) -> None:
+def test_a_state_dict_can_be_chosen(tmp_path: Path) -> None:
     raw = np.arange(4, dtype=np.float32).tobytes()
     one = files.ordered({"a": files.tensor(files.storage("0", 4), (4,), (1,))})
     two = files.ordered(
@@ -182,7 +184,7 @@ def test_a_part_can_be_chosen(tmp_path: Path) -> None:
         (files.tensor(files.storage("0", 1), (1,), (1,)), "holds one tensor and no state dict"),
     ],
 )
-def test_files_without_a_state_dict(tmp_path: Path, value: bytes, message: str) -> None:
+def test_files_without_a_state_dict_are_refused(tmp_path: Path, value: bytes, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read(written(tmp_path, files.torch_zip(value, {"0": bytes(4)})))
 
@@ -231,7 +233,7 @@ def test_reading_imports_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_torch_dtypes(tmp_path: Path, zipped: bool) -> None:
+def test_every_dtype_of_torch_is_read_exactly(tmp_path: Path, zipped: bool) -> None:
     torch = pytest.importorskip("torch")
     names = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()  # noqa: SIM905
     names += ["uint16", "uint32", "uint64"]
@@ -244,7 +246,9 @@ def test_torch_dtypes(tmp_path: Path, zipped: bool) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_torch_views_parameters_and_extras(tmp_path: Path, zipped: bool, protocol: int) -> None:
+def test_torchs_views_parameters_and_extras_are_read_exactly(
+    tmp_path: Path, zipped: bool, protocol: int
+) -> None:
     torch = pytest.importorskip("torch")
     base = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))

@@ -41,7 +41,7 @@ def test_help_fits_a_screen(verb: str, capsys: Any, monkeypatch: Any) -> None:
         assert text.count("\n") <= 50
 
 
-def test_overview_and_version(capsys: Any, monkeypatch: Any) -> None:
+def test_the_overview_names_every_verb_and_the_version(capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -54,7 +54,7 @@ def test_overview_and_version(capsys: Any, monkeypatch: Any) -> None:
     assert capsys.readouterr().out == f"refnet {refnet.__version__}\n"
 
 
-def test_networks(capsys: Any) -> None:
+def test_networks_lists_every_network_and_its_figures(capsys: Any) -> None:
     assert main(["networks"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in refnet.networks())
@@ -70,7 +70,7 @@ def test_networks(capsys: Any) -> None:
     assert "no network matches 'yolo*'" in capsys.readouterr().err
 
 
-def test_info(capsys: Any, weights: Path) -> None:
+def test_info_shows_layers_counts_and_options(capsys: Any, weights: Path) -> None:
     assert main(["info", "lffd-head:input_size=255x333"]) == 0
     text = capsys.readouterr().out
     assert "3 × 255 × 333" in text
@@ -92,7 +92,7 @@ def test_a_name_means_the_network_that_has_weights(capsys: Any) -> None:
         assert described["parameters"] == refnet.load(name).graph.parameter_count
 
 
-def test_run(tmp_path: Path, weights: Path, capsys: Any) -> None:
+def test_run_writes_the_outputs_by_name(tmp_path: Path, weights: Path, capsys: Any) -> None:
     x = np.random.default_rng(1).standard_normal((2, 3, 112, 112)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     call = ["run", str(weights), str(tmp_path / "x.npy"), str(tmp_path / "y.npz")]
@@ -116,7 +116,9 @@ def test_run(tmp_path: Path, weights: Path, capsys: Any) -> None:
         assert says in capsys.readouterr().err
 
 
-def test_landmarks(tmp_path: Path, weights: Path, photo: Path, capsys: Any) -> None:
+def test_landmarks_draws_and_writes_every_box(
+    tmp_path: Path, weights: Path, photo: Path, capsys: Any
+) -> None:
     drawing = tmp_path / "out" / "faces.png"
     call = ["landmarks", str(photo), "--landmarker", str(weights)]
     boxes = ["--box", "10,10,60,70", "--box", "-5,0,30,30"]
@@ -148,7 +150,7 @@ def test_landmarks(tmp_path: Path, weights: Path, photo: Path, capsys: Any) -> N
         (["--margin", "-1"], "margin"),
     ],
 )
-def test_landmarks_refuses(
+def test_landmarks_refuses_wrong_words_in_a_line(
     tmp_path: Path, weights: Path, photo: Path, capsys: Any, monkeypatch: Any, extra: Any, says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -168,7 +170,9 @@ def run_main(words: list[str]) -> int:
         return int(left.code or 0)
 
 
-def test_landmarks_of_bad_files(tmp_path: Path, weights: Path, photo: Path, capsys: Any) -> None:
+def test_landmarks_of_bad_files_end_in_a_line(
+    tmp_path: Path, weights: Path, photo: Path, capsys: Any
+) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     for call, code, says in (
         (
@@ -187,7 +191,7 @@ def test_landmarks_of_bad_files(tmp_path: Path, weights: Path, photo: Path, caps
         assert says in capsys.readouterr().err
 
 
-def test_doctor(capsys: Any) -> None:
+def test_doctor_reports_versions_and_a_self_test(capsys: Any) -> None:
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["refnet"] == refnet.__version__
@@ -195,7 +199,9 @@ def test_doctor(capsys: Any) -> None:
     assert "agrees with float64 NumPy" in report["self-test"]
 
 
-def test_doctor_where_nothing_compiles(capsys: Any, monkeypatch: Any) -> None:
+def test_doctor_says_which_backend_runs_where_nothing_compiles(
+    capsys: Any, monkeypatch: Any
+) -> None:
     """A machine without Numba is a machine that works, and the report says which backend runs."""
     monkeypatch.setattr("refnet.engine.unavailable", lambda: "llvmlite is not installed")
     assert main(["doctor"]) == 0

@@ -121,7 +121,9 @@ def test_a_guess_is_answered_in_one_line(here: Path, capsys: Any, words: str, sa
         ("faces *.jpg", {"faces"}),
     ],
 )
-def test_a_guess_that_works(here: Path, capsys: Any, words: str, made: set[str]) -> None:
+def test_right_guesses_write_what_they_name(
+    here: Path, capsys: Any, words: str, made: set[str]
+) -> None:
     assert call(words) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -201,7 +203,9 @@ REFNET = f"{sys.executable} -m refnet"
         ("networks 2>&-", 0, ""),
     ],
 )
-def test_streams_that_take_nothing(here: Path, words: str, code: int, says: str) -> None:
+def test_streams_that_take_nothing_end_in_a_line_and_a_code(
+    here: Path, words: str, code: int, says: str
+) -> None:
     process = refnet_process(f"set -o pipefail; {REFNET} {words}", stdout=subprocess.PIPE)
     _, said = process.communicate(timeout=120)
     text = said.decode()
@@ -210,7 +214,7 @@ def test_streams_that_take_nothing(here: Path, words: str, code: int, says: str)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
-def test_a_terminal_that_has_only_ascii(here: Path) -> None:
+def test_a_terminal_that_has_only_ascii_gets_ascii(here: Path) -> None:
     environment = {"PYTHONIOENCODING": "ascii"}
     process = refnet_process(f"{REFNET} faces photo.jpg", env=environment, stdout=subprocess.PIPE)
     printed, said = process.communicate(timeout=120)
@@ -248,7 +252,7 @@ def test_signals_end_a_run_in_order(here: Path, number: int, code: int, suffix: 
         assert parquet.read_table("r.parquet").num_rows > 0
 
 
-def test_errors_of_refnets_own(here: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_errors_of_refnets_own_ask_for_a_report(here: Path, capsys: Any, monkeypatch: Any) -> None:
     def broken(_: object) -> int:
         raise ZeroDivisionError("one\ntwo")
 

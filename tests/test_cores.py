@@ -13,7 +13,7 @@ from refnet.cores import container_quota, cores, sharing, thread_count
 from refnet.random_weights import random_weights
 
 
-def test_the_cores_that_this_process_is_bound_to() -> None:
+def test_threads_are_the_cores_that_this_process_is_bound_to() -> None:
     if hasattr(os, "sched_getaffinity"):
         assert 1 <= cores() <= len(os.sched_getaffinity(0))
     assert thread_count() == cores() and thread_count(7) == 7
@@ -33,7 +33,9 @@ def test_the_cores_that_this_process_is_bound_to() -> None:
         ({}, None),
     ],
 )
-def test_a_containers_quota(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+def test_a_containers_quota_is_read_in_both_versions(
+    tmp_path: Path, files: dict[str, str], quota: float | None
+) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -21,7 +21,9 @@ SIDE = st.integers(1, 8)
     block=st.integers(1, 3),
     first=st.booleans(),
 )
-def test_squares(channels: int, rows: int, columns: int, block: int, first: bool) -> None:
+def test_channels_become_squares_of_pixels(
+    channels: int, rows: int, columns: int, block: int, first: bool
+) -> None:
     net = checks.Net((channels * block**2, rows, columns))
     y = net.add("depth_to_space", "y", "input", block=block, depth_first=first)
     checks.check(checks.graph_of(net, y), 0.0, runs="depth_to_space")
@@ -36,7 +38,7 @@ def test_squares(channels: int, rows: int, columns: int, block: int, first: bool
     op=st.sampled_from(["", "relu", "relu6", "leaky_relu", "sigmoid"]),
     bias=st.booleans(),
 )
-def test_transposed_convolutions(
+def test_transposed_convolutions_without_overlap_equal_the_definition(
     channels: tuple[int, int], rows: int, columns: int, side: int, op: str, bias: bool
 ) -> None:
     taken, made = channels

@@ -22,7 +22,7 @@ def test_any_shape_equals_the_definition(
 
 
 @pytest.mark.parametrize("height", [1, 2])
-def test_rows_fewer_than_the_kernel(height: int) -> None:
+def test_maps_of_fewer_rows_than_the_kernel_equal_the_definition(height: int) -> None:
     net = checks.Net((5, height, 9))
     y = net.conv("input", "conv", 5, 3, padding=1, groups=5)
     checks.check(checks.graph_of(net, y), checks.DIRECT)

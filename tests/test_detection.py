@@ -268,7 +268,7 @@ def test_large_images_are_tiled_by_themselves(monkeypatch: Any) -> None:
     assert len(shapes) == 2 and max(shape[3] for shape in shapes) == 400
 
 
-def test_tiles_of_real_heads(assets: Path) -> None:
+def test_tiles_find_the_reference_heads(assets: Path) -> None:
     run = runs(assets)[10]
     found = detector(assets, run).detect(pixels(assets, run), tile=400)
     assert box_error(found, run) < 0.01
@@ -460,7 +460,7 @@ def test_wrong_settings_are_named(make: Callable[[], Any], message: str) -> None
         make()
 
 
-def test_detectors_tell_the_sizes_that_they_find() -> None:
+def test_detectors_know_the_sizes_that_they_find() -> None:
     for name, sizes in {
         "lffd-face-v1": (10, 560),
         "lffd-plate": (64, 512),
@@ -474,7 +474,7 @@ def test_every_detector_has_default_settings() -> None:
     assert {name for name, defaults in DEFAULTS.items() if defaults.detection} == detectors
 
 
-def test_basketnet_priors() -> None:
+def test_basketnet_priors_are_those_worked_out_by_hand() -> None:
     """The first unit of each branch, by hand, and the number of units at 640."""
     priors = basketnet_priors(refnet.build("basketnet"))
     assert priors.shape == (65648, 3) and priors.dtype == np.float32
@@ -492,7 +492,7 @@ def test_basketnet_priors() -> None:
         basketnet_priors(refnet.build("basketnet", input_size=(480, 640)))
 
 
-def test_basketnet_against_its_own_steps() -> None:
+def test_basketnet_equals_its_steps_written_out() -> None:
     """Input, softmax, decoding and the per-class loop, written out, for outputs of both classes."""
     cv2 = pytest.importorskip("cv2")
     image, generator = image_of(200, 300), np.random.default_rng(0)
@@ -538,7 +538,7 @@ def test_basketnet_against_its_own_steps() -> None:
     np.testing.assert_allclose(found.boxes, [box for _, _, box in expected], atol=0.01)
 
 
-def test_a_batch_of_balls() -> None:
+def test_a_batch_of_balls_is_its_images_one_by_one() -> None:
     images = [image_of(200, 300, seed) for seed in (1, 2)]
     finder = Detector(seeded("basketnet", input_size=160), threshold=0.3)
     for found, image in zip(finder.batch(images), images, strict=True):
@@ -571,7 +571,7 @@ OWN = Defaults(
 
 
 @pytest.mark.parametrize("shape", [(75, 90), (64, 97), (33, 128)])
-def test_tiles_of_a_padded_network(shape: tuple[int, int]) -> None:
+def test_tiles_of_a_padded_network_give_what_the_whole_image_gives(shape: tuple[int, int]) -> None:
     """Its units lie elsewhere than those of LFFD's trunk, and there are more of them."""
     graph, image = padded(), image_of(*shape)
     weights = random_weights(graph, seed=1)

@@ -17,7 +17,7 @@ from tests import kernel_checks as checks
     stride=st.integers(1, 3),
     size=st.tuples(st.integers(11, 16), st.integers(11, 16)),
 )
-def test_windows(
+def test_any_dilated_window_equals_the_definition(
     channels: int,
     kernel: tuple[int, int],
     dilation: tuple[int, int],

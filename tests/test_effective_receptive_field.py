@@ -81,7 +81,7 @@ def test_open_network_equals_one_whose_gates_are_open() -> None:
     np.testing.assert_allclose(opened, lit, rtol=1e-12)
 
 
-def test_region() -> None:
+def test_regions_are_cut_and_joined_by_their_edges() -> None:
     region = Region(-2, 3, 4, 9)
     assert region.size == (5, 5)
     assert region.within(Region(0, 8, 0, 6)) == Region(0, 3, 4, 6)
@@ -103,11 +103,11 @@ def test_window_of_padding_alone_has_no_gradient() -> None:
 # ---------------------------------------------------------------- the published experiment
 
 
-def test_as_published() -> None:
+def test_the_published_steps_print_the_published_sizes() -> None:
     assert as_published() == ((55, 55), (15, 15), (11, 11))
 
 
-def test_corrected() -> None:
+def test_the_corrected_steps_print_the_true_sizes() -> None:
     assert corrected() == (55, 11, 7)
 
 
@@ -163,7 +163,7 @@ def test_tinynet_equals_the_golden_maps(assets: Path) -> None:
     assert np.abs(field.map - normalised).max() <= 1e-12
 
 
-def test_published_forward_value() -> None:
+def test_the_forward_value_is_the_published_one() -> None:
     graph = refnet.build("tinynet", input_size=95)
     weights = constant_weights(graph, 0.05)
     (y,) = reference.run(graph, weights, np.ones((1, 3, 95, 95)))
@@ -225,7 +225,9 @@ def _script(row: Row, i: int) -> str:
 
 
 @pytest.mark.parametrize("line", TABLE.strip().splitlines(), ids=lambda line: line.split()[0])
-def test_table_of_all_branches(rows: dict[str, Row], line: str) -> None:
+def test_every_branch_has_the_widths_of_the_published_table(
+    rows: dict[str, Row], line: str
+) -> None:
     label, size, u8, script, raw, script75, script85, luo, width, window = line.split(" | ")
     row = rows[label]
     assert row.receptive_field == int(size)
@@ -271,7 +273,7 @@ def _gaussian_map(size: int, sigma: float, centre: float) -> Array:
     return np.outer(g, g)
 
 
-def test_measures_of_a_gaussian() -> None:
+def test_measures_of_a_gaussian_are_its_closed_forms() -> None:
     field = _gaussian_map(201, 15.0, 100)
     profile = field.sum(0) / field.sum(0).max()
     # Above a level of the peak lies a disc of radius σ √(2 ln(1 / level)).
@@ -419,7 +421,9 @@ def test_same_map_at_another_unit() -> None:
         (ShapeError, "zero everywhere", {"constant": 0.0}),
     ],
 )
-def test_graph_errors(error: type[Exception], words: str, arguments: dict[str, Any]) -> None:
+def test_wrong_arguments_with_a_graph_are_named(
+    error: type[Exception], words: str, arguments: dict[str, Any]
+) -> None:
     with pytest.raises(error, match=words):
         effective_receptive_field(refnet.build("tinynet"), **arguments)
 
@@ -433,12 +437,14 @@ def test_graph_errors(error: type[Exception], words: str, arguments: dict[str, A
         (ShapeError, "3 channels", np.zeros((1, 1, 64, 64), np.float32)),
     ],
 )
-def test_model_errors(error: type[Exception], words: str, inputs: Any) -> None:
+def test_wrong_inputs_with_a_model_are_named(
+    error: type[Exception], words: str, inputs: Any
+) -> None:
     with pytest.raises(error, match=words):
         effective_receptive_field(_model("tinynet"), inputs=inputs)
 
 
-def test_cells_are_told_apart() -> None:
+def test_cells_are_refused_and_their_maps_named() -> None:
     with pytest.raises(OptionError, match="choose a map, such as lossbranch1"):
         effective_receptive_field(refnet.build("basketnet"), "logits")
 

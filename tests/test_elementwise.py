@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests import kernel_checks as checks
 
 
-def test_sigmoid_over_the_whole_range() -> None:
+def test_sigmoid_equals_the_definition_over_the_whole_range() -> None:
     net = checks.Net((1, 1, 4001))
     graph = checks.graph_of(net, net.add("sigmoid", "y", "input"))
     x = np.linspace(-100, 100, 4001, dtype=np.float32).reshape(1, 1, 1, -1)
@@ -26,7 +26,9 @@ def test_a_softmax_of_two_is_a_sigmoid(chosen: int) -> None:
 
 @settings(max_examples=25)
 @given(counts=st.lists(st.integers(1, 20), min_size=2, max_size=4), data=st.data())
-def test_concatenation_and_slices_of_any_channels(counts: list[int], data: st.DataObject) -> None:
+def test_concatenations_and_slices_of_any_channels_equal_the_definition(
+    counts: list[int], data: st.DataObject
+) -> None:
     net = checks.Net((5, 4, 6))
     parts = [net.conv("input", f"part{i}", c, 1) for i, c in enumerate(counts)]
     joined = net.add("concat", "joined", *parts, axis=1)
@@ -43,7 +45,7 @@ def test_concatenation_and_slices_of_any_channels(counts: list[int], data: st.Da
     checks.check(checks.graph_of(net, net.conv(total, "last", 3, 1), joined, cut), checks.DIRECT)
 
 
-def test_three_addends_and_a_tensor_added_to_itself() -> None:
+def test_three_addends_and_a_tensor_added_to_itself_equal_the_definition() -> None:
     net = checks.Net((5, 4, 6))
     a, b, c = (net.conv("input", name, 9, 1) for name in "abc")
     total = net.add("add", "sum", a, b, c)
@@ -60,7 +62,7 @@ def test_cells_are_written_row_by_row() -> None:
     checks.check(graph, checks.DIRECT)
 
 
-def test_normalize_in_the_middle_and_before_a_depthwise_layer() -> None:
+def test_normalize_anywhere_equals_the_definition() -> None:
     net = checks.Net((8, 7, 7))
     y = net.add("normalize", "first", "input", mean=0.5, std=0.25)
     y = net.conv(y, "dw", 8, 3, padding=1, groups=8)

@@ -54,14 +54,16 @@ def test_rf_of_cells_is_by_branch(capsys: Output) -> None:
     ("experiment", "printed"),
     [("as-published", "(55, 55), (15, 15), (11, 11)"), ("corrected", "55, 11, 7")],
 )
-def test_published_experiment(capsys: Output, experiment: str, printed: str) -> None:
+def test_the_experiment_prints_the_published_and_the_true_sizes(
+    capsys: Output, experiment: str, printed: str
+) -> None:
     assert main(["erf", "tinynet", "--experiment", experiment]) == 0
     first, _, *explanation = capsys.readouterr().out.splitlines()
     assert first == printed
     assert " ".join(explanation).count(". ") == 3  # four sentences
 
 
-def test_published_experiment_as_json(capsys: Output) -> None:
+def test_the_experiment_as_json_has_the_true_sizes(capsys: Output) -> None:
     assert main(["erf", "tinynet", "--experiment", "corrected", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "experiment": "corrected",
@@ -71,7 +73,9 @@ def test_published_experiment_as_json(capsys: Output) -> None:
     }
 
 
-def test_table(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_has_the_figures_of_every_branch(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from refnet.fields import threshold_experiment
 
     monkeypatch.setattr(threshold_experiment, "TABLE", {"lffd-pedestrian": "ped"})  # the quickest
@@ -87,14 +91,14 @@ def test_table(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     assert data[0]["script"]["above_0.85"] == {"size": [5, 5], "contours": 12}
 
 
-def test_erf_of_every_branch(capsys: Output) -> None:
+def test_erf_measures_every_branch(capsys: Output) -> None:
     assert main(["erf", "lffd-head"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "lffd-head, every weight 0.05"
     assert lines[-4].split()[:9] == ["1", "score_1", "55", "19", "11", "7", "32.2", "32.8", "37"]
 
 
-def test_erf_of_random_networks_and_layers(capsys: Output) -> None:
+def test_erf_measures_random_networks_at_any_layer(capsys: Output) -> None:
     command = ["erf", "tinynet", "--tensor", "block1", "--draws", "2", "--json", "--channel", "3"]
     assert main(command) == 0
     data = json.loads(capsys.readouterr().out)
@@ -117,7 +121,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_erf_of_weights_on_an_image(
+def test_erf_draws_trained_weights_on_an_image(
     capsys: Output, photo: Path, weights: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib", reason="figures need the extra `plot`")
@@ -141,7 +145,9 @@ def test_erf_of_weights_on_an_image(
     assert data["unit"] == [9, 14]
 
 
-def test_networks_in_onnx_files(capsys: Output, photo: Path, tmp_path: Path) -> None:
+def test_networks_in_onnx_files_are_measured_too(
+    capsys: Output, photo: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("onnx")
     import onnx
     from onnx import TensorProto, helper, numpy_helper

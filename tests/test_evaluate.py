@@ -81,7 +81,7 @@ def test_landmarks_of_a_network_that_errs_by_a_known_shift(
     assert "auc@0.2" in capsys.readouterr().out
 
 
-def test_points_that_cannot_be_compared(crops: Path, tmp_path: Path) -> None:
+def test_points_that_cannot_be_compared_are_refused(crops: Path, tmp_path: Path) -> None:
     graph = refnet.build("pfld-ultralight-slim", width=0.125, landmarks=17)
     save(tmp_path / "few.safetensors", graph.name, graph.options, random_weights(graph))
     with pytest.raises(OptionError, match="finds 17 points and the data has 98"):
@@ -164,7 +164,7 @@ def test_detectors_are_measured_side_by_side_on_photos_of_one_size(
     assert [line.split()[-2:] for line in lines if "AP@" in line] == [["1.000", "0.500"]]
 
 
-def test_recall_is_told_by_what_the_annotation_tells_of_a_face(tmp_path: Path) -> None:
+def test_recall_is_grouped_by_what_the_annotation_says_of_a_face(tmp_path: Path) -> None:
     image, boxes = tmp_path / "a.png", [[0, 0, 30, 30], [50, 0, 90, 40], [0, 50, 40, 90]]
     flags = {"blur": [0.0, 2, 0], "occlusion": [0.0, 0, 2]}
     photo = BoxedPhoto.of(image, boxes, None, [False, False, True], flags)
@@ -183,14 +183,16 @@ def test_recall_is_told_by_what_the_annotation_tells_of_a_face(tmp_path: Path) -
     }
 
 
-def test_detection_of_other_classes(photos: Path, tmp_path: Path) -> None:
+def test_detectors_of_other_classes_are_refused(photos: Path, tmp_path: Path) -> None:
     graph = refnet.build("lffd-plate-small", width=0.25)
     save(tmp_path / "plate.safetensors", graph.name, graph.options, random_weights(graph))
     with pytest.raises(OptionError, match="finds plate and the data has face"):
         call("detection", "--data", str(photos), str(tmp_path / "plate.safetensors"))
 
 
-def test_a_real_network_on_labels_by_hand(assets: Path, capsys: Any) -> None:
+def test_a_real_network_errs_by_its_published_figure_on_labels_by_hand(
+    assets: Path, capsys: Any
+) -> None:
     """GhostOne on augmented WFLW crops; on plain ones it is at 0.0353."""
     weights = assets / "pfld" / "onnx" / "PFLD_GhostOne_112_1_opt_sim.onnx"
     data = assets / "train" / "wflw30x10"

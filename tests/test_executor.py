@@ -98,7 +98,7 @@ def test_no_images_give_no_results(model: refnet.Model) -> None:
     assert model(np.zeros((0, 3, 112, 112), np.float32)).shape == (0, 196)  # type: ignore[union-attr]
 
 
-def test_one_model_from_many_threads(model: refnet.Model) -> None:
+def test_one_model_gives_the_same_bits_from_many_threads(model: refnet.Model) -> None:
     images = [checks.image((3, 112, 112), seed) for seed in range(8)]
     expected = [model(x) for x in images]
     wrong: list[int] = []

@@ -105,7 +105,7 @@ def test_pointing_picks_the_nearest_unit(tab: Page, page_file: Path, fields: Fie
     assert tab.text("unit") == "0, 0"
 
 
-def test_keys_and_buttons(tab: Page, page_file: Path) -> None:
+def test_keys_and_buttons_move_between_units_and_branches(tab: Page, page_file: Path) -> None:
     tab.open("about:blank", "true")
     tab.open(f"{page_file.as_uri()}#branch=1&unit=3,3", READY)
     tab.evaluate("canvas.focus()")

@@ -78,7 +78,7 @@ def gates() -> tuple[refnet.Graph, dict[str, Array]]:
 
 
 @pytest.mark.parametrize("opset", [13, 14, 18, 22, 24])
-def test_gates_in_every_opset(opset: int, tmp_path: Path) -> None:
+def test_gates_of_every_opset_run_elsewhere_and_read_back(opset: int, tmp_path: Path) -> None:
     """Written for an opset, run by ONNX Runtime and by onnx's own reference, and read back."""
     import onnx
     from onnx.reference import ReferenceEvaluator
@@ -110,7 +110,7 @@ def test_gates_in_every_opset(opset: int, tmp_path: Path) -> None:
         assert np.abs(y - e).max() <= 2e-5 * max(1.0, np.abs(e).max())
 
 
-def test_opsets_that_are_not_written() -> None:
+def test_opsets_that_are_not_written_are_refused() -> None:
     graph, weights = gates()
     for opset in (12, 25):
         with pytest.raises(OptionError, match="13 to 24"):

@@ -60,13 +60,13 @@ def off(pose: head_pose.HeadPose, angles: tuple[float, float, float]) -> float:
     return float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
 
 
-def test_eyes() -> None:
+def test_the_openness_of_eyes_is_height_over_width() -> None:
     points = face(p60=(0, 0), p64=(10, 0), p61=(3, -2), p67=(3, 1), p63=(7, -1), p65=(7, 1))
     points[[72, 68, 71, 73, 69, 75]] = [[40, 0], [30, 0], [37, 0], [37, 0], [33, 0], [33, 0]]
     assert measures.eye_aspect_ratio(points) == pytest.approx(((3 + 2) / 20, 0.0))
 
 
-def test_mouth_and_distance_between_the_eyes() -> None:
+def test_the_mouths_opening_and_the_eyes_distance_are_those_by_hand() -> None:
     points = face(p88=(0, 0), p92=(8, 0), p90=(4, -1), p94=(4, 3), p60=(0, 0), p72=(30, 40))
     assert measures.mouth_opening(points) == pytest.approx(0.5)
     assert measures.interocular_distance(points) == pytest.approx(50)
@@ -95,7 +95,7 @@ def test_mirrored_points_stand_on_the_mirrored_pixels() -> None:
     assert mirrored[72].tolist() == [16, 5] and mirrored[60].tolist() == [10, 6]
 
 
-def test_68_points() -> None:
+def test_98_points_give_68_different_ones_at_the_known_places() -> None:
     points = np.stack([np.arange(98.0), np.zeros(98)], axis=1)
     indices = measures.to_68(points)[:, 0].astype(int)
     assert len(indices) == len(set(indices)) == 68
@@ -109,7 +109,9 @@ def test_68_points() -> None:
     ("angles", "looks"),
     [((20, 0, 0), "up"), ((0, 30, 0), "right"), ((0, 0, 25), "clockwise"), ((0, 0, 0), "ahead")],
 )
-def test_signs_of_the_angles(angles: tuple[float, float, float], looks: str) -> None:
+def test_the_signs_of_the_angles_follow_the_nose_and_the_crown(
+    angles: tuple[float, float, float], looks: str
+) -> None:
     """The nose's tip, which is nearest to the camera, moves the way the head looks."""
     nose = turned(*angles) @ [0, 0, -1]
     crown = turned(*angles) @ [0, -1, 0]

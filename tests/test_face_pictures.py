@@ -64,7 +64,7 @@ def test_alignment_is_the_nearest_similarity() -> None:
     np.testing.assert_allclose(similarity(points, TEMPLATE_112), [[a, -b, tx], [b, a, ty]])
 
 
-def test_crops() -> None:
+def test_crops_are_the_box_and_its_margin_inside_the_image() -> None:
     np.testing.assert_array_equal(face().crop(IMAGE), IMAGE[30:80, 40:80])
     np.testing.assert_array_equal(face().crop(IMAGE, margin=0.5), IMAGE[5:105, 20:100])
     np.testing.assert_array_equal(face(0, 0).crop(IMAGE, margin=1), IMAGE[:100, :80])
@@ -147,7 +147,7 @@ def test_notebook_views_are_well_formed(count: int) -> None:
     ElementTree.fromstring(found._repr_html_())
 
 
-def test_tables_of_detections() -> None:
+def test_tables_of_detections_hold_classes_and_key_points() -> None:
     pytest.importorskip("pyarrow")
     points = f32(np.arange(10).reshape(1, 5, 2))
     found = refnet.Detections(

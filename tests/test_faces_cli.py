@@ -84,7 +84,7 @@ def album(tmp_path: Path) -> Path:
     return album
 
 
-def test_an_album_of_good_and_bad_files(
+def test_an_album_gives_a_record_for_every_file_good_or_bad(
     album: Path, tmp_path: Path, networks: list[str], capsys: Any
 ) -> None:
     out = tmp_path / "out"
@@ -153,7 +153,9 @@ def sources_in(results: Path) -> list[str]:
     return [row["source"] for row in rows if row["face"] in ("0", 0, "", None)]
 
 
-def test_a_video(tmp_path: Path, networks: list[str], capsys: Any) -> None:
+def test_a_video_gives_a_record_for_every_frame_and_a_copy(
+    tmp_path: Path, networks: list[str], capsys: Any
+) -> None:
     clip, out = video(tmp_path / "clip.mp4"), tmp_path / "out"
     assert main(["faces", str(clip), "-o", str(out), *networks]) == 0
     records = lines(out / "faces.jsonl")
@@ -179,7 +181,7 @@ def test_smoothing_is_for_videos_and_can_be_off(tmp_path: Path, networks: list[s
     assert found["-q"] != found["--no-smooth"]
 
 
-def test_lists_from_standard_input_printed(
+def test_lists_from_standard_input_are_printed_as_json(
     tmp_path: Path, networks: list[str], capsys: Any, monkeypatch: Any
 ) -> None:
     refnet.write_image(tmp_path / "a b.png", image_of(140, 150))
@@ -243,7 +245,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, networks: list[str], capsys: An
         (["-o", "x.png"], "a video's drawing ends in .mp4, not in .png"),
     ],
 )
-def test_wrong_options(
+def test_wrong_options_end_in_a_line(
     tmp_path: Path, networks: list[str], capsys: Any, extra: list[str], message: str
 ) -> None:
     clip = video(tmp_path / "clip.mp4", frames=1)
@@ -266,7 +268,7 @@ def test_wrong_options(
         (["--detector", "a.png"], "a.png is a photo or a video by its name, and no network"),
     ],
 )
-def test_what_is_no_such_network(
+def test_what_is_no_such_network_ends_in_a_line(
     tmp_path: Path, capsys: Any, monkeypatch: Any, words: list[str], says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -162,7 +162,9 @@ def test_animation_has_a_frame_a_layer(graph: Graph, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
-def test_files(fields: Fields, tmp_path: Path, suffix: str) -> None:
+def test_files_are_of_the_format_of_their_suffix(
+    fields: Fields, tmp_path: Path, suffix: str
+) -> None:
     path = tmp_path / "new" / f"sheet{suffix}"
     figures.save(figures.sheet(fields[:2]), path)
     data = path.read_bytes()
@@ -191,7 +193,9 @@ def test_compact_files_are_smaller(fields: Fields, tmp_path: Path) -> None:
     assert np.abs(a.astype(int) - b).mean() < 3
 
 
-def test_errors(graph: Graph, fields: Fields, image: Any, tmp_path: Path) -> None:
+def test_wrong_figures_are_refused_by_name(
+    graph: Graph, fields: Fields, image: Any, tmp_path: Path
+) -> None:
     with pytest.raises(OptionError, match=r"written as \.png, \.svg, \.pdf"):
         figures.save(figures.heat_map(fields[0][1]), tmp_path / "a.bmp")
     (tmp_path / "file").write_text("")

@@ -53,7 +53,7 @@ def test_a_failure_of_the_system_names_the_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+def test_places_that_cannot_be_written_are_output_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for path in ("file/a.txt", "folder", "folder/", "."):

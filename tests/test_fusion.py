@@ -84,7 +84,9 @@ def count(graph: Graph, op: str) -> int:
 
 @pytest.mark.parametrize("rewrite", PASSES)
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-def test_each_rewriting_of_each_network(rewrite: str, name: str, options: dict[str, Any]) -> None:
+def test_each_rewriting_alone_leaves_each_networks_outputs(
+    rewrite: str, name: str, options: dict[str, Any]
+) -> None:
     graph, weights = folded(name, options)
     passed = proved(PASSES[rewrite], graph, weights)
     if rewrite == "collapse_softmax":
@@ -98,7 +100,7 @@ def test_each_rewriting_of_each_network(rewrite: str, name: str, options: dict[s
 
 @settings(max_examples=150)
 @given(data=st.data(), size=st.integers(1, 12))
-def test_each_rewriting_of_any_graph(data: st.DataObject, size: int) -> None:
+def test_each_rewriting_alone_leaves_any_graphs_outputs(data: st.DataObject, size: int) -> None:
     drawing = Drawing(data)
     for _ in range(size):
         drawing.grow()
@@ -306,7 +308,7 @@ def fused(graph: Graph, weights: Weights | None = None) -> Layers:
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-def test_fusions_of_each_network(name: str, options: dict[str, Any]) -> None:
+def test_fusions_leave_each_networks_outputs(name: str, options: dict[str, Any]) -> None:
     graph, weights = rewrites.simplify(*folded(name, options))
     epilogues = fused(graph, weights)
     assert any(e.activation or e.second_activation for e in epilogues.values())
@@ -314,7 +316,7 @@ def test_fusions_of_each_network(name: str, options: dict[str, Any]) -> None:
 
 @settings(max_examples=200)
 @given(data=st.data(), size=st.integers(1, 14))
-def test_fusions_of_any_graph(data: st.DataObject, size: int) -> None:
+def test_fusions_leave_any_graphs_outputs(data: st.DataObject, size: int) -> None:
     drawing = Drawing(data)
     for _ in range(size):
         drawing.grow()
@@ -323,7 +325,9 @@ def test_fusions_of_any_graph(data: st.DataObject, size: int) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "relu6"])
-def test_an_activation_and_a_residual_on_either_side_of_it(activation: str) -> None:
+def test_a_layer_takes_in_an_activation_and_a_residual_on_either_side_of_it(
+    activation: str,
+) -> None:
     for inner in (False, True):
         net = checks.Net((6, 4, 5))
         y = net.conv("input", "conv", 6, 1)
@@ -364,7 +368,7 @@ def test_a_depthwise_layer_stores_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["itself", "three addends", "its own descendant"])
-def test_an_addition_that_no_layer_can_take_in(kind: str) -> None:
+def test_an_addition_that_no_layer_can_take_in_stays(kind: str) -> None:
     net = checks.Net((6, 4, 5))
     y = net.conv("input", "conv", 6, 1)
     if kind == "itself":

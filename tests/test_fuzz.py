@@ -21,7 +21,9 @@ def available(name: str) -> Target:
 
 
 @pytest.mark.parametrize("name", IN_SUITE)
-def test_the_corpus_and_all_findings(name: str, tmp_path: Path) -> None:
+def test_the_corpus_and_all_findings_raise_nothing_but_our_errors(
+    name: str, tmp_path: Path
+) -> None:
     target = available(name)
     assert len(target.corpus()) >= 2
     for path in target.corpus():
@@ -29,7 +31,7 @@ def test_the_corpus_and_all_findings(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", IN_SUITE)
-def test_mutations_of_the_corpus(name: str, tmp_path: Path) -> None:
+def test_mutations_of_the_corpus_raise_nothing_but_our_errors(name: str, tmp_path: Path) -> None:
     target, random = available(name), Random(f"suite {name}")
     pool = [path.read_bytes() for path in target.corpus()]
     for number in range(ROUNDS):

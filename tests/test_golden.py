@@ -66,7 +66,7 @@ def relative(got: Array, want: Array) -> float:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_original_pfld_code(formula_outputs: Any, row: str) -> None:
+def test_pfld_equals_its_original_code(formula_outputs: Any, row: str) -> None:
     """Output and the last layer's input, in float64 and float32, unfolded and folded."""
     network, width, size = row.split("/")
     graph, weights = formula_model(ORIGINALS[network], width=float(width), input_size=int(size))
@@ -86,7 +86,7 @@ def test_original_pfld_code(formula_outputs: Any, row: str) -> None:
     assert relative(reference.run(folded, folded_weights, x.astype(np.float64))[-1], want) < 1e-9
 
 
-def test_original_polaris_features_and_pose(formula_outputs: Any) -> None:
+def test_polaris_equals_its_original_code(formula_outputs: Any) -> None:
     """Figures published with the recorded vectors: feature map and the auxiliary net's angles."""
     graph, weights = formula_model("pfld-polaris")
     features, _ = reference.run(graph, weights, wave(112).astype(np.float64))
@@ -102,7 +102,7 @@ def test_original_polaris_features_and_pose(formula_outputs: Any) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("net", ONNX)
-def test_trained_onnx_files(assets: Path, net: str, backend: str) -> None:
+def test_trained_onnx_files_give_the_recorded_outputs(assets: Path, net: str, backend: str) -> None:
     """ONNX Runtime's recorded outputs: formula inputs, and ten faces in both orders and margins."""
     pytest.importorskip("onnx")
     recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
@@ -126,7 +126,7 @@ def test_trained_onnx_files(assets: Path, net: str, backend: str) -> None:
     assert np.abs(model(np.stack(fed)) - np.stack(wanted)).max() <= 2e-6 * BACKENDS[backend]
 
 
-def test_scales_of_trained_nets(assets: Path) -> None:
+def test_every_scale_of_trained_nets_is_the_recorded_one(assets: Path) -> None:
     """The last layer's input, scale by scale, so that a fault is located."""
     pytest.importorskip("onnx")
     recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
@@ -156,7 +156,7 @@ def test_scales_of_trained_nets(assets: Path) -> None:
         ("pfld_polaris_half_17points.onnx", {}, ["ort_pfld17"]),
     ],
 )
-def test_trained_checkpoints_on_real_crops(
+def test_trained_checkpoints_give_the_recorded_points_on_real_crops(
     assets: Path, file: str, options: dict[str, Any], recorded: list[str], backend: str
 ) -> None:
     if file.endswith(".onnx"):
@@ -179,7 +179,9 @@ def check_lffd_maps(outputs: Any, recorded: Any, times: float = 1) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("net", LFFD)
-def test_trained_lffd_on_a_synthetic_image(assets: Path, net: str, dtype: Any) -> None:
+def test_trained_lffd_gives_the_recorded_maps_on_a_synthetic_image(
+    assets: Path, net: str, dtype: Any
+) -> None:
     name, file = LFFD[net]
     model = refnet.load(name, assets / "lffd/weights" / file, backend="numpy")
     recorded = np.load(assets / f"lffd/golden/{net}_synth_161x198.npz")
@@ -188,7 +190,9 @@ def test_trained_lffd_on_a_synthetic_image(assets: Path, net: str, dtype: Any) -
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("golden", ["head17_045346", "lp16_manys", "lp16s_manys"])
-def test_trained_lffd_on_a_photo(assets: Path, golden: str, backend: str) -> None:
+def test_trained_lffd_gives_the_recorded_maps_on_a_photo(
+    assets: Path, golden: str, backend: str
+) -> None:
     name, file = LFFD[golden.partition("_")[0]]
     model = refnet.load(name, assets / "lffd/weights" / file, backend=backend)
     recorded = np.load(assets / f"lffd/golden/{golden}.npz")
@@ -198,7 +202,7 @@ def test_trained_lffd_on_a_photo(assets: Path, golden: str, backend: str) -> Non
 
 
 @pytest.mark.parametrize("net", LFFD)
-def test_every_layer_of_trained_lffd(assets: Path, net: str) -> None:
+def test_every_layer_of_trained_lffd_has_the_recorded_statistics(assets: Path, net: str) -> None:
     """Mean, magnitude and extremes of every convolution, so that a fault is located."""
     name, file = LFFD[net]
     model = refnet.load(name, assets / "lffd/weights" / file)
@@ -221,7 +225,7 @@ def test_every_layer_of_trained_lffd(assets: Path, net: str) -> None:
     assert compared == len(model.weights) // 2
 
 
-def test_tinynet_gradient(assets: Path) -> None:
+def test_tinynets_gradient_is_the_recorded_one(assets: Path) -> None:
     """The constant-weight experiment: the recorded gradient map, and the figures published with it."""
     graph = refnet.build("tinynet")
     weights = {

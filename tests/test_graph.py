@@ -15,7 +15,7 @@ def small_graph() -> Graph:
     return net.graph("small", (net.add("add", "sum", x, y), "a"), {}, fixed_size=False)
 
 
-def test_small_graph_by_hand() -> None:
+def test_a_small_graph_has_the_shapes_and_counts_worked_out_by_hand() -> None:
     graph = small_graph()
     assert graph.state_dict == {
         "c1.weight": (4, 3, 3, 3),
@@ -76,7 +76,7 @@ def test_wrong_inputs_are_refused() -> None:
         refnet.build("lffd-head").shapes((3, 50, 50))
 
 
-def test_ignored_tensors() -> None:
+def test_tensors_that_no_node_reads_are_ignored() -> None:
     graph = refnet.build("pfld-polaris")
     assert {"bn8.weight", "bn8.bias", "bn8.running_mean", "bn8.running_var"} <= set(graph.ignored)
     assert "bn1.num_batches_tracked" in graph.ignored
@@ -88,7 +88,7 @@ def test_ignored_tensors() -> None:
     }
 
 
-def test_summary() -> None:
+def test_the_summary_has_a_row_for_every_node_and_the_published_totals() -> None:
     """The table has a row for every node and the published totals."""
     graph = refnet.build("lffd-face-v2")
     lines = graph.summary().splitlines()
@@ -113,6 +113,6 @@ def test_summary() -> None:
     assert str(graph) == graph.summary()
 
 
-def test_summary_of_another_size() -> None:
+def test_the_summary_of_another_size_has_its_shapes() -> None:
     text = refnet.build("tinynet").summary((3, 127, 255))
     assert "64 × 31 × 63" in text

@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_a_job_came_to(photos: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_jobs_outcome_counts_what_it_did(photos: Path, tmp_path: Path, capsys: Any) -> None:
     analyzer: Any = OneFace()
     job = Job(analyzer, str(tmp_path / "faces.jsonl"))
     sources = find_sources([str(photos)])

@@ -32,7 +32,7 @@ def test_parts_cover_the_98_points_once() -> None:
     assert set(WFLW_98) >= CLOSED
 
 
-def test_crops_of_the_original_demo(assets: Path) -> None:
+def test_crops_are_those_of_the_original_demo(assets: Path) -> None:
     """The recorded geometry of ten faces at two margins, and the pixels inside."""
     recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
     compared = 0
@@ -45,7 +45,7 @@ def test_crops_of_the_original_demo(assets: Path) -> None:
     assert compared == 20
 
 
-def test_real_faces(assets: Path) -> None:
+def test_real_faces_have_the_recorded_points(assets: Path) -> None:
     """Own crops, resized bilinearly, give the recorded points (of bicubic crops) within 2 % of a side."""
     pytest.importorskip("onnx")
     recorded = np.load(assets / "pfld/ref/pfld_reference_outputs.npz")
@@ -141,14 +141,14 @@ def test_a_second_pass_is_closer_where_boxes_are_rough(assets: Path) -> None:
     assert twice < 0.5 * once
 
 
-def test_no_faces(landmarker: FaceLandmarker) -> None:
+def test_no_faces_give_no_points_and_draw_nothing(landmarker: FaceLandmarker) -> None:
     landmarks = landmarker(IMAGE, [])
     assert landmarks.points.shape == (0, 98, 2)
     assert landmarks.to_dicts() == []
     np.testing.assert_array_equal(draw_landmarks(IMAGE, landmarks), IMAGE)
 
 
-def test_channel_orders(landmarker: FaceLandmarker) -> None:
+def test_channel_orders_of_image_and_network_are_told_apart(landmarker: FaceLandmarker) -> None:
     """rgb= says what the image is; channel_order says what the network wants."""
     rgb = np.ascontiguousarray(IMAGE[:, :, ::-1])
     want = landmarker(IMAGE).points
@@ -177,7 +177,7 @@ def test_scaling_is_the_networks() -> None:
         )
 
 
-def test_dictionaries(landmarker: FaceLandmarker) -> None:
+def test_dictionaries_hold_box_crop_and_points(landmarker: FaceLandmarker) -> None:
     landmarks = landmarker(IMAGE, [10, 20, 60, 90])
     (face,) = landmarks.to_dicts()
     assert face["box"] == [10, 20, 60, 90]
@@ -197,12 +197,12 @@ def test_dictionaries(landmarker: FaceLandmarker) -> None:
         ([0, 0, 1e6, 1e6], "pixels of this image"),
     ],
 )
-def test_wrong_boxes(landmarker: FaceLandmarker, boxes: Any, says: str) -> None:
+def test_wrong_boxes_are_named(landmarker: FaceLandmarker, boxes: Any, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         landmarker(IMAGE, boxes)
 
 
-def test_wrong_arguments(landmarker: FaceLandmarker) -> None:
+def test_wrong_arguments_are_named(landmarker: FaceLandmarker) -> None:
     with pytest.raises(ImageError):
         landmarker(IMAGE[:, :, :2])
     with pytest.raises(ShapeError, match="1 images and 2 times boxes"):
@@ -234,7 +234,7 @@ def test_drawing_leaves_the_image_and_marks_the_points(landmarker: FaceLandmarke
     np.testing.assert_array_equal(IMAGE, before)
 
 
-def test_drawing_points_far_outside(landmarker: FaceLandmarker) -> None:
+def test_points_far_outside_draw_nothing(landmarker: FaceLandmarker) -> None:
     """Points that left the image by far draw nothing and overflow nothing."""
     points = np.full((1, 98, 2), 1e12, np.float32)
     landmarks = refnet.Landmarks(points, np.zeros((1, 4)), np.array([[0, 0, 50]]))

@@ -140,7 +140,9 @@ def compared(name: str, options: dict[str, Any], off: Callable[[pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-def test_results_in_the_place_of_residuals(name: str, options: dict[str, Any]) -> None:
+def test_results_in_the_place_of_residuals_change_no_bit_and_save_memory(
+    name: str, options: dict[str, Any]
+) -> None:
     def off(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(lower_convolution.Destination, "in_place", lambda *_: None)
 
@@ -153,7 +155,7 @@ def test_results_in_the_place_of_residuals(name: str, options: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(("name", "options"), [n for n in NETWORKS if "pfld" not in n[0]])
-def test_streams(name: str, options: dict[str, Any]) -> None:
+def test_streams_agree_with_whole_layers(name: str, options: dict[str, Any]) -> None:
     def off(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(streaming, "STREAMED", 1 << 60)
 
@@ -166,7 +168,7 @@ def test_streams(name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["lffd-face-v1", "lffd-face-v2"])
-def test_relus_that_winograd_layers_apply_on_load(name: str) -> None:
+def test_relus_applied_on_load_agree_with_stored_ones(name: str) -> None:
     def off(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(fusion, "deferred_relus", lambda *_: frozenset())
 
@@ -177,7 +179,7 @@ def test_relus_that_winograd_layers_apply_on_load(name: str) -> None:
         assert "ReLU on load" in plan.explain()
 
 
-def test_blocks_that_begin_where_a_slice_does() -> None:
+def test_blocks_that_begin_where_a_slice_does_save_gathering() -> None:
     def off(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(lower, "block_starts", lambda *_: {})
 

@@ -28,7 +28,7 @@ def test_a_layer_absorbs_it(kind: str, slope: float) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_around_an_addition(kind: str) -> None:
+def test_layers_absorb_it_on_either_side_of_an_addition(kind: str) -> None:
     channels, layer = LAYERS[kind]
     net = checks.Net((channels, 26, 29))
     x = "input" if kind == "planar" else net.conv("input", "first", channels, 1)
@@ -58,7 +58,7 @@ def test_a_layer_stores_its_sums_as_well() -> None:
 
 @settings(max_examples=20)
 @given(channels=st.integers(1, 40), slope=st.floats(-1, 1, width=32))
-def test_alone(channels: int, slope: float) -> None:
+def test_alone_it_equals_the_definition(channels: int, slope: float) -> None:
     net = checks.Net((channels, 5, 6))
     y = net.add("leaky_relu", "leaky", "input", slope=slope)
     checks.check(checks.graph_of(net, y), checks.DIRECT, runs="add")

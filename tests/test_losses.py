@@ -42,7 +42,9 @@ WING = [
 
 
 @pytest.mark.parametrize(("distance", "value", "slope"), WING)
-def test_wing_table(distance: float, value: float, slope: float) -> None:
+def test_wing_has_the_published_values_and_slopes(
+    distance: float, value: float, slope: float
+) -> None:
     loss = losses.wing(np.array([[distance]]), np.zeros((1, 1)))
     assert loss.value == pytest.approx(value, abs=5e-8)
     assert loss.gradient[0, 0] == pytest.approx(slope, abs=5e-5)
@@ -107,7 +109,7 @@ def test_published_pfld_teaches_nothing_of_ordinary_faces_and_the_corrected_does
 
 
 @pytest.mark.parametrize("rule", losses.MINING_RULES)
-def test_mining_against_plain_loops(rule: str) -> None:
+def test_mining_equals_plain_loops(rule: str) -> None:
     background = RNG.random((2, 6, 7))
     positive = np.zeros(background.shape, bool)
     positive[0, 2, 3:5] = positive[1, 1, 1] = True

@@ -20,7 +20,7 @@ PICTURE = np.stack(np.meshgrid(np.arange(64) * 3, np.arange(48) * 4, indexing="x
 PICTURE = np.dstack([PICTURE, np.full((48, 64), 30)]).astype(np.uint8)
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_images_come_back_as_they_were_written(tmp_path: Path) -> None:
     for suffix in (".png", ".bmp", ".tiff"):
         write_image(tmp_path / f"x{suffix}", PICTURE)
         np.testing.assert_array_equal(read_image(tmp_path / f"x{suffix}"), PICTURE)
@@ -53,13 +53,13 @@ def test_photos_are_turned_upright_by_exif(tmp_path: Path) -> None:
     assert np.abs(upright.astype(int) - np.rot90(PICTURE, -1)).max() < 12
 
 
-def test_cmyk(tmp_path: Path) -> None:
+def test_cmyk_is_converted(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     image.fromarray(PICTURE[:, :, ::-1]).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
     assert np.abs(read_image(tmp_path / "cmyk.jpg").astype(int) - PICTURE).mean() < 4
 
 
-def test_unusual_names(tmp_path: Path) -> None:
+def test_unusual_names_are_read_and_written(tmp_path: Path) -> None:
     for name in ("größe 顔.png", "a b#c.png", "-x.png"):
         write_image(tmp_path / name, PICTURE)
         np.testing.assert_array_equal(read_image(tmp_path / name), PICTURE)
@@ -73,7 +73,7 @@ def test_unusual_names(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(20), "damaged, or no image"),
     ],
 )
-def test_bad_files(tmp_path: Path, data: bytes, says: str) -> None:
+def test_bad_files_are_refused_by_name(tmp_path: Path, data: bytes, says: str) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(data)
     with pytest.raises(ImageError, match=says) as caught:
@@ -81,7 +81,7 @@ def test_bad_files(tmp_path: Path, data: bytes, says: str) -> None:
     assert "bad.png" in str(caught.value)
 
 
-def test_absent_and_unreadable(tmp_path: Path) -> None:
+def test_absent_and_unreadable_files_are_file_errors(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="No such file") as caught:
         read_image(tmp_path / "none.jpg")
     assert caught.value.filename == str(tmp_path / "none.jpg")
@@ -102,7 +102,7 @@ def test_a_bomb_of_pixels_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "x.png")
 
 
-def test_cannot_write(tmp_path: Path) -> None:
+def test_what_cannot_be_written_says_why(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="names no image format"):
         write_image(tmp_path / "x.txt", PICTURE)
     (tmp_path / "file").write_bytes(b"")
@@ -125,7 +125,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: Any) ->
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_pil_images_and_rgb_arrays() -> None:
+def test_pil_images_and_rgb_arrays_become_bgr() -> None:
     image = pytest.importorskip("PIL.Image")
     rgb = np.ascontiguousarray(PICTURE[:, :, ::-1])
     np.testing.assert_array_equal(as_image(image.fromarray(rgb)), PICTURE)
@@ -135,7 +135,7 @@ def test_pil_images_and_rgb_arrays() -> None:
     )
 
 
-def test_every_kind_of_image(tmp_path: Path) -> None:
+def test_every_kind_of_image_gives_the_same_pixels(tmp_path: Path) -> None:
     """Paths as text and as Path, the bytes of a file, gray arrays."""
     path = tmp_path / "x.png"
     write_image(path, PICTURE)
@@ -165,7 +165,7 @@ def test_pil_images_of_16_bits_become_8_as_files_do(tmp_path: Path) -> None:
         np.testing.assert_array_equal(as_image(opened), read_image(tmp_path / "deep.png"))
 
 
-def test_several_images() -> None:
+def test_several_images_are_a_list_and_one_is_refused() -> None:
     assert [image.shape for image in as_images([PICTURE, PICTURE[:4]])] == [
         PICTURE.shape,
         (4, *PICTURE.shape[1:]),
@@ -192,6 +192,6 @@ def test_several_images() -> None:
         (np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\)"),
     ],
 )
-def test_what_is_no_image(image: Any, says: str) -> None:
+def test_what_is_no_image_says_what_to_do(image: Any, says: str) -> None:
     with pytest.raises(ImageError, match=says):
         as_image(image)

@@ -30,7 +30,7 @@ def test_mirroring_twice_changes_nothing_and_once_moves_left_to_right() -> None:
         mirrored(points[:, :68], 1.0)
 
 
-def test_98_to_68() -> None:
+def test_98_points_map_to_the_known_68() -> None:
     assert len(set(TO_68.tolist())) == 68
     assert [TO_68[k] for k in (0, 8, 16, 27, 30, 36, 45, 48, 67)] == [
         0,
@@ -59,7 +59,7 @@ def test_nme_of_a_shift_is_the_shift_over_the_eyes_distance(
     np.testing.assert_allclose(nme(truth + np.array([0.3, 0.4]), truth), 0.1, rtol=1e-12)
 
 
-def test_the_three_normalisers() -> None:
+def test_each_normaliser_is_its_distance_by_hand() -> None:
     truth = np.full((1, 98, 2), 0.5)
     truth[0, 60], truth[0, 72] = (0, 0), (1, 0)
     truth[0, 96], truth[0, 97] = (0.2, 0.1), (0.8, 0.1)
@@ -113,7 +113,7 @@ def boxes(*offsets: float) -> Array:
     return np.stack([UNIT + np.array([x, 0, x, 0]) for x in offsets])
 
 
-def test_overlap_of_rectangles() -> None:
+def test_the_overlap_of_rectangles_is_that_by_hand() -> None:
     overlap = iou(boxes(0, 5, 20), UNIT[None])
     np.testing.assert_allclose(overlap[:, 0], [1, 1 / 3, 0])
 
@@ -131,7 +131,7 @@ DETECTIONS = [(boxes(0, 50), np.array([0.9, 0.8])), (boxes(80, 0), np.array([0.2
 TRUTHS = [boxes(0), boxes(0, 30)]
 
 
-def test_average_precision_by_hand() -> None:
+def test_average_precision_is_that_by_hand() -> None:
     result = average_precision(DETECTIONS, TRUTHS)
     np.testing.assert_allclose(result.recall, [1 / 3, 1 / 3, 2 / 3, 2 / 3])
     np.testing.assert_allclose(result.precision, [1, 1 / 2, 2 / 3, 1 / 2])
@@ -147,7 +147,7 @@ def test_wider_samples_the_same_curve_and_drops_repeated_hits() -> None:
     assert average_precision(twice, [boxes(0)]).precision[-1] == 0.5
 
 
-def test_average_precision_at_the_ends() -> None:
+def test_average_precision_is_1_0_or_undefined_at_the_ends() -> None:
     nothing = (np.zeros((0, 4)), np.zeros(0))
     for rule in metrics.RULES:
         assert average_precision(

@@ -61,7 +61,7 @@ def test_batch_is_the_images_one_by_one(polaris: refnet.Model) -> None:
         np.testing.assert_allclose(whole, np.concatenate(single), rtol=1e-12, atol=1e-12)
 
 
-def test_empty_batch(polaris: refnet.Model) -> None:
+def test_an_empty_batch_gives_empty_outputs(polaris: refnet.Model) -> None:
     features, landmarks = polaris(image(0, 3, 112, 112))
     assert features.shape == (0, 16, 28, 28)
     assert landmarks.shape == (0, 196)
@@ -69,7 +69,7 @@ def test_empty_batch(polaris: refnet.Model) -> None:
     assert dx.shape == (0, 3, 112, 112)
 
 
-def test_dtype(tinynet: refnet.Model) -> None:
+def test_outputs_have_the_dtype_that_is_asked_for(tinynet: refnet.Model) -> None:
     x = image(1, 3, 15, 15)
     assert tinynet.run(x, dtype=np.float64).dtype == np.float64  # type: ignore[union-attr]
     assert tinynet.run(x.astype(np.float64)).dtype == np.float64  # type: ignore[union-attr]
@@ -85,12 +85,12 @@ def test_input_is_not_written_to(tinynet: refnet.Model) -> None:
     np.testing.assert_array_equal(x, before)
 
 
-def test_non_contiguous_input(tinynet: refnet.Model) -> None:
+def test_a_non_contiguous_input_gives_the_same_outputs(tinynet: refnet.Model) -> None:
     x = image(1, 15, 15, 3).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(tinynet(x), tinynet(np.ascontiguousarray(x)))
 
 
-def test_vjp_of_some_outputs(polaris: refnet.Model) -> None:
+def test_the_gradient_is_linear_in_the_cotangents(polaris: refnet.Model) -> None:
     """The gradient is linear in the cotangents, and None stands for zeros."""
     x = image(1, 3, 112, 112, dtype=np.float64)
     a, b = (np.ones_like(y) for y in polaris(x))
@@ -121,7 +121,7 @@ def test_activations_name_every_node(polaris: refnet.Model) -> None:
         (np.full((1, 3, 15, 15), np.inf), "NaN or infinite"),
     ],
 )
-def test_wrong_inputs(tinynet: refnet.Model, x: Any, says: str) -> None:
+def test_wrong_inputs_are_named(tinynet: refnet.Model, x: Any, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         tinynet(x)
     with pytest.raises(ShapeError, match=says):
@@ -133,7 +133,7 @@ def test_huge_finite_values_are_values(tinynet: refnet.Model) -> None:
     assert np.isfinite(tinynet(x)).all()
 
 
-def test_wrong_cotangents(polaris: refnet.Model) -> None:
+def test_wrong_cotangents_are_named(polaris: refnet.Model) -> None:
     x = image(1, 3, 112, 112)
     features, landmarks = polaris(x)
     with pytest.raises(ShapeError, match="2 outputs"):
@@ -142,7 +142,7 @@ def test_wrong_cotangents(polaris: refnet.Model) -> None:
         polaris.vjp(x, (features, landmarks[:, 1:]))
 
 
-def test_wrong_dtype_and_backend(tinynet: refnet.Model) -> None:
+def test_a_wrong_dtype_or_backend_is_named(tinynet: refnet.Model) -> None:
     x = image(1, 3, 15, 15)
     with pytest.raises(OptionError, match="float32 or float64"):
         tinynet.run(x, dtype="float16")
@@ -152,7 +152,7 @@ def test_wrong_dtype_and_backend(tinynet: refnet.Model) -> None:
         refnet.load("tinynet", tinynet.weights, threads=0)
 
 
-def test_weights_that_do_not_fit() -> None:
+def test_weights_that_do_not_fit_are_listed() -> None:
     graph = refnet.build("tinynet")
     good = random_weights(graph)
     broken: dict[str, Any] = dict(good)
@@ -189,7 +189,7 @@ def test_weights_are_read_only(tinynet: refnet.Model) -> None:
         tinynet.weights["conv1.bias"][0] = 1
 
 
-def test_what_load_cannot_find(tmp_path: Any) -> None:
+def test_what_load_cannot_find_is_named(tmp_path: Any) -> None:
     with pytest.raises(UnknownNetworkError, match="known: pfld"):
         refnet.load("pfdl-ultra")
     with pytest.raises(FileError, match="there is no file") as caught:
@@ -233,7 +233,9 @@ def test_weights_are_the_models_own(tinynet: refnet.Model) -> None:
     np.testing.assert_array_equal(model(image(1, 3, 15, 15)), tinynet(image(1, 3, 15, 15)))
 
 
-def test_export(tmp_path: Any, polaris: refnet.Model) -> None:
+def test_an_exported_model_gives_the_same_outputs_elsewhere(
+    tmp_path: Any, polaris: refnet.Model
+) -> None:
     """The file gives the model's own outputs in ONNX Runtime, in order, for any batch size."""
     runtime = pytest.importorskip("onnxruntime")
     polaris.export(tmp_path / "polaris.onnx")
@@ -245,7 +247,7 @@ def test_export(tmp_path: Any, polaris: refnet.Model) -> None:
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_one_model_from_many_threads(tinynet: refnet.Model) -> None:
+def test_one_model_gives_the_same_outputs_from_many_threads(tinynet: refnet.Model) -> None:
     inputs = [image(1, 3, 15 + 4 * i, 31) for i in range(4)]
     expected = [tinynet(x) for x in inputs]
     results: list[Any] = [None] * 4
@@ -263,7 +265,7 @@ def test_one_model_from_many_threads(tinynet: refnet.Model) -> None:
         np.testing.assert_array_equal(got, want)
 
 
-def test_repr(tinynet: refnet.Model) -> None:
+def test_the_repr_names_network_input_and_backend(tinynet: refnet.Model) -> None:
     assert repr(tinynet) == "<refnet.Model tinynet, input (N, 3, 640, 640), backend numpy>"
 
 
@@ -316,7 +318,9 @@ def test_impossible_numbers_are_refused_by_name() -> None:
     np.testing.assert_allclose(model(x), model.run(x, backend="numpy"), rtol=2e-3, atol=2e-3)
 
 
-def test_inputs_and_outputs_by_name(tinynet: refnet.Model, polaris: refnet.Model) -> None:
+def test_inputs_and_outputs_have_names_and_shapes(
+    tinynet: refnet.Model, polaris: refnet.Model
+) -> None:
     """None where any size will do; a run returns the outputs in this order."""
     assert polaris.inputs == {"input": (None, 3, 112, 112)}
     outputs = polaris(image(2, 3, 112, 112))
@@ -352,7 +356,7 @@ def test_a_name_means_the_released_variant() -> None:
     assert graph_of("pfld").options == refnet.build("pfld").options
 
 
-def test_networks_by_pattern() -> None:
+def test_networks_are_found_by_pattern() -> None:
     assert refnet.networks("lffd-plate*") == ("lffd-plate", "lffd-plate-small")
     assert set(refnet.networks(released=True)) < set(refnet.networks())
     assert refnet.networks("lffd-*", released=True) == ("lffd-face-v2", "lffd-light")

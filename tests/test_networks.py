@@ -12,7 +12,7 @@ from tests.published_counts import FOLDED_COUNTS, LFFD_COUNTS, PFLD_COUNTS
 
 
 @pytest.mark.parametrize("row", PFLD_COUNTS, ids=lambda row: f"{row[0]}-{row[1]}-{row[2]}")
-def test_pfld_counts(row: tuple[Any, ...]) -> None:
+def test_pfld_has_the_published_counts(row: tuple[Any, ...]) -> None:
     name, width, size, parameters, buffers, tensors, macs = row
     graph = refnet.build(name, width=width, input_size=size)
     assert graph.parameter_count == parameters
@@ -22,7 +22,7 @@ def test_pfld_counts(row: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("row", FOLDED_COUNTS, ids=lambda row: f"{row[0]}-{row[1]}-{row[2]}")
-def test_folded_counts(row: tuple[Any, ...]) -> None:
+def test_folded_networks_have_the_published_counts(row: tuple[Any, ...]) -> None:
     name, width, size, parameters, macs = row
     graph = refnet.build(name, width=width, input_size=size, form="inference")
     assert graph.parameter_count == parameters
@@ -30,14 +30,16 @@ def test_folded_counts(row: tuple[Any, ...]) -> None:
     assert sum(graph.macs().values()) == macs
 
 
-def test_auxiliary_counts() -> None:
+def test_the_auxiliary_net_has_the_published_counts() -> None:
     graph = refnet.build("pfld-polaris-auxiliary")
     assert (graph.parameter_count, graph.buffer_count) == (463_811, 832)
     assert (len(graph.state_dict), sum(graph.macs().values())) == (28, 46_968_928)
 
 
 @pytest.mark.parametrize("row", LFFD_COUNTS, ids=lambda row: row[0])
-def test_lffd_counts(row: tuple[str, int, int, dict[tuple[int, int], float]]) -> None:
+def test_lffd_has_the_published_counts(
+    row: tuple[str, int, int, dict[tuple[int, int], float]],
+) -> None:
     name, parameters, tensors, macs = row
     graph = refnet.build(name)
     assert graph.parameter_count == parameters
@@ -48,7 +50,7 @@ def test_lffd_counts(row: tuple[str, int, int, dict[tuple[int, int], float]]) ->
         assert round(counted, digits) == published
 
 
-def test_lffd_trunk_and_heads() -> None:
+def test_lffds_trunk_and_heads_have_the_published_costs() -> None:
     """The split published for 640×480: heads are the 1×1 convolutions."""
     published = {"lffd-face-v1": (7.960, 2.064), "lffd-face-v2": (5.777, 1.047)}
     for name, (trunk, heads) in published.items():
@@ -59,7 +61,7 @@ def test_lffd_trunk_and_heads() -> None:
         assert round((sum(macs.values()) - pointwise) / 1e9, 3) == trunk
 
 
-def test_basketnet_counts() -> None:
+def test_basketnet_has_the_published_counts() -> None:
     """The original computes each head's shared convolution twice; here it is computed once."""
     graph = refnet.build("basketnet")
     assert graph.parameter_count == 583_254
@@ -71,7 +73,7 @@ def test_basketnet_counts() -> None:
     assert graph.shapes()["locations"] == (65_648, 4)
 
 
-def test_68_landmarks() -> None:
+def test_68_landmarks_have_the_published_count() -> None:
     assert refnet.build("pfld-msfc", landmarks=68).parameter_count == 1_150_216
 
 
@@ -89,7 +91,7 @@ def test_options_rebuild_the_graph(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["pfld", "pfld-msfc", "pfld-ultralight", "pfld-ultralight-slim", "pfld-ghostone"]
 )
-def test_input_sizes(name: str, side: int) -> None:
+def test_any_multiple_of_16_is_an_input_size(name: str, side: int) -> None:
     graph = refnet.build(name, input_size=side, width=0.25)
     assert graph.shapes()["landmarks"] == (196,)
     assert graph.state_dict["conv8.0.weight"][2:] == (side // 16, side // 16)
@@ -128,13 +130,13 @@ def test_impossible_options_name_the_possible(
         refnet.build(name, **options)
 
 
-def test_unknown_network() -> None:
+def test_an_unknown_network_is_met_with_the_nearest_name() -> None:
     with pytest.raises(UnknownNetworkError, match="did you mean 'pfld-ghostone'"):
         refnet.build("pfld-ghost-one")
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_smallest_side(name: str) -> None:
+def test_the_smallest_side_is_two_strides_less_one(name: str) -> None:
     """2S - 1 pixels are enough for a network of stride S, and one pixel less is refused."""
     graph = refnet.build(name)
     stride = refnet.receptive_field(graph)[graph.outputs[-1]]

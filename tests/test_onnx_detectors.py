@@ -83,7 +83,9 @@ def test_outputs_are_those_of_onnxruntime(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["yunet_n_dynamic", "scrfd_500m_kps"])
-def test_fields_of_a_detector(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_fields_of_a_detector_have_its_strides(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What the units of its three levels see lies at strides of 8, 16 and 32 pixels."""
     path = _file(name)
     assert main(["rf", str(path)]) == 0
@@ -92,7 +94,7 @@ def test_fields_of_a_detector(name: str, capsys: pytest.CaptureFixture[str]) -> 
     assert strides == ["8", "16", "32"]
 
 
-def test_effective_field_of_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_effective_field_of_a_detector_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     """The image is chosen so that the levels of its pyramid fit each other."""
     path = _file("yunet_n_640")
     assert main(["erf", str(path), "--branch", "2", "--json"]) == 0

@@ -179,7 +179,7 @@ def _refused(path: Path, words: str) -> None:
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_graphs_that_no_network_has(tmp_path: Path, case: str) -> None:
+def test_graphs_that_no_network_has_are_refused_in_a_line(tmp_path: Path, case: str) -> None:
     make, words = FILES[case]
     path = tmp_path / "file.onnx"
     path.write_bytes(make().SerializeToString())
@@ -196,7 +196,9 @@ def test_graphs_that_no_network_has(tmp_path: Path, case: str) -> None:
         (b"\xff\xfe no protobuf", "damaged"),
     ],
 )
-def test_files_that_are_something_else(tmp_path: Path, content: bytes, words: str) -> None:
+def test_files_that_are_something_else_are_refused(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     path = tmp_path / "file.onnx"
     path.write_bytes(content)
     with pytest.raises(RefnetError, match=words):
@@ -215,7 +217,7 @@ def _beside(folder: Path, **record: str) -> Path:
     return path
 
 
-def test_weights_beside_the_file(tmp_path: Path) -> None:
+def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
     (tmp_path / "net.onnx.data").write_bytes(b"\0" * 64 + weight.tobytes())
     path = _beside(tmp_path, location="net.onnx.data", offset="64", length="432")
@@ -239,7 +241,7 @@ def test_weights_beside_the_file(tmp_path: Path) -> None:
         ({}, "lies in another file"),
     ],
 )
-def test_weights_that_are_not_beside_the_file(
+def test_weights_outside_of_the_folder_are_refused(
     tmp_path: Path, record: dict[str, str], words: str
 ) -> None:
     folder = tmp_path / "model"

@@ -65,7 +65,7 @@ def _compare(path: Path, x: Array, input_size: int | tuple[int, int] | None = No
     return model
 
 
-def test_every_operation(tmp_path: Path) -> None:
+def test_every_operation_equals_onnxruntime(tmp_path: Path) -> None:
     node = helper.make_node
     constants = {
         "c1.weight": _draw(6, 2, 3, 2), "c1.bias": _draw(6), "c2.weight": _draw(6, 6, 3, 3),
@@ -141,7 +141,9 @@ GATES: list[tuple[str, list[Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("op", "nodes", "slopes"), GATES)
-def test_gates(tmp_path: Path, op: str, nodes: list[Any], slopes: list[str]) -> None:
+def test_every_gate_equals_onnxruntime(
+    tmp_path: Path, op: str, nodes: list[Any], slopes: list[str]
+) -> None:
     """One operation each, however the file writes it; ONNX Runtime and onnx's own reference agree."""
     from onnx.reference import ReferenceEvaluator
 
@@ -173,7 +175,7 @@ def test_a_gate_that_others_read_stays(tmp_path: Path) -> None:
     assert [node.op for node in model.graph.nodes] == ["sigmoid", "silu", "add"]
 
 
-def test_cells_either_way(tmp_path: Path) -> None:
+def test_cells_written_either_way_are_one_operation(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Conv", ["image", "w"], ["map"]),
         helper.make_node("Transpose", ["map"], ["last"], perm=[0, 2, 3, 1]),
@@ -194,7 +196,7 @@ def test_cells_either_way(tmp_path: Path) -> None:
     assert not model.graph.fixed_size
 
 
-def test_open_size(tmp_path: Path) -> None:
+def test_an_open_size_stays_open(tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["image", "w"], ["map"], strides=[2, 2], pads=[2, 2, 2, 2])]
     weight = {"w": _draw(3, 4, 5, 5)}
     path = _file(tmp_path / "open.onnx", nodes, ["map"], weight, (1, 4, "height", "width"))
@@ -212,7 +214,7 @@ def test_open_size(tmp_path: Path) -> None:
     )  # nothing in it depends on its size
 
 
-def test_size_that_layers_depend_on(tmp_path: Path) -> None:
+def test_a_size_that_layers_depend_on_has_to_be_given(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Flatten", ["image"], ["flat"]),
         helper.make_node("Gemm", ["flat", "w"], ["y"], transB=1),
@@ -229,7 +231,7 @@ def test_size_that_layers_depend_on(tmp_path: Path) -> None:
         from_onnx(fixed, (10, 12))
 
 
-def test_shapes_that_the_file_computes(tmp_path: Path) -> None:
+def test_shapes_that_the_file_computes_leave_the_size_open(tmp_path: Path) -> None:
     """A head as PyTorch writes it for free sizes: (N, C, H, W) to (N, H · W · 2, C / 2), and an upsampled sum."""
     node = helper.make_node
     nodes = [
@@ -358,7 +360,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_operators_in_all_their_versions(tmp_path: Path, case: str) -> None:
+def test_operators_of_every_version_equal_onnxruntime(tmp_path: Path, case: str) -> None:
     """Each case is a chain of nodes on the image; "x" is the last one's result, "x.1" its second."""
     chain, settings = CASES[case]
     constants: dict[str, Any] = {
@@ -421,7 +423,7 @@ def test_what_was_read_can_be_written(tmp_path: Path, case: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     from refnet.exchange.onnx_export import to_onnx
 
-    test_operators_in_all_their_versions(tmp_path, case)
+    test_operators_of_every_version_equal_onnxruntime(tmp_path, case)
     model = from_onnx(tmp_path / "case.onnx", backend="numpy")
     data = to_onnx(model.graph, model.weights)
     x = _draw(2, 4, 24, 20)
@@ -452,7 +454,7 @@ def test_what_was_read_can_be_written(tmp_path: Path, case: str) -> None:
         ([("Conv", ["image", "w"], {"pads": [-1, 0, 0, 0]}), ("Conv", ["image", "w"], {"group": 0})], "pads is .*group is 0"),
     ],
 )  # fmt: skip
-def test_what_is_not_known(tmp_path: Path, nodes: list[Any], words: str) -> None:
+def test_what_is_not_supported_is_named(tmp_path: Path, nodes: list[Any], words: str) -> None:
     made = [
         helper.make_node(op, inputs, [f"out{i}"], **attributes)
         for i, (op, inputs, attributes) in enumerate(nodes)
@@ -498,7 +500,9 @@ def test_load_takes_any_network(tmp_path: Path) -> None:
     assert main(["export", str(path), str(tmp_path / "out.onnx")]) == 0
 
 
-def test_files_that_are_no_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_no_networks_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(CheckpointError, match="cannot read"):
         from_onnx(tmp_path / "absent.onnx")
     (tmp_path / "text.onnx").write_bytes(b"\xff\xfe no protobuf")
@@ -513,7 +517,7 @@ def test_files_that_are_no_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_the_engine_computes_the_same_or_leaves_it_to_numpy(tmp_path: Path, case: str) -> None:
     pytest.importorskip("llvmlite")
-    test_operators_in_all_their_versions(tmp_path, case)
+    test_operators_of_every_version_equal_onnxruntime(tmp_path, case)
     model = refnet.load(tmp_path / "case.onnx")
     x = _draw(2, 4, 24, 20)
     found, expected = _only(model(x)), _only(model.run(x, backend="numpy"))

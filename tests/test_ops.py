@@ -59,7 +59,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
     batch=st.integers(0, 2),
     bias=st.booleans(),
 )
-def test_conv(
+def test_conv_equals_torch(
     data: st.DataObject,
     kernel: tuple[int, int],
     stride: tuple[int, int],
@@ -90,7 +90,7 @@ def test_conv(
 
 
 @given(batch=st.integers(0, 3), channels=st.integers(1, 4), side=st.integers(1, 4))
-def test_batch_norm(batch: int, channels: int, side: int) -> None:
+def test_batch_norm_equals_torch(batch: int, channels: int, side: int) -> None:
     parameters = {
         role: draw_array(i, channels) for i, role in enumerate(("weight", "bias", "running_mean"))
     }
@@ -107,13 +107,15 @@ def test_batch_norm(batch: int, channels: int, side: int) -> None:
 
 
 @given(batch=st.integers(0, 3), features=st.integers(1, 6), out=st.integers(1, 6))
-def test_linear(batch: int, features: int, out: int) -> None:
+def test_linear_equals_torch(batch: int, features: int, out: int) -> None:
     parameters = {"weight": draw_array(0, out, features), "bias": draw_array(1, out)}
     check("linear", [draw_array(2, batch, features)], functional.linear, parameters)
 
 
 @given(factor=pairs, batch=st.integers(0, 3), channels=st.integers(1, 4), side=st.integers(1, 5))
-def test_upsample(factor: tuple[int, int], batch: int, channels: int, side: int) -> None:
+def test_upsample_equals_torch(
+    factor: tuple[int, int], batch: int, channels: int, side: int
+) -> None:
     def expected(x: Any) -> Any:
         rows, columns = factor
         return x.repeat_interleave(rows, 2).repeat_interleave(columns, 3)
@@ -126,7 +128,7 @@ def test_upsample(factor: tuple[int, int], batch: int, channels: int, side: int)
 
 
 @pytest.mark.parametrize("op", ["relu", "relu6", "sigmoid"])
-def test_activation(op: str) -> None:
+def test_activation_equals_torch(op: str) -> None:
     x = 5 * draw_array(0, 2, 3, 4, 5)
     x.flat[:4] = [0.0, 6.0, -0.0, 1000.0]  # the kinks, and what overflows a naive exp
     expected = {"relu": functional.relu, "relu6": functional.relu6, "sigmoid": torch.sigmoid}
@@ -149,7 +151,9 @@ def test_activation(op: str) -> None:
         ("tanh", {}, torch.tanh),
     ],
 )
-def test_gate(op: str, attributes: dict[str, Any], expected: Any, shape: tuple[int, ...]) -> None:
+def test_gate_equals_torch(
+    op: str, attributes: dict[str, Any], expected: Any, shape: tuple[int, ...]
+) -> None:
     x = 5 * draw_array(0, *shape)
     if x.size:
         x.flat[:8] = [0.0, -0.0, 3.0, -3.0, 1000.0, -1000.0, 1e-9, -1e-9]
@@ -160,7 +164,7 @@ def test_gate(op: str, attributes: dict[str, Any], expected: Any, shape: tuple[i
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 6), (2, 5, 4), (0, 3, 2, 2)])
-def test_prelu(shape: tuple[int, ...]) -> None:
+def test_prelu_equals_torch(shape: tuple[int, ...]) -> None:
     x = draw_array(0, *shape)
     if x.size:
         x.flat[:2] = [0.0, -0.0]
@@ -168,7 +172,7 @@ def test_prelu(shape: tuple[int, ...]) -> None:
     check("prelu", [x], lambda x, slope: functional.prelu(x, slope), parameters)
 
 
-def test_exp() -> None:
+def test_exp_equals_torch() -> None:
     x = 5 * draw_array(0, 2, 3, 4, 5)
     x.flat[:3] = [0.0, -1000.0, 30.0]
     check("exp", [x], torch.exp)
@@ -176,12 +180,12 @@ def test_exp() -> None:
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
-def test_softmax(axis: int) -> None:
+def test_softmax_equals_torch(axis: int) -> None:
     x = 300 * draw_array(0, 2, 3, 4, 5)
     check("softmax", [x], lambda x: functional.softmax(x, axis), axis=axis)
 
 
-def test_normalize() -> None:
+def test_normalize_equals_torch() -> None:
     x = 255 * draw_array(0, 2, 3, 4, 5)
     check("normalize", [x], lambda x: (x - 127.5) / 127.5, mean=127.5, std=127.5)
 
@@ -193,7 +197,7 @@ def test_normalize() -> None:
     op=st.sampled_from(["average_pool", "max_pool"]),
     integers=st.booleans(),
 )
-def test_pool(
+def test_pool_equals_torch(
     data: st.DataObject, kernel: tuple[int, int], stride: tuple[int, int], op: str, integers: bool
 ) -> None:
     padding = (kernel[0] // 2, kernel[1] // 2)
@@ -213,12 +217,12 @@ def test_pool(
 
 
 @given(count=st.integers(2, 5))
-def test_add(count: int) -> None:
+def test_add_equals_torch(count: int) -> None:
     check("add", [draw_array(i, 2, 3, 4, 5) for i in range(count)], lambda *xs: sum(xs))
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
-def test_concat(axis: int) -> None:
+def test_concat_equals_torch(axis: int) -> None:
     shapes = [[2, 3, 4, 5] for _ in range(3)]
     for i, shape in enumerate(shapes):
         shape[axis] = i + 1
@@ -226,12 +230,12 @@ def test_concat(axis: int) -> None:
     check("concat", inputs, lambda *xs: torch.cat(xs, axis), axis=axis)
 
 
-def test_slice() -> None:
+def test_slice_equals_torch() -> None:
     check("slice", [draw_array(0, 2, 5, 3, 4)], lambda x: x[:, 1:4], start=1, stop=4)
 
 
 @pytest.mark.parametrize("batch", [0, 2])
-def test_flatten_and_cells(batch: int) -> None:
+def test_flatten_and_cells_equal_torch(batch: int) -> None:
     x = draw_array(0, batch, 3, 4, 5)
     check("flatten", [x], lambda x: x.flatten(1))
     check("cells", [x], lambda x: x.flatten(2).transpose(1, 2))
@@ -291,7 +295,7 @@ def test_window_size_counts_positions(
         ("prelu", [(3, 2, 2)], {"slope": (1,)}, {}, "for 3 channels"),
     ],
 )
-def test_shape_rules_refuse(
+def test_shape_rules_refuse_what_does_not_fit(
     op: str, shapes: list[Any], parameters: Any, attributes: Any, says: str
 ) -> None:
     with pytest.raises(ShapeError, match=says):
@@ -309,7 +313,7 @@ def test_shape_rules_refuse(
     per_group=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     bias=st.booleans(),
 )
-def test_conv_transpose(
+def test_conv_transpose_equals_torch(
     data: st.DataObject,
     kernel: tuple[int, int],
     stride: tuple[int, int],
@@ -354,7 +358,7 @@ def test_conv_transpose(
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     count=st.booleans(),
 )
-def test_pools_that_round_up_dilate_and_leave_out_padding(
+def test_pools_that_round_up_dilate_and_leave_out_padding_equal_torch(
     data: st.DataObject,
     kernel: tuple[int, int],
     stride: tuple[int, int],
@@ -388,7 +392,7 @@ def test_pools_that_round_up_dilate_and_leave_out_padding(
     )
 
 
-def test_global_pools() -> None:
+def test_global_pools_equal_torch() -> None:
     x = draw_array(0, 2, 3, 4, 5)
     check("global_average_pool", [x], lambda x: functional.adaptive_avg_pool2d(x, 1))
     check("global_max_pool", [x], lambda x: functional.adaptive_max_pool2d(x, 1))
@@ -396,13 +400,13 @@ def test_global_pools() -> None:
 
 @pytest.mark.parametrize("kind", ["mean", "sum", "max", "min"])
 @pytest.mark.parametrize("axes", [(1,), (2, 3), (1, 3)])
-def test_reduce(kind: str, axes: tuple[int, ...]) -> None:
+def test_reduce_equals_torch(kind: str, axes: tuple[int, ...]) -> None:
     function = {"max": torch.amax, "min": torch.amin, "mean": torch.mean, "sum": torch.sum}[kind]
     x = np.round(draw_array(0, 2, 3, 4, 5))  # with ties
     check("reduce", [x], lambda x: function(x, axes, keepdim=True), kind=kind, axes=axes)
 
 
-def test_softmax_over_several_axes() -> None:
+def test_softmax_over_several_axes_equals_torch() -> None:
     x = 3 * draw_array(0, 2, 3, 4, 5)
     check(
         "softmax",
@@ -413,7 +417,7 @@ def test_softmax_over_several_axes() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 1, 1), (2, 1, 4, 5), (2, 1, 1, 5)])
-def test_arithmetic_that_broadcasts(shape: tuple[int, ...]) -> None:
+def test_arithmetic_that_broadcasts_equals_torch(shape: tuple[int, ...]) -> None:
     inputs = [draw_array(0, 2, 3, 4, 5), draw_array(1, *shape)]
     inputs[1] += np.sign(inputs[1])  # nothing near zero to divide by
     for pair in (inputs, [inputs[1] + 2, inputs[0] + 9]):
@@ -424,7 +428,7 @@ def test_arithmetic_that_broadcasts(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 4, 5), (1, 1, 5)])
-def test_affine_clip_and_power(shape: tuple[int, ...]) -> None:
+def test_affine_clip_and_power_equal_torch(shape: tuple[int, ...]) -> None:
     x = draw_array(0, 2, 3, 4, 5)
     both = {"weight": draw_array(1, *shape), "bias": draw_array(2, *shape)}
     check("affine", [x], lambda x, weight, bias: x * weight + bias, both)
@@ -436,12 +440,12 @@ def test_affine_clip_and_power(shape: tuple[int, ...]) -> None:
         check("power", [np.abs(x) + 0.1], lambda x, e=exponent: x**e, exponent=exponent)
 
 
-def test_linear_over_the_last_axis() -> None:
+def test_linear_over_the_last_axis_equals_torch() -> None:
     parameters = {"weight": draw_array(1, 6, 5), "bias": draw_array(2, 6)}
     check("linear", [draw_array(0, 2, 3, 4, 5)], functional.linear, parameters)
 
 
-def test_axes_and_shapes() -> None:
+def test_axes_and_shapes_equal_torch() -> None:
     x = draw_array(0, 2, 6, 4, 8)
     check("transpose", [x], lambda x: x.permute(0, 2, 3, 1), order=(0, 2, 3, 1))
     check("reshape", [x], lambda x: x.reshape(2, 3, 2, -1), shape=(3, 2, -1))
@@ -473,7 +477,7 @@ def test_axes_and_shapes() -> None:
 @pytest.mark.parametrize(
     ("mode", "of_torch"), [("constant", "constant"), ("edge", "replicate"), ("reflect", "reflect")]
 )
-def test_pad(mode: str, of_torch: str) -> None:
+def test_pad_equals_torch(mode: str, of_torch: str) -> None:
     x = draw_array(0, 2, 3, 4, 5)
     for top, bottom, left, right in ((1, 2, 0, 3), (0, 1, 2, 0), (0, 0, 0, 0)):
         widths = ((0, 0), (top, bottom), (left, right))
@@ -490,7 +494,7 @@ def test_pad(mode: str, of_torch: str) -> None:
 
 
 @pytest.mark.parametrize("factor", [(2, 2), (3, 1), (4, 2)])
-def test_upsampling(factor: tuple[int, int]) -> None:
+def test_upsampling_equals_torch(factor: tuple[int, int]) -> None:
     x = draw_array(0, 2, 3, 4, 5)
     check("upsample", [x], lambda x: functional.interpolate(x, scale_factor=factor), factor=factor)
     for coordinates, corners in (("half_pixel", False), ("align_corners", True)):

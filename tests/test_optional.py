@@ -9,7 +9,7 @@ from refnet.errors import DependencyError
 from refnet.optional import require
 
 
-def test_a_module_that_is_there() -> None:
+def test_a_module_that_is_there_is_given() -> None:
     assert require("json", "this", "json") is json
     assert require("json.decoder", "this", "json") is json.decoder
 
@@ -18,7 +18,9 @@ def test_a_module_that_is_there() -> None:
     ("install", "command"),
     [("package", "pip install package$"), ("refnet[extra]", r"pip install 'refnet\[extra\]'$")],
 )
-def test_one_that_is_absent(monkeypatch: pytest.MonkeyPatch, install: str, command: str) -> None:
+def test_one_that_is_absent_is_named_with_its_command(
+    monkeypatch: pytest.MonkeyPatch, install: str, command: str
+) -> None:
     monkeypatch.setitem(sys.modules, "absent", None)
     with pytest.raises(DependencyError, match=command) as caught:
         require("absent.part", "a table", install)

@@ -181,7 +181,7 @@ def test_pipes_are_skipped_and_said(holiday: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ALL)
-def test_two_runs_at_once(tmp_path: Path, suffix: str) -> None:
+def test_a_second_run_is_refused_while_the_first_one_writes(tmp_path: Path, suffix: str) -> None:
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
     path = str(tmp_path / f"r.{suffix}")
@@ -356,7 +356,9 @@ def test_a_video_that_is_cut_off_is_not_done(tmp_path: Path) -> None:
     assert run([tmp_path / "cut.avi"], out).failed
 
 
-def test_a_file_of_ones_own_choice(holiday: Path, tmp_path: Path) -> None:
+def test_a_file_of_ones_own_choice_is_replaced_only_when_asked(
+    holiday: Path, tmp_path: Path
+) -> None:
     target, analyzer = tmp_path / "out.png", OneFace()
     sources = find_sources([str(holiday / "a.jpg")])
 
@@ -373,7 +375,9 @@ def test_a_file_of_ones_own_choice(holiday: Path, tmp_path: Path) -> None:
     assert draw(overwrite=True).images == 1 and target.read_bytes() != b"my own"
 
 
-def test_lines_about_photos_and_videos(holiday: Path, tmp_path: Path, capsys: Any) -> None:
+def test_lines_about_photos_and_videos_name_faces_and_copies(
+    holiday: Path, tmp_path: Path, capsys: Any
+) -> None:
     evil = holiday / "a\x1b[2J\nb.png"
     refnet.write_image(evil, image_of(50, 60))
     progress = Progress(bar=False, lines=True)

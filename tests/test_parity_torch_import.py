@@ -101,7 +101,7 @@ class Residual(nn.Module):
         return torch.sigmoid(y), torch.softmax(self.head(z.view(z.size(0), -1)), 1)
 
 
-def test_a_module_of_ones_own() -> None:
+def test_a_module_of_ones_own_gives_torchs_outputs() -> None:
     torch.manual_seed(0)
     module = Residual().eval()
     model = from_torch(module, (3, 48, 64))
@@ -122,7 +122,7 @@ class Unknown(nn.Module):
         return x * torch.tanh(x)
 
 
-def test_what_is_not_known() -> None:
+def test_what_is_not_supported_is_named() -> None:
     with pytest.raises(OptionError, match="tanh"):
         from_torch(Unknown(), (3, 8, 8))
 

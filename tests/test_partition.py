@@ -145,7 +145,7 @@ def test_a_tampered_program_of_a_thread_is_refused_or_touches_what_was_proved(
         assert allowed[start - shift : stop - shift].all()
 
 
-def test_contained() -> None:
+def test_an_access_is_contained_where_every_range_is() -> None:
     whole, part = verify.Access(), verify.Access()
     whole.reads, whole.writes = [(0, 10), (10, 20)], [(32, 48)]
     part.reads, part.writes = [(5, 15), (0, 20)], [(32, 33), (47, 48)]

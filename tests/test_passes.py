@@ -91,7 +91,7 @@ def test_a_convolution_with_another_reader_is_not_folded() -> None:
 
 @pytest.mark.parametrize("step", [passes.fold_batch_norm, passes.merge_branches])
 @pytest.mark.parametrize(("name", "options"), FORMS)
-def test_each_pass_alone(step: Any, name: str, options: dict[str, Any]) -> None:
+def test_each_pass_alone_leaves_the_outputs(step: Any, name: str, options: dict[str, Any]) -> None:
     graph = build(name, **options)
     weights = double(formula_weights(graph.parameters))
     passed, passed_weights = step(graph, weights)

@@ -31,7 +31,9 @@ def test_any_graph_of_the_vocabulary_equals_the_reference(data: st.DataObject, s
 
 @settings(max_examples=60)
 @given(data=st.data(), size=st.integers(2, 9))
-def test_streams_and_shares_of_any_graph(data: st.DataObject, size: int) -> None:
+def test_streams_and_shares_of_any_graph_equal_the_reference(
+    data: st.DataObject, size: int
+) -> None:
     """The same with every tensor streamed that can be, in the smallest bands, and every instruction shared by three threads."""
     with pytest.MonkeyPatch.context() as patch:
         engines = [checks.at_lanes(lanes) for lanes in checks.LANE_COUNTS]

@@ -11,7 +11,7 @@ from tests import kernel_checks as checks
 
 @settings(max_examples=30)
 @given(channels=st.integers(1, 40), height=st.integers(1, 12), width=st.integers(1, 12))
-def test_the_mean_of_a_map(channels: int, height: int, width: int) -> None:
+def test_the_mean_of_a_map_equals_the_definition(channels: int, height: int, width: int) -> None:
     net = checks.Net((channels, height, width))
     graph = checks.graph_of(net, net.global_average("input", "pool"))
     checks.check(graph, checks.DIRECT, runs="global_average")
@@ -20,7 +20,7 @@ def test_the_mean_of_a_map(channels: int, height: int, width: int) -> None:
 @pytest.mark.parametrize("op", ["max_pool", "average_pool"])
 @settings(max_examples=20)
 @given(side=st.integers(5, 14), kernel=st.integers(1, 4), stride=st.integers(1, 3))
-def test_windows(op: str, side: int, kernel: int, stride: int) -> None:
+def test_any_window_equals_the_definition(op: str, side: int, kernel: int, stride: int) -> None:
     net = checks.Net((9, side, side + 1))
     graph = checks.graph_of(
         net,
@@ -34,7 +34,7 @@ def test_windows(op: str, side: int, kernel: int, stride: int) -> None:
 @pytest.mark.parametrize("op", ["max_pool", "average_pool"])
 @settings(max_examples=10)
 @given(rows=st.integers(2, 5), columns=st.integers(2, 5))
-def test_attributes_that_change_nothing(op: str, rows: int, columns: int) -> None:
+def test_attributes_that_change_nothing_are_accepted(op: str, rows: int, columns: int) -> None:
     """Rounding sizes up, and counting padding, where windows fill the map and nothing is padded."""
     net = checks.Net((9, 2 * rows, 2 * columns))
     more: Any = {} if op == "max_pool" else {"count_padding": False}

@@ -329,7 +329,7 @@ def test_the_best_box_and_its_points_lie_on_the_face(name: str, file: Any, asset
 
 
 @pytest.mark.parametrize("name", ["yunet_n_640", "scrfd_500m_kps", "rfb320", "rfb640"])
-def test_batches_are_single_images(name: str, file: Any, assets: Path) -> None:
+def test_a_batch_is_its_images_one_by_one(name: str, file: Any, assets: Path) -> None:
     detector = numpy_detector(file(name), threshold=0.3)
     face = photo(assets, "skimage_astronaut.png", 320)
     images = [face, np.ascontiguousarray(face[:, ::-1]), continued(face, 330, 400)]
@@ -340,7 +340,7 @@ def test_batches_are_single_images(name: str, file: Any, assets: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_images_without_a_face_and_of_one_pixel(name: str, file: Any) -> None:
+def test_images_without_a_face_and_of_one_pixel_give_nothing(name: str, file: Any) -> None:
     detector = numpy_detector(file(name), threshold=0.99)
     for height, width in ((1, 1), (3, 90), (70, 100)):
         found = detector(np.full((height, width, 3), 90, np.uint8))
@@ -359,7 +359,7 @@ def test_large_faces_are_found_at_a_smaller_scale(file: Any, assets: Path) -> No
     assert (iou(numpy_detector(path, scales=(1.0,))(image).boxes, face) < 0.5).all()
 
 
-def test_faces_on_the_command_line(file: Any, tmp_path: Path) -> None:
+def test_the_command_line_finds_faces_with_a_file(file: Any, tmp_path: Path) -> None:
     photo = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
     results = tmp_path / "faces.jsonl"
     call = ["faces", str(photo), "--detector", str(file("yunet_n_640")), "--landmarker", "none"]
@@ -452,14 +452,14 @@ def seeded(graph: Graph) -> refnet.Model:
     )
 
 
-def test_scrfd_without_points() -> None:
+def test_scrfd_without_points_gives_boxes_alone() -> None:
     detector = FaceDetector(seeded(listed(scrfd_shapes((32, 64), False), (32, 64))), threshold=0.0)
     (found,) = detector.head.candidates([np.full((30, 50, 3), 200, np.uint8)])
     assert found.keypoints is None
     assert 0 < len(found) < 84
 
 
-def test_a_decoder_of_ones_choice() -> None:
+def test_a_decoder_of_ones_choice_is_taken_where_it_fits() -> None:
     model = seeded(listed(yunet_shapes((32, 64)), (32, 64)))
     assert FaceDetector(model, decoder="yunet").detection is PUBLISHED["yunet"].detection
     with pytest.raises(
@@ -498,7 +498,7 @@ def test_records_name_heads() -> None:
         assert issubclass(HEADS[name], PublishedHead)
 
 
-def test_means_and_multiples() -> None:
+def test_means_are_subtracted_and_sides_continued_to_multiples() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 7, 3), np.uint8)
     made = Preprocessing("rgb", divide=128.0, mean=(1.0, 2.0, 3.0), multiple=8).apply(pixels)
     assert made.shape == (1, 3, 8, 8) and made.dtype == np.float32
@@ -523,5 +523,5 @@ def test_means_and_multiples() -> None:
         (PUBLISHED["ultralight"].preprocessing, "RGB, (x - 127) / 128"),
     ],
 )
-def test_preprocessing_in_words(preprocessing: Preprocessing, text: str) -> None:
+def test_preprocessing_reads_as_a_formula(preprocessing: Preprocessing, text: str) -> None:
     assert str(preprocessing) == text

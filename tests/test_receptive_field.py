@@ -82,7 +82,7 @@ def test_objects_are_those_of_the_configurations() -> None:
     assert branches(refnet.build("pfld"))[0].objects is None
 
 
-def test_axis() -> None:
+def test_an_axis_follows_the_recurrence() -> None:
     axis = Axis(0, 0, 1).window(kernel=3, stride=2, padding=1, dilation=2)
     assert (axis.first, axis.last, axis.jump) == (-1, 3, 2)
     assert (axis.size, axis.centre) == (5, Fraction(1))
@@ -94,7 +94,7 @@ def test_axis() -> None:
 @pytest.mark.parametrize(
     ("pixel", "unit"), [(-50, 0), (3, 0), (4.9, 0), (5, 0), (5.1, 1), (31.5, 7), (1e6, 9)]
 )
-def test_nearest_unit(pixel: float, unit: int) -> None:
+def test_the_nearest_unit_is_the_lower_of_two_as_near(pixel: float, unit: int) -> None:
     axis = Axis(0, 6, 4)  # centres 3, 7, 11, ...
     assert axis.nearest(pixel, 10) == unit
 
@@ -170,7 +170,7 @@ def test_support_of_the_gradient_is_the_closed_form(network: str) -> None:
 @pytest.mark.parametrize(
     "network", [n for n in refnet.networks() if n.startswith("pfld") and "auxiliary" not in n]
 )
-def test_support_in_pfld_stages(network: str) -> None:
+def test_the_support_in_every_stage_of_pfld_is_the_closed_form(network: str) -> None:
     # The folded form has the same windows in fewer nodes.
     graph = refnet.build(network, form="inference")
     shapes, fields = graph.shapes(), receptive_field(graph)
@@ -267,7 +267,7 @@ def drawn_graphs(draw: st.DrawFn) -> Graph:
 
 @given(drawn_graphs(), st.data())
 @settings(max_examples=120)
-def test_support_in_drawn_graphs(graph: Graph, data: st.DataObject) -> None:
+def test_the_support_in_drawn_graphs_is_the_closed_form(graph: Graph, data: st.DataObject) -> None:
     output = graph.outputs[0]
     field = receptive_field(graph)[output]
     _, height, width = graph.shapes()[output]

@@ -178,7 +178,7 @@ def test_the_split_is_fixed_and_about_a_tenth() -> None:
     assert [i for i in range(60) if is_set_aside(str(i))] == FIXED
 
 
-def test_schedules() -> None:
+def test_schedules_follow_their_formulas() -> None:
     cosine = Schedule(2.0, 110, warmup=10)
     assert [cosine(0), cosine(9), cosine(10)] == pytest.approx([0.2, 2.0, 2.0])
     assert cosine(60) == pytest.approx(1.0)

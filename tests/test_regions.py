@@ -121,7 +121,7 @@ def _hold(graph: Graph, *, extent: bool = True) -> None:
     ],
     ids=str,
 )
-def test_units_that_see_different_extents(
+def test_the_extent_of_every_unit_is_exact_where_units_differ(
     op: str, attributes: dict[str, Any], parameters: dict[str, tuple[int, ...]]
 ) -> None:
     """After upsampling, what each unit sees is exact: the gradient with all weights positive fills it."""
@@ -150,7 +150,7 @@ def test_units_that_see_different_extents(
 
 
 @pytest.mark.parametrize(("op", "attributes", "parameters"), CASES, ids=lambda case: str(case)[:40])
-def test_one_unit_alone(
+def test_one_units_gradient_is_the_whole_networks(
     op: str, attributes: dict[str, Any], parameters: dict[str, tuple[int, ...]]
 ) -> None:
     # A softmax counts as a gate, and a repeated border brings inner pixels to units that lie outside.
@@ -158,6 +158,6 @@ def test_one_unit_alone(
     _hold(_graph(op, attributes, parameters), extent=extent)
 
 
-def test_products_and_joins() -> None:
+def test_the_gradient_through_products_and_joins_is_the_whole_networks() -> None:
     _hold(_products(()))
     _hold(_products(("broadcast_add", "subtract", "divide")))

@@ -34,7 +34,7 @@ def decoding(later: str = "") -> Graph:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_decoding(threads: int) -> None:
+def test_a_decoding_runs_on_what_the_engine_has_made(threads: int) -> None:
     graph = decoding()
     model = refnet.Model(graph, random_weights(graph, 1), threads=threads)
     x = checks.image(graph.input_shape, images=3)
@@ -65,7 +65,7 @@ def test_no_convolution_is_left_to_numpy() -> None:
         model.run(checks.image(graph.input_shape), backend="compiled")
 
 
-def test_a_network_of_nothing_else() -> None:
+def test_a_network_of_nothing_else_cannot_run_on_the_engine() -> None:
     net = checks.Net((3, 4, 4))
     graph = checks.graph_of(net, net.add("tanh", "tanh", "input"))
     with pytest.raises(refnet.BackendError, match="no kernel for 'tanh'"):
@@ -74,7 +74,9 @@ def test_a_network_of_nothing_else() -> None:
 
 @settings(max_examples=60)
 @given(data=st.data(), before=st.integers(0, 5), after=st.integers(0, 4))
-def test_any_graph_with_an_unknown_layer(data: st.DataObject, before: int, after: int) -> None:
+def test_any_graph_with_an_unknown_layer_equals_the_reference(
+    data: st.DataObject, before: int, after: int
+) -> None:
     drawing = Drawing(data)
     for _ in range(before):
         drawing.grow()

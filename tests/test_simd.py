@@ -58,7 +58,7 @@ def test_a_wrong_lane_count_is_refused() -> None:
     assert "REFNET_LANES is '7'; expected 4, 8 or 16" in done.stderr
 
 
-def test_definitions_in_numpy() -> None:
+def test_the_definitions_in_numpy_are_those_of_their_formulas() -> None:
     memory = np.arange(4 * LANES, dtype=np.float32)
     vector = simd.load(memory, 3)
     assert_array_equal(vector, memory[3 : 3 + LANES])
@@ -89,7 +89,7 @@ def test_exponential_is_accurate_in_plain_python_too() -> None:
         assert error.max() < 5e-7
 
 
-def test_reductions_over_lanes_by_halves() -> None:
+def test_reductions_over_lanes_give_every_lane_the_same_bits() -> None:
     vector = np.random.default_rng(0).standard_normal(LANES).astype(np.float32)
     assert_array_equal(simd.largest(vector), np.full(LANES, vector.max()))
     np.testing.assert_allclose(

@@ -56,13 +56,13 @@ def test_any_shape_equals_the_definition_to_the_last_bits(
     np.testing.assert_allclose(y.sum(1), 1, atol=1e-6)
 
 
-def test_one_channel_and_equal_channels() -> None:
+def test_one_channel_gives_1_and_equal_channels_equal_shares() -> None:
     assert_array_equal(run(checks.image((1, 3, 3))), 1)
     np.testing.assert_allclose(run(np.full((1, 7, 2, 2), -3e38, np.float32)), 1 / 7, rtol=1e-6)
 
 
 @pytest.mark.parametrize("lanes", checks.LANE_COUNTS)
-def test_infinite_logits(lanes: int) -> None:
+def test_infinite_logits_give_0_or_nan_as_in_the_definition(lanes: int) -> None:
     """Minus infinity is a probability of exactly 0; a pixel that has no finite maximum is NaN, and no other is."""
     x = checks.image((21, 2, 3))
     x[0, 4] = x[0, 20] = -np.inf
@@ -87,7 +87,9 @@ def test_a_nan_spoils_its_own_pixel_only(lanes: int) -> None:
 
 @settings(max_examples=40)
 @given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=3), data=st.data())
-def test_channels_anywhere_in_their_blocks(counts: list[int], data: st.DataObject) -> None:
+def test_channels_anywhere_in_their_blocks_equal_the_definition(
+    counts: list[int], data: st.DataObject
+) -> None:
     """Of a slice of a concatenation, whose blocks hold other channels as well, and sliced again."""
     net = checks.Net((6, 4, 5))
     joined = net.add(
@@ -117,7 +119,7 @@ def test_other_channels_of_a_block_do_not_matter() -> None:
 
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("features", [1, 5, 130])
-def test_vectors(axis: int, features: int) -> None:
+def test_vectors_equal_the_definition(axis: int, features: int) -> None:
     net = checks.Net((7, 3, 2))
     flat = net.add("flatten", "flat", "input")
     y = net.add("softmax", "y", net.linear(flat, "fc", features), axis=axis)
@@ -126,7 +128,7 @@ def test_vectors(axis: int, features: int) -> None:
 
 
 @pytest.mark.parametrize("axis", [2, -1])
-def test_cells(axis: int) -> None:
+def test_cells_equal_the_definition(axis: int) -> None:
     """The last axis of (N, cells, C), before and after scales are joined."""
     net = checks.Net((6, 5, 4))
     cells = []

@@ -68,7 +68,7 @@ def test_a_stem_is_one_stream_or_a_few(halos: int) -> None:
     op=st.sampled_from(["max_pool", "average_pool", "conv", ""]),
     first=st.sampled_from([1, 3]),
 )
-def test_any_bands(
+def test_bands_of_any_size_give_the_bits_of_the_whole(
     rows: int,
     size: tuple[int, int],
     channels: int,

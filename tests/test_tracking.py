@@ -163,7 +163,7 @@ def test_faces_without_landmarks_are_tracked_by_their_boxes() -> None:
     assert found.track_id == 1 and found.landmarks is None
 
 
-def test_overlaps() -> None:
+def test_overlaps_are_those_by_hand() -> None:
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 20, 20]], float)
     expected = np.array([[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 0]])
     np.testing.assert_allclose(iou(boxes, boxes), expected)

@@ -28,7 +28,7 @@ def test_every_pixel_is_repeated(
     assert_array_equal(y, np.kron(x, np.ones((1, 1, *factor), np.float32)))
 
 
-def test_a_top_down_path() -> None:
+def test_a_top_down_path_has_no_addition_left() -> None:
     """As in feature pyramids: a lateral 1x1 convolution takes in the sum, and no addition is left."""
     net = checks.Net((20, 12, 14))
     top = net.conv("input", "down", 24, 3, stride=2, padding=1)
@@ -41,7 +41,9 @@ def test_a_top_down_path() -> None:
 
 @settings(max_examples=15)
 @given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=3), data=st.data())
-def test_channels_anywhere_in_their_blocks(counts: list[int], data: st.DataObject) -> None:
+def test_channels_anywhere_in_their_blocks_are_repeated(
+    counts: list[int], data: st.DataObject
+) -> None:
     net = checks.Net((6, 3, 4))
     parts = [net.conv("input", f"part{i}", c, 1) for i, c in enumerate(counts)]
     joined = net.add("concat", "joined", *parts, axis=1)
@@ -62,7 +64,7 @@ def test_threads_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [shared for _, _, shared in three._partitioned().phases] == [False, True, False]
 
 
-def test_model_and_gradient() -> None:
+def test_engine_and_gradient_equal_the_reference() -> None:
     net = checks.Net((3, 6, 6))
     y = net.add("upsample", "y", net.conv("input", "conv", 5, 3, stride=2), factor=(2, 2))
     graph = checks.graph_of(net, y)

@@ -245,7 +245,7 @@ def test_owners_equal_a_table_of_floats(
     ranges=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=12),
     others=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=12),
 )
-def test_merged_ranges_and_their_overlaps(
+def test_merged_ranges_and_their_overlaps_equal_sets_of_floats(
     ranges: list[tuple[int, int]], others: list[tuple[int, int]]
 ) -> None:
     def floats(ranges: Iterable[verify.Range]) -> set[int]:
@@ -260,7 +260,9 @@ def test_merged_ranges_and_their_overlaps(
 
 @settings(max_examples=100)
 @given(st.data(), st.integers(1, 30), st.integers(1, 30), st.sampled_from([4, 6]))
-def test_pixels_of_patches(data: st.DataObject, rows: int, columns: int, side: int) -> None:
+def test_the_pixels_of_patches_equal_a_drawn_map(
+    data: st.DataObject, rows: int, columns: int, side: int
+) -> None:
     across = -(-columns // side)
     count = -(-rows // side) * across
     first = data.draw(st.integers(0, count))

@@ -53,7 +53,9 @@ def test_any_shape_equals_the_definition(
 @SIDES
 @settings(max_examples=8)
 @given(height=SIZES, width=SIZES)
-def test_a_pre_activation_pair(side: int, height: int, width: int) -> None:
+def test_a_pre_activation_pair_defers_its_relu_and_stores_twice(
+    side: int, height: int, width: int
+) -> None:
     """z + conv(relu(conv(relu(z)))): the first layer applies the ReLU on load, the second adds and stores twice."""
     net = checks.Net((3, height, width))
     z = net.conv("input", "conv2", 64, 1)

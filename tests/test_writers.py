@@ -54,7 +54,7 @@ def test_an_operation_without_a_writer_is_named(
         WRITES[form](*network)
 
 
-def test_a_module_to_train_too(network: tuple[Graph, dict[str, Array]]) -> None:
+def test_a_module_to_train_names_what_it_lacks_too(network: tuple[Graph, dict[str, Array]]) -> None:
     pytest.importorskip("torch")
     from weights.recipes.torch_graph import GraphModule
 
@@ -81,7 +81,9 @@ def test_a_benchmark_leaves_out_a_peer_that_lacks_an_operation(
     assert issubclass(UnsupportedError, BackendError)
 
 
-def test_so_does_the_measurement_of_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_of_starts_leaves_out_a_peer_that_lacks_an_operation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if importlib.util.find_spec("onnx") is None or importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("onnx or onnxruntime is not installed")
     writers = {op: write for op, write in onnx_export.WRITERS.items() if op != "conv"}
