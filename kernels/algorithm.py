@@ -11,7 +11,7 @@ linear                      pointwise with one pixel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from refnet.graph import Graph, Node
 
@@ -37,8 +37,7 @@ class UnsupportedError(Exception):
     layer: str | None = None
 
 
-@dataclass(frozen=True)
-class Algorithm:
+class Algorithm(NamedTuple):
     """How a layer is computed.
 
     Attributes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from refnet.graph import Graph, Node, consumers
 
@@ -64,8 +65,7 @@ class Epilogue:
         return "".join(f", {part}" for part in parts)
 
 
-@dataclass(frozen=True)
-class Fusion:
+class Fusion(NamedTuple):
     """What runs as one.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,7 @@ from .instructions import NAMES, OPCODES, WIDTH
 INSTRUCTION_BYTES = 2048
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """One output of an image: `offset` floats into the image's outputs."""
 
     name: str

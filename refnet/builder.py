@@ -7,15 +7,13 @@ where it is written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from refnet.graph import Graph, Node
 from refnet.ops import OPS, Pair, Shape
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """The square window of a convolution: kernel × kernel taps, zero padding on every side."""
 
     kernel: int

@@ -411,11 +411,13 @@ def checked_weights(graph: Graph, weights: Mapping[str, Any]) -> dict[str, Array
             problems.append(f"{name} has shape {array.shape}, expected {shape}")
         elif array.dtype.kind != "f":
             problems.append(f"{name} has dtype {array.dtype}, expected a float")
-        elif reason := objection(array, variance=name in running):
-            problems.append(f"{name} {reason}")
         else:
-            kept = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-            checked[name] = _read_only(kept)
+            # Before its values are looked at: NumPy has no vector instructions for float16.
+            kept = array if array.dtype in FLOATS else array.astype(np.float32)
+            if reason := objection(kept, variance=name in running):
+                problems.append(f"{name} {reason}")
+            else:
+                checked[name] = _read_only(kept)
     if problems:
         shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
         options = ", ".join(f"{key}={value}" for key, value in graph.options.items())

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -567,8 +567,7 @@ def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array, **attributes: Any)
 # -------------------------------------------------------------------------------------- the table
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """One operation.
 
     Attributes:

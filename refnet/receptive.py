@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refnet.arrays import Pair, Shape
 
@@ -43,8 +43,7 @@ def _no_offset() -> tuple[Fraction, Fraction]:
     return Fraction(0), Fraction(0)
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """Along one axis, unit u sees the input pixels first + u·jump ... last + u·jump, less its trim.
 
     Attributes:
@@ -186,8 +185,7 @@ def of_pixels() -> ReceptiveField:
     return ReceptiveField(Axis(0, 0, 1), Axis(0, 0, 1))
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """Rows top ... bottom - 1 and columns left ... right - 1 of a map; it may leave the map."""
 
     top: int

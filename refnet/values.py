@@ -24,10 +24,14 @@ def objection(array: Array, *, variance: bool) -> str:
     Args:
         variance: whether these are the running variances of a batch norm, whose square root is taken.
     """
-    if not np.isfinite(array).all():
-        return "holds NaN or infinite values"
-    if array.size and max(float(array.max()), -float(array.min())) > LARGEST:
+    if not array.size:
+        return ""
+    # Both are NaN where one of the values is, and no comparison with NaN holds.
+    least, most = float(array.min()), float(array.max())
+    if not (least >= -LARGEST and most <= LARGEST):
+        if not np.isfinite(array).all():
+            return "holds NaN or infinite values"
         return f"holds values beyond {LARGEST:g}, with which nothing can be computed in float32"
-    if variance and (array < 0).any():
-        return f"holds negative variances, such as {array.min():g}"
+    if variance and least < 0:
+        return f"holds negative variances, such as {least:g}"
     return ""

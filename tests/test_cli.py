@@ -1,6 +1,8 @@
 """The command line, as a person types it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,21 @@ def test_the_overview_names_every_verb_and_the_version(capsys: Any, monkeypatch:
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"refnet {refnet.__version__}\n"
+
+
+def test_a_call_imports_the_file_of_its_own_verb_alone() -> None:
+    """Else the overview would import all of refnet, and take twice as long."""
+    code = (
+        "import sys; from refnet.cli import parser_of; parser_of(sys.argv[1:]); "
+        "print(*sorted(sys.modules))"
+    )
+    for words in (["--help"], ["warmup"], ["run", "pfld"]):
+        called = [sys.executable, "-c", code, *words]
+        loaded = subprocess.run(called, check=True, capture_output=True, text=True).stdout.split()
+        assert {verb for verb in VERBS if f"refnet.cli.{verb}" in loaded} == {*words} & {*VERBS}
+        assert not [
+            name for name in loaded if name.startswith(("refnet.faces", "refnet.detection"))
+        ]
 
 
 def test_networks_lists_every_network_and_its_figures(capsys: Any) -> None:

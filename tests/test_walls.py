@@ -3,6 +3,7 @@
 import ast
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -140,6 +141,54 @@ def test_the_stub_of_the_kernels_lists_the_folder() -> None:
     names = [alias.asname for alias in listed.names]
     files = {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"}
     assert names == sorted(files)
+
+
+def test_the_readme_of_the_kernels_lists_the_folder() -> None:
+    """Each file once, in one of the groups of the table."""
+    text = (ROOT / "kernels" / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| group | files | what |")[2].partition("\n\n")[0]
+    listed = [
+        word
+        for line in table.splitlines()[2:]
+        for word in re.findall(r"`(\w+)`", line.split("|")[2])
+    ]
+    files = {path.stem for path in (ROOT / "kernels").glob("*.py")} - {"__init__"}
+    assert sorted(listed) == sorted(files)
+
+
+def named_in(path: Path) -> set[str]:
+    """The names and the words in texts of a Python file, in small letters; no docstrings or comments."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    words: set[str] = set()
+    for node in ast.walk(tree):
+        for found in (
+            getattr(node, "id", ""),
+            getattr(node, "attr", ""),
+            getattr(node, "name", ""),
+        ):
+            words.add(str(found).lower())
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.add(node.value.lower())
+    return words
+
+
+def test_an_operation_with_a_kernel_is_named_in_six_files_and_where_its_extent_is_cut() -> None:
+    """`refnet.ops` and five of the engine; `rearrangements`, beside `ops`, has the definition itself.
+
+    Networks use it, and other formats write it, in files of their own.
+    """
+    naming = {
+        str(path.relative_to(ROOT))
+        for folder in ("refnet", "kernels")
+        for path in (ROOT / folder).rglob("*.py")
+        if not {"networks", "exchange", "benchmark"} & {*path.parts}
+        and "upsample" in named_in(path)
+    }
+    engine = ("upsample", "instructions", "executor", "lower", "verify", "partition")
+    assert naming == {
+        *("refnet/ops.py", "refnet/rearrangements.py"),
+        *(f"kernels/{name}.py" for name in engine),
+    }
 
 
 def test_one_file_compiles() -> None:

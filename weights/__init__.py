@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from refnet.networks.defaults import defaults_of
-
 FOLDER = Path(__file__).parent
 
 
@@ -35,15 +33,20 @@ def released(network: str, options: Mapping[str, Any]) -> Path | None:
     that was trained, whatever its width. The input size of a network that takes any is no obstacle.
     """
     for path, (name, recorded) in catalogue().items():
-        ignored = {"input_size"} if defaults_of(name).any_size else set()
-        agree = all(
-            key in recorded and _plain(recorded[key]) == _plain(value)
+        if name == network and all(
+            (key in recorded and _plain(recorded[key]) == _plain(value))
+            or (key == "input_size" and _takes_any_size(name))
             for key, value in options.items()
-            if key not in ignored
-        )
-        if name == network and agree:
+        ):
             return path
     return None
+
+
+def _takes_any_size(network: str) -> bool:
+    # Imported where it is needed: it takes 2 ms, and a start without options has no use for it.
+    from refnet.networks.defaults import defaults_of
+
+    return defaults_of(network).any_size
 
 
 def _plain(value: Any) -> Any:

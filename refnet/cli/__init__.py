@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from refnet import __version__
-from refnet.cli.parser import WRONG_CALL, Parser
+from refnet.cli.parser import VERBS, WRONG_CALL, Parser
 from refnet.errors import (
     CheckpointError,
     FileError,
@@ -24,10 +22,6 @@ from refnet.errors import (
     printable,
 )
 
-VERBS = (
-    *("faces", "detect", "blur", "landmarks", "networks", "info", "rf", "erf", "run", "convert"),
-    *("export", "evaluate", "bench", "warmup", "doctor"),
-)
 INTERNAL, INTERRUPTED, TERMINATED = 70, 130, 143
 
 _EPILOG = """\
@@ -99,7 +93,7 @@ def _run(words: list[str]) -> int:
         words = [*words[1:2], "--help"]
     if words and words[0] not in VERBS and words[0][:1] != "-":
         _refuse_verb(words[0])
-    parser = _parser()
+    parser = parser_of(words)
     if not words or words == ["--debug"]:
         parser.print_help()
         return 0
@@ -115,13 +109,19 @@ def _refuse_verb(word: str) -> None:
             "a folder" if os.path.isdir(word) else "a file" if os.path.isfile(word) else "a source"
         )
         raise OptionError(f"{word} is {kind}: refnet faces {word}?")
+    import difflib  # only a mistake needs it
+
     near = difflib.get_close_matches(word, VERBS, 1, 0.6)
     meant = _VERBS_ELSEWHERE.get(word) or (near[0] if near else None)
     hint = f"did you mean refnet {meant}?" if meant else f"there are {', '.join(VERBS)}"
     raise OptionError(f"there is no verb {word}; {hint}")
 
 
-def _parser() -> Parser:
+def parser_of(words: Collection[str] = VERBS) -> Parser:
+    """The parser of a call; of verbs that are not among its `words` it knows no arguments.
+
+    So the overview imports none of the verbs' files, and a verb that of no other one.
+    """
     parser = Parser(
         prog="refnet",
         usage="refnet VERB ...",
@@ -133,8 +133,11 @@ def _parser() -> Parser:
     subparsers = parser.add_subparsers(
         title="verbs", metavar="VERB", required=True, prog="refnet", parser_class=Parser
     )
-    for verb in VERBS:
-        importlib.import_module(f"refnet.cli.{verb}").add_parser(subparsers)
+    for verb, purpose in VERBS.items():
+        if verb in words:
+            importlib.import_module(f"refnet.cli.{verb}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(verb, help=purpose)
     return parser
 
 
@@ -151,6 +154,8 @@ def _is_of_the_call(error: RefnetError) -> bool:
 def _say(message: str, error: BaseException, *, debug: bool) -> None:
     """Print one line about an error, and where it comes from if that was asked for."""
     if debug:
+        import traceback
+
         traceback.print_exception(error)
     with contextlib.suppress(OSError):  # its reader has gone
         print(f"refnet: {printable(message)}", file=sys.stderr, flush=True)

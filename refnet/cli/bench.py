@@ -41,7 +41,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "bench",
         "NETWORK... [--peers LIST] [...] | --photos DIR | --video FILE",
-        "measure how fast networks run here",
         description="Time networks with seeded weights: milliseconds a run, GFLOP/s, share of the core's "
         "peak, measured in turn with other engines in one process. Ratio is an engine's median over "
         "refnet's: above 1, refnet is faster.",
@@ -77,7 +76,9 @@ def add_parser(subparsers: Any) -> None:
         help="1, the default, also pins the process to one core",
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each network")
-    parser.add_argument("--layers", action="store_true", help="time every step of the plan instead")
+    parser.add_argument(
+        "--layers", action="store_true", help="time every instruction of the plan instead"
+    )
     parser.add_argument(
         "--memory",
         action="store_true",
@@ -185,7 +186,7 @@ def _print_layers(graphs: Mapping[str, Graph], seconds: float) -> None:
     for label, graph in graphs.items():
         rows = layers(graph, seconds=seconds)
         total = sum(row[3] for row in rows)
-        print(f"{label}: {total / 1e3:.3f} ms in {len(rows)} steps")
+        print(f"{label}: {total / 1e3:.3f} ms in {len(rows)} instructions")
         for name, kernel, note, micros in rows:
             print(f"{micros:10.1f} us {micros / total:6.1%}  {kernel:15} {name}: {note}")
 

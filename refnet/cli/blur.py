@@ -32,7 +32,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "blur",
         "PATH... -o DIR|FILE [--method M] [--shape S] [--threshold 0..1] [...]",
-        "hide the faces in photos, folders and videos",
         epilog=_EPILOG,
     )
     add_paths(parser)

@@ -27,7 +27,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "convert",
         "IN OUT.safetensors [--network NAME] [--overwrite] [--json]",
-        "turn a checkpoint of any format into safetensors",
         description=f"Read {', '.join(FORMATS)}; find out which network it is of; write safetensors "
         "with a record of network, options and origin, beside which refnet.load needs nothing. "
         "Pickles are never executed.",

@@ -27,7 +27,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "detect",
         "PATH... --detector N [-o DIR|FILE] [--json] [--threshold 0..1] [...]",
-        "find boxes of anything: faces, heads, people, plates, balls, with their class",
         epilog=_EPILOG,
     )
     add_paths(parser)

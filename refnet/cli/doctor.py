@@ -30,7 +30,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "doctor",
         "[--json]",
-        "show versions, CPU, backend and cache, and run a self-test",
         description="Show what a bug report needs: versions, CPU, backend and why, where machine code "
         "is kept, and whether both backends agree here. Exits with 1 where the self-test fails.",
     )

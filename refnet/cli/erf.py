@@ -57,7 +57,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "erf",
         "NETWORK [--branch N | --tensor NAME] [--trained --image FILE] [--json] [...]",
-        "measure what a network's units look at",
         description="Measure effective receptive fields: of the architecture alone (all weights equal), "
         "of random weights (--draws), or of trained ones on real images (--trained and --image). "
         "Without --branch or --tensor, of every branch.",

@@ -52,7 +52,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "evaluate",
         "landmarks|detection [NETWORK] --data DIR [...]",
-        "measure a network on photos with true points or boxes",
         description="Measure a network on photos whose true points or boxes are known.",
     )
     kinds = parser.add_subparsers(

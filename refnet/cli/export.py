@@ -17,7 +17,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "export",
         "NETWORK OUT.onnx [--overwrite] [--json]",
-        "write a network with its weights as ONNX",
         description="Write a network with its weights as an ONNX file, batch norms folded and branches "
         "merged. Batch is free, and so is the image's size where the network allows it.",
     )

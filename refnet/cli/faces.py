@@ -34,7 +34,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "faces",
         "PATH... [-o DIR|FILE] [--json] [--threshold 0..1] [...]",
-        "find faces and their 98 landmarks in photos, folders, videos or a camera",
         epilog=_EPILOG,
     )
     add_paths(parser)

@@ -21,7 +21,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "info",
         "NETWORK [--plan] [--json]",
-        "show a network layer by layer",
         description="Show a network layer by layer: output shape, parameters, multiply-accumulates, "
         "receptive field and jump (pixels between neighbouring units); of networks that are known, also what they "
         "expect of an image, and how their outputs are read.",

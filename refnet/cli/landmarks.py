@@ -34,7 +34,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "landmarks",
         "PHOTO... [--box X1,Y1,X2,Y2]... [-o DIR|FILE] [--json]",
-        "find the landmarks of faces whose boxes are known",
         epilog=_EPILOG,
     )
     add_paths(parser)

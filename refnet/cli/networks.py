@@ -21,7 +21,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "networks",
         "[PATTERN] [--released] [--json]",
-        "list the networks, their size, and which have weights",
         description="List the networks: nominal input, outputs, trained parameters, multiply-accumulates of "
         "one image, and the option and size of the weights that refnet comes with. The figures are those of "
         "these weights where there are any. `refnet info NETWORK` shows options and layers.",

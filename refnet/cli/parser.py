@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -12,6 +11,24 @@ from typing import Any, NoReturn
 
 from refnet.errors import printable
 
+#: {verb: what it does, in a line}, in the order of the overview; each has a file of its name in this folder.
+VERBS: Mapping[str, str] = {
+    "faces": "find faces and their 98 landmarks in photos, folders, videos or a camera",
+    "detect": "find boxes of anything: faces, heads, people, plates, balls, with their class",
+    "blur": "hide the faces in photos, folders and videos",
+    "landmarks": "find the landmarks of faces whose boxes are known",
+    "networks": "list the networks, their size, and which have weights",
+    "info": "show a network layer by layer",
+    "rf": "show what a network's units see, in closed form",
+    "erf": "measure what a network's units look at",
+    "run": "run a network on an array in a .npy file",
+    "convert": "turn a checkpoint of any format into safetensors",
+    "export": "write a network with its weights as ONNX",
+    "evaluate": "measure a network on photos with true points or boxes",
+    "bench": "measure how fast networks run here",
+    "warmup": "compile the kernels ahead of the first run",
+    "doctor": "show versions, CPU, backend and cache, and run a self-test",
+}
 #: The exit code of a wrong call.
 WRONG_CALL = 2
 _NUMBERS = re.compile(r"-[\d.][\d.,e+-]*")
@@ -126,6 +143,8 @@ class Parser(argparse.ArgumentParser):
             if meant and meant[0] != "-":
                 first = next((a.metavar or a.dest for a in self._get_positional_actions()), "")
                 return f"{sentence}: {meant.format(verb=self.prog.split()[-1], first=first)}"
+        import difflib  # only a mistake needs it
+
         near = difflib.get_close_matches(name.replace("_", "-").lower(), known, 1, 0.6)
         return f"{sentence}; did you mean {near[0]}?" if near else sentence
 
@@ -152,14 +171,14 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=max(40, min(100, width)), **settings)
 
 
-def add_verb(subparsers: Any, name: str, usage: str, purpose: str, **settings: Any) -> Parser:
-    """The parser of a verb.
+def add_verb(subparsers: Any, name: str, usage: str, **settings: Any) -> Parser:
+    """The parser of a verb of `VERBS`.
 
     Args:
         usage: what follows the verb, such as "PATH... [-o DIR]".
-        purpose: what it does, a line in the overview.
-        settings: as `Parser`; the description is the purpose where none is given.
+        settings: as `Parser`; the description is the verb's purpose where none is given.
     """
+    purpose = VERBS[name]
     settings.setdefault("description", f"{purpose[:1].upper()}{purpose[1:]}.")
     parser: Parser = subparsers.add_parser(
         name, help=purpose, usage=f"refnet {name} {usage}".rstrip(), **settings

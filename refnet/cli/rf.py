@@ -22,7 +22,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "rf",
         "NETWORK [--layers] [--json]",
-        "show what a network's units see, in closed form",
         description="Show the theoretical receptive field of every branch of a network, or of every "
         "layer: size, stride, the centre and first pixel of what unit (0, 0) sees, all exact; and the "
         "joins whose paths are out of line, if any.",

@@ -33,7 +33,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "run",
         "NETWORK IN.npy OUT.npz [--overwrite] [--json]",
-        "run a network on an array in a .npy file",
         description="Run a network on an array (N, C, H, W) and write its outputs, by name, to a .npz "
         "file.",
     )

@@ -17,7 +17,6 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "warmup",
         "[--json]",
-        "compile the kernels ahead of the first run",
         description="Compile the kernels for this CPU, once, and keep the machine code in the cache folder "
         "(REFNET_CACHE names another, or off). The first run of a network does the same.",
     )
