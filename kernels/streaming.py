@@ -27,14 +27,15 @@ from .lower_convolution import (
 )
 from .simd import LANES
 
-#: Floats from which on a tensor is streamed.
+#: Floats from which on a tensor is streamed: 1 MiB, a Zen 5 core's second-level cache.
 STREAMED = 1 << 18
 #: Pixels and rows of a band, and how many bands there are at most: each is an instruction of every layer. Bands half as
-#: large run no faster (LFFD, widths 0.5 and 1, 640x480), and planning takes longer the more there are.
+#: large run no faster (LFFD, widths 0.5 and 1, 640x480, 2026-11-26), and planning takes longer the more there are.
 BAND_PIXELS, BAND_ROWS, MOST_BANDS = 504, 4, 128
 #: Floats of all that lies between the layers of a band of rows, which must fit the second-level cache.
 BAND_FLOATS = 1 << 18
 #: Depthwise layers that a stream of rows may hold after its first layer: each makes all layers before it do more rows.
+#: Streams with two of them lost time on detectors (a Xeon with 16 lanes, 2026-11-26).
 MOST_HALOS = 1
 #: {kind of a layer: what it can be streamed into row by row}.
 STREAMS = {

@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from refnet import __version__
-from refnet.cli.parser import VERBS, WRONG_CALL, Parser
+from refnet.cli.parser import VERBS as VERBS
+from refnet.cli.parser import WRONG_CALL, Parser
 from refnet.errors import (
     CheckpointError,
     FileError,
