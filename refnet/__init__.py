@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from refnet.faces.analyzer import FaceAnalyzer
     from refnet.faces.face import Face, Faces
     from refnet.faces.landmarks import FaceLandmarker, Landmarks
-    from refnet.faces.tracking import FaceTracker, Smoothing
+    from refnet.faces.smoothing import Smoothing
+    from refnet.faces.tracking import FaceTracker
     from refnet.fields.effective_receptive_field import (
         EffectiveReceptiveField,
         effective_receptive_field,
@@ -111,7 +112,7 @@ _LATER = {
     "Faces": "faces.face",
     "Landmarks": "faces.landmarks",
     "ReceptiveField": "receptive",
-    "Smoothing": "faces.tracking",
+    "Smoothing": "faces.smoothing",
     "analyze_table": "batch",
     "effective_receptive_field": "fields.effective_receptive_field",
     "read_image": "media.images",

@@ -116,7 +116,7 @@ def test_scores_equal_the_golden_maps(assets: Path, name: str, image: str) -> No
     ]
     assert [len(p.scores) for p in parts] == run["candidates_per_branch"]
     (image_key,) = (key for key in golden.files if golden[key].dtype == np.uint8)
-    expected = finder._suppressed(Candidates.joined(parts), golden[image_key].shape)
+    expected = finder.suppressed(Candidates.joined(parts), golden[image_key].shape)
     found = finder.detect(golden[image_key])
     np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-5)
     np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=0.01)

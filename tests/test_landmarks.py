@@ -195,11 +195,31 @@ def test_dictionaries_hold_box_crop_and_points(landmarker: FaceLandmarker) -> No
         ([0, 0, float("nan"), 5], "NaN"),
         ("all", "numbers"),
         ([0, 0, 1e6, 1e6], "pixels of this image"),
+        (
+            [0.3, 0.1, 0.5, 0.4],
+            r"\[0.3, 0.1, 0.5, 0.4\] lies in 0 to 1; multiply x by 120 and y by 90",
+        ),
+        ([[10, 10, 50, 50], [0, 0, 1, 1]], r"\[0.0, 0.0, 1.0, 1.0\] lies in 0 to 1"),
     ],
 )
 def test_wrong_boxes_are_named(landmarker: FaceLandmarker, boxes: Any, says: str) -> None:
     with pytest.raises(ShapeError, match=says):
         landmarker(IMAGE, boxes)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_boxes_outside_of_the_image_get_no_points(landmarker: FaceLandmarker, refine: bool) -> None:
+    outside = [[-30, 10, 0, 40], [120, 10, 150, 40], [10, -50, 40, -10], [5000, 5000, 5100, 5100]]
+    half = [-20, 20, 40, 80]
+    found = FaceLandmarker(landmarker.model, refine=refine)(IMAGE, [*outside, half])
+    assert np.isnan(found.points[:4]).all() and np.isfinite(found.points[4]).all()
+    assert [one["points"] is None for one in found.to_dicts()] == [True] * 4 + [False]
+    assert (found.confidence is not None) == refine
+    if found.confidence is not None:
+        assert (found.confidence[:4] == 0).all()
+    of_outside = replace(found, points=found.points[:4], crops=found.crops[:4])
+    drawn = draw_landmarks(IMAGE, of_outside)
+    np.testing.assert_array_equal(drawn, IMAGE)
 
 
 def test_wrong_arguments_are_named(landmarker: FaceLandmarker) -> None:

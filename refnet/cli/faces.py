@@ -6,17 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from refnet.cli.arguments import naming, network, whole_number
+from refnet.cli.arguments import naming, network, positive, whole_number
 from refnet.cli.media import add_detection, add_output, add_paths, run_job
 from refnet.cli.parser import add_verb
 from refnet.faces.analyzer import FaceAnalyzer
-from refnet.faces.tracking import Smoothing
+from refnet.faces.smoothing import Smoothing
+from refnet.faces.tracking import MIN_AGE, SEARCH_EVERY
 from refnet.networks.defaults import DETECTOR, LANDMARKER
 from refnet.results.copies import FaceCrops
 from refnet.results.drawing import draw_faces
-
-#: Seconds between searches of a video's whole image; see `refnet.FaceTracker`.
-SEARCH_EVERY = 0.2
 
 _EPILOG = """\
 examples:
@@ -55,7 +53,14 @@ def add_parser(subparsers: Any) -> None:
     add_detection(networks)
     video = parser.add_argument_group("video")
     video.add_argument(
-        "--every-frame", action="store_true", help="search every frame, not five times a second"
+        "--every-frame", action="store_true", help="search every frame, not ten times a second"
+    )
+    video.add_argument(
+        "--min-age",
+        type=positive("--min-age"),
+        default=MIN_AGE,
+        metavar="S",
+        help="seconds until a new face counts (default: %(default)s)",
     )
     video.add_argument(
         "--no-smooth", action="store_true", help="leave boxes and points as they are found"
@@ -74,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         crops=crops,
         smoothing=None if arguments.no_smooth else Smoothing(),
         search_every=0.0 if arguments.every_frame else SEARCH_EVERY,
+        min_age=arguments.min_age,
     )
 
 

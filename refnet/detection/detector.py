@@ -7,6 +7,7 @@ head, see `HEADS`.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -127,6 +128,7 @@ class Detector(CalledWithImages):
         if defaults is None:
             graph = self.model.graph
             defaults = defaults_of(graph) if decoder is None else published(decoder)
+        self._defaults = defaults
         self.detection = detection_of(self.model.graph, defaults)
         self._check(self.model.graph.name, self.detection)
         self.threshold = self.detection.threshold if threshold is None else float(threshold)
@@ -146,6 +148,14 @@ class Detector(CalledWithImages):
 
     def _check(self, name: str, detection: Detection) -> None:
         """Refuse a network by what it finds."""
+
+    def adjusted(self, **settings: Any) -> Detector:
+        """This detector with other `HeadSettings`, such as a threshold; the network is shared."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, **settings)
+        other.threshold = other.settings.threshold
+        other.head = HEADS[self.detection.head](self.model, self._defaults, other.settings)
+        return other
 
     def __repr__(self) -> str:
         own = {
@@ -190,7 +200,7 @@ class Detector(CalledWithImages):
         """
         pixels = as_image(image, rgb=rgb)
         (found,) = self.head.candidates([pixels], tile=tile)
-        return self._suppressed(found, pixels.shape)
+        return self.suppressed(found, pixels.shape)
 
     #: `detector(image)` is `detector.detect(image)` itself.
     __call__ = detect
@@ -210,13 +220,13 @@ class Detector(CalledWithImages):
         """
         pixels = as_images(images, rgb=rgb)
         return [
-            self._suppressed(found, image.shape)
+            self.suppressed(found, image.shape)
             for found, image in zip(
                 self.head.candidates(pixels, batch_size=batch_size), pixels, strict=True
             )
         ]
 
-    def _suppressed(self, found: Candidates, shape: Sequence[int]) -> Detections:
+    def suppressed(self, found: Candidates, shape: Sequence[int]) -> Detections:
         """The best of `found`, as detections in an image of `shape`.
 
         Boxes are cut to the image before suppression, as the official code does.

@@ -92,8 +92,12 @@ class FaceAnalyzer(CalledWithImages):
             RefnetError: as a call.
         """
         pixels = as_images(images, rgb=rgb)
-        found = [self._with_usable_crops(one) for one in self.detector.batch(pixels)]
-        points = self._landmarks(pixels, found)
+        return self.described(pixels, self.detector.batch(pixels))
+
+    def described(self, images: Sequence[Array], found: Sequence[Detections]) -> list[Faces]:
+        """The faces of each of `images`, uint8 (H, W, 3) BGR, that were `found` in it, with landmarks."""
+        found = [self.usable(one) for one in found]
+        points = self._landmarks(images, found)
         return [
             Faces(
                 Face(
@@ -111,7 +115,7 @@ class FaceAnalyzer(CalledWithImages):
             for detections, landmarks in zip(found, points, strict=True)
         ]
 
-    def _with_usable_crops(self, found: Detections) -> Detections:
+    def usable(self, found: Detections) -> Detections:
         """The faces alone, without boxes so much larger than the image that they cannot be one in it."""
         found = found[found.labels == found.classes.index(FACE)]
         if self.landmarker is None:

@@ -81,11 +81,14 @@ def cut(image: Array, crop: tuple[int, int, int] | Array, size: int, turn: float
         )
     if turn:
         return _cut_turned(image, (x0, y0, side), size, turn)
-    region = np.zeros((side, side, 3), np.uint8)
     left, top = max(x0, 0), max(y0, 0)
     right, bottom = min(x0 + side, width), min(y0 + side, height)
-    if right > left and bottom > top:
-        region[top - y0 : bottom - y0, left - x0 : right - x0] = image[top:bottom, left:right]
+    if right - left == bottom - top == side:
+        region = image[top:bottom, left:right]
+    else:
+        region = np.zeros((side, side, 3), np.uint8)
+        if right > left and bottom > top:
+            region[top - y0 : bottom - y0, left - x0 : right - x0] = image[top:bottom, left:right]
     if side == size:
         return region
     cv2 = opencv()

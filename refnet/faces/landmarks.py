@@ -19,6 +19,7 @@ import numpy as np
 
 from refnet.arguments import CalledWithImages, explicit, shown, unknown_attribute
 from refnet.arrays import Array
+from refnet.detection.boxes import area, clip
 from refnet.detection.detections import Detections
 from refnet.errors import OptionError, ShapeError
 from refnet.faces.crops import LARGEST_CROP, crops_about, cut, in_image, square_crop
@@ -30,6 +31,8 @@ from refnet.networks.defaults import LANDMARKER, LANDMARKERS, Defaults, check_la
 #: Side of a refined crop over the longer side of the points that were found first: that of training crops.
 REFINED_MARGIN = 1.2
 
+#: A second crop of a face, against the first: its middle further right and down, and larger, in sides of it.
+SECOND_CROP = np.array([0.06, 0.04, 0.1])
 #: Crops of heads that lean by more degrees are turned; the networks' training crops lean by up to 30.
 LEANING = 20.0
 #: Disagreement of passes is the mean distance of their points, as a share of the face. Two passes that disagree by
@@ -62,7 +65,8 @@ class Landmarks:
     """Points of the faces of one image: a sequence of (K, 2), one a face.
 
     Attributes:
-        points: (F, K, 2) float32, x and y in image pixels; points may leave the image.
+        points: (F, K, 2) float32, x and y in image pixels; points may leave the image. NaN for a box that
+            lies outside of the image.
         boxes: (F, 4) float32, the xyxy boxes that were asked for.
         crops: (F, 3) int, x0, y0 and side of each face's square crop in image pixels.
         turns: (F,) float64, degrees clockwise, as seen, by which each crop is turned about its middle.
@@ -108,13 +112,18 @@ class Landmarks:
         return parts_of(self.points.shape[1])
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """One dictionary a face, of plain numbers: box, crop with its turn, points, and their confidence."""
+        """One dictionary a face, of plain numbers: box, crop with its turn, points, and their confidence.
+
+        The points are None of a box outside of the image.
+        """
         found: list[dict[str, Any]] = [
             {
                 "box": [round(float(v), 3) for v in box],
                 "crop": dict(zip(("x", "y", "side"), map(int, crop), strict=True))
                 | ({"turn": round(float(turn), 2)} if turn else {}),
-                "points": [[round(float(x), 3), round(float(y), 3)] for x, y in points],
+                "points": [[round(float(x), 3), round(float(y), 3)] for x, y in points]
+                if np.isfinite(points).all()
+                else None,
             }
             for points, box, crop, turn in zip(
                 self.points, self.boxes, self.crops, self.turns, strict=True
@@ -182,6 +191,7 @@ class FaceLandmarker(CalledWithImages):
         self.model = model_for(model, weights, threads=threads, backend=backend)
         graph = self.model.graph
         check_landmarks(graph.name, "landmarks" in graph.outputs)
+        self._count = graph.shapes()[graph.outputs[-1]][-1] // 2
         self.refine, self.margin = refine, float(margin)
         self.preprocessing = (defaults or defaults_of(graph)).preprocessing
         self._usual_order = self.preprocessing.channel_order
@@ -248,6 +258,8 @@ class FaceLandmarker(CalledWithImages):
             )
         if not pixels:
             return []
+        for own, image in zip(checked, pixels, strict=True):
+            _check_pixels(own, image)
         counts = [len(own) for own in checked]
         owners = np.repeat(np.arange(len(pixels)), counts)
         turns = np.concatenate(
@@ -258,6 +270,12 @@ class FaceLandmarker(CalledWithImages):
         points, confidence = self._located(found), None
         if self.refine:
             found, points, confidence = self._settled(found, points)
+        outside = np.concatenate(
+            [area(clip(own, image.shape)) == 0 for own, image in zip(checked, pixels, strict=True)]
+        )
+        points[outside] = np.nan
+        if confidence is not None:
+            confidence[outside] = 0
         ends = np.cumsum(counts)[:-1]
         parts = [np.split(part, ends) for part in (points, found.crops, found.turns)]
         sure = [None] * len(pixels) if confidence is None else np.split(confidence, ends)
@@ -279,6 +297,21 @@ class FaceLandmarker(CalledWithImages):
         leaning = np.where(np.abs(leaning) > LEANING, leaning, 0)
         owners = np.zeros(len(boxes), np.int64)
         return self._located(_Views([image], owners, _crops(boxes, REFINED_MARGIN), leaning))
+
+    def followed(
+        self, image: Array, boxes: Array, turns: Array | None = None
+    ) -> tuple[Array, Array]:
+        """The points (F, K, 2) as of `refined`, and how far (F,) those of another crop are apart, see `apart`."""
+        leaning = np.zeros(len(boxes)) if turns is None else np.asarray(turns, np.float64)
+        crops = _crops(boxes, REFINED_MARGIN)
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2 + crops[:, 2:] * SECOND_CROP[:2]
+        sides = (boxes[:, 2:] - boxes[:, :2]) * (1 + SECOND_CROP[2])
+        aside = np.concatenate([middles - sides / 2, middles + sides / 2], axis=1)
+        both = self.refined(
+            image, np.concatenate([boxes, aside]), np.concatenate([leaning, leaning])
+        )
+        points, again = both[: len(boxes)], both[len(boxes) :]
+        return points, apart(again, points)
 
     def _settled(self, views: _Views, points: Array) -> tuple[_Views, Array, Array | None]:
         """What further passes make of the `points` of the first: views, points and confidence."""
@@ -333,8 +366,7 @@ class FaceLandmarker(CalledWithImages):
             self.predict_crops(np.stack(cuts[at : at + CROPS_AT_ONCE]))
             for at in range(0, len(cuts), CROPS_AT_ONCE)
         ]
-        count = self.model.graph.shapes()[self.model.graph.outputs[-1]][-1] // 2
-        fractions = np.concatenate([np.zeros((0, count, 2), np.float32), *batches])
+        fractions = np.concatenate([np.zeros((0, self._count, 2), np.float32), *batches])
         return in_image(fractions, views.crops, views.turns)
 
     def predict_crops(self, crops: Array) -> Array:
@@ -372,6 +404,22 @@ def checked_boxes(boxes: Any) -> Array:
             f"a box is x1, y1, x2, y2 with x2 > x1 and y2 > y1; got {empty[0].tolist()}"
         )
     return array
+
+
+def _check_pixels(boxes: Array, image: Array) -> None:
+    """Refuse `boxes` of `image` that are shares of its width and height.
+
+    Raises:
+        ShapeError: so they are.
+    """
+    height, width = image.shape[:2]
+    shares = ((boxes >= 0) & (boxes <= 1)).all(axis=1)
+    if shares.any() and max(height, width) > 1:
+        shown = [round(float(v), 3) for v in boxes[shares][0]]
+        raise ShapeError(
+            f"a box is in pixels of the image, and {shown} lies in 0 to 1; multiply x by {width} and y by "
+            f"{height}"
+        )
 
 
 @dataclass

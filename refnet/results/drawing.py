@@ -96,6 +96,8 @@ def draw_landmarks(image: Any, landmarks: Landmarks) -> Array:
     """
     canvas = as_image(image).copy()
     for points, crop in zip(landmarks.points, landmarks.crops, strict=True):
+        if not np.isfinite(points).all():  # of a box outside of the image
+            continue
         _draw_points(canvas, points, float(crop[2]))
     return canvas
 

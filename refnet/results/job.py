@@ -22,7 +22,8 @@ from refnet.detection.detections import Detections
 from refnet.detection.detector import Detector
 from refnet.errors import OptionError, RefnetError, printable
 from refnet.faces.face import Face, Faces
-from refnet.faces.tracking import FaceTracker, Smoothing
+from refnet.faces.smoothing import Smoothing
+from refnet.faces.tracking import FaceTracker
 from refnet.media.background import Answer, Aside, Background, Prefetch
 from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames, real_path
 from refnet.ops import Array
@@ -72,7 +73,8 @@ class Job:
         copies: where drawn copies go; None writes none. A source whose copy is missing is done again.
         crops: writes every face, cut out; None writes none.
         smoothing: takes jitter from boxes and points in videos; None leaves them as found.
-        search_every: seconds between searches of a video's whole image, see `refnet.FaceTracker`.
+        search_every, min_age: seconds between searches of a video's whole image, and from when on a face
+            of a video counts, see `refnet.FaceTracker`.
         overwrite: start the results anew, and replace drawn copies of other runs.
         settings: what the results are made with, by name; what `settings_of` finds by default.
         progress: shows how far the job is, what is found and what fails; None shows nothing.
@@ -92,6 +94,7 @@ class Job:
         crops: FaceCrops | None = None,
         smoothing: Smoothing | None = None,
         search_every: float = 0.0,
+        min_age: float = 0.0,
         overwrite: bool = False,
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
@@ -100,9 +103,11 @@ class Job:
         self.workers = workers
         self.analyzer, self.results, self.copies = analyzer, results, copies
         self.smoothing, self.overwrite = smoothing, overwrite
-        self.crops, self.search_every = crops, search_every
+        self.crops, self.search_every, self.min_age = crops, search_every, min_age
         self.settings = (
-            settings_of(analyzer, smoothing, search_every) if settings is None else settings
+            settings_of(analyzer, smoothing, search_every, min_age)
+            if settings is None
+            else settings
         )
         self.progress = progress if progress is not None else Progress(bar=False, failures=False)
         self.tracker = self._tracker()
@@ -219,7 +224,12 @@ class Job:
 
     def _tracker(self) -> FaceTracker:
         analyzer: Any = self.analyzer
-        return FaceTracker(analyzer, search_every=self.search_every, smoothing=self.smoothing)
+        return FaceTracker(
+            analyzer,
+            search_every=self.search_every,
+            min_age=self.min_age,
+            smoothing=self.smoothing,
+        )
 
     def _found(self, frame: Frame) -> Faces | Detections:
         """What is in a frame; of a video the faces with their tracks."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from refnet.detection.detector import Detector
 from refnet.faces.landmarks import FaceLandmarker
-from refnet.faces.tracking import Smoothing
+from refnet.faces.smoothing import Smoothing
 from refnet.model import Model
 
 #: What of a detector and a landmarker changes what they find, as their attributes are called.
@@ -17,7 +17,10 @@ LANDMARKER_SETTINGS = ("margin", "refine")
 
 
 def settings_of(
-    analyzer: Any, smoothing: Smoothing | None = None, search_every: float = 0.0
+    analyzer: Any,
+    smoothing: Smoothing | None = None,
+    search_every: float = 0.0,
+    min_age: float = 0.0,
 ) -> dict[str, Any]:
     """{name: plain value} of all that changes what `analyzer` finds in an image or a video.
 
@@ -26,10 +29,10 @@ def settings_of(
 
     Args:
         analyzer: a `refnet.FaceAnalyzer`, a `refnet.Detector`, or another function of an image.
-        smoothing, search_every: of the `refnet.FaceTracker`.
+        smoothing, search_every, min_age: of the `refnet.FaceTracker`.
     """
     found: dict[str, Any] = {"smoothing": None if smoothing is None else asdict(smoothing)}
-    found["search_every"] = search_every
+    found |= {"search_every": search_every, "min_age": min_age}
     detector = analyzer if isinstance(analyzer, Detector) else getattr(analyzer, "detector", None)
     if isinstance(detector, Detector):
         found |= _network("detector", detector.model) | asdict(detector.settings)
