@@ -4,8 +4,8 @@ A face's crop (`refnet.faces.crops`) is resized to the network's input. Points c
 the crop's side from its top left corner, and are mapped to image pixels by X = x0 + x · side.
 
 The networks know heads that stand upright. So the crop of a head that leans is turned with it: by the line of
-the eyes where the detector found them, else by the points of the pass before. Where two passes disagree, the face
-is looked at turned by eighths all around too. How far they agree is the confidence.
+the eyes where the detector found them, else by the points of the pass before. Where two passes disagree and no
+detector has found the eyes, the face is looked at turned by eighths all around too. How far they agree is the confidence.
 """
 
 from __future__ import annotations
@@ -269,7 +269,8 @@ class FaceLandmarker(CalledWithImages):
         found = _Views(pixels, owners, crops, turns)
         points, confidence = self._located(found), None
         if self.refine:
-            found, points, confidence = self._settled(found, points)
+            told = np.repeat([_tells_eyes(own) for own in boxes], counts)
+            found, points, confidence = self._settled(found, points, told)
         outside = np.concatenate(
             [area(clip(own, image.shape)) == 0 for own, image in zip(checked, pixels, strict=True)]
         )
@@ -313,8 +314,14 @@ class FaceLandmarker(CalledWithImages):
         points, again = both[: len(boxes)], both[len(boxes) :]
         return points, apart(again, points)
 
-    def _settled(self, views: _Views, points: Array) -> tuple[_Views, Array, Array | None]:
-        """What further passes make of the `points` of the first: views, points and confidence."""
+    def _settled(
+        self, views: _Views, points: Array, told: Array
+    ) -> tuple[_Views, Array, Array | None]:
+        """What further passes make of the `points` of the first: views, points and confidence.
+
+        Faces of which the detector has `told` (F,) how they lean are not looked at turned all around: it costs as
+        much as twenty faces, and what is lost of them is most often lost to blur.
+        """
         start = views
         first, views = points, views.about(points)
         points = self._located(views)
@@ -334,7 +341,7 @@ class FaceLandmarker(CalledWithImages):
             better = leaning[unsure] & (now <= LOST)
             views.put(unsure[better], other.of(np.flatnonzero(better)))
             points[unsure[better]] = third[better]
-        lost = np.flatnonzero((off > LOST) & (views.crops[:, 2] >= FEW_PIXELS))
+        lost = np.flatnonzero((off > LOST) & (views.crops[:, 2] >= FEW_PIXELS) & ~told)
         if len(lost):
             self._search(start, views, points, off, lost)
         return views, points, confidence_of(off)
@@ -404,6 +411,11 @@ def checked_boxes(boxes: Any) -> Array:
             f"a box is x1, y1, x2, y2 with x2 > x1 and y2 > y1; got {empty[0].tolist()}"
         )
     return array
+
+
+def _tells_eyes(boxes: Any) -> bool:
+    """Whether `boxes` are of a detector that finds eyes."""
+    return isinstance(boxes, Detections) and boxes.keypoints is not None
 
 
 def _check_pixels(boxes: Array, image: Array) -> None:
