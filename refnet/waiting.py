@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -77,7 +77,7 @@ class Count:
 
     def __init__(self, items: Iterable[Any] | None, *, total: int | None, unit: str) -> None:
         self._items, self._unit = items, unit
-        self._total = len(items) if total is None and hasattr(items, "__len__") else total
+        self._total = len(items) if total is None and isinstance(items, Sized) else total
         self._done, self._start = 0, monotonic()
         self._due = self._start + PATIENCE
         self._lock = threading.Lock()
