@@ -447,7 +447,7 @@ def _compile(path: Path | None, place: str) -> str:
     """Compile and load the kernels, and keep them in `path`; a sentence about it."""
     global _source
     if importlib.util.find_spec("numba") is None:
-        raise ImportError("there are no compiled kernels for this CPU and no Numba to make them")
+        raise ImportError("no compiled kernels for this CPU came with refnet; pip install numba")
     started = time.perf_counter()
     with long_wait("compiling the kernels for this CPU", "once, about 20 s"):
         code = compile_kernels()

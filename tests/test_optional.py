@@ -33,5 +33,5 @@ def test_two_packages_that_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     from refnet.media.images import opencv
 
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(DependencyError, match="opencv-python, .*opencv-python-headless$"):
+    with pytest.raises(DependencyError, match=r"opencv-python, .*opencv-python-headless$"):
         opencv()

@@ -69,7 +69,7 @@ photo = np.load({path!r})
 found = refnet.FaceAnalyzer(min_size=40, threads=1)(photo)
 balls = refnet.Detector("basketnet", threads=1)(photo)
 try:
-    refnet.read_image("photo.jpg")
+    refnet.read_image({file!r})
     error = ""
 except refnet.RefnetError as e:
     error = str(e)
@@ -84,7 +84,13 @@ def test_arrays_to_faces_without_opencv(tmp_path: Path) -> None:
     results = [
         json.loads(
             subprocess.run(
-                [sys.executable, "-c", ARRAYS.format(absent=absent, path=str(path))],
+                [
+                    sys.executable,
+                    "-c",
+                    ARRAYS.format(
+                        absent=absent, path=str(path), file=str(ROOT / "docs" / "astronaut.jpg")
+                    ),
+                ],
                 capture_output=True,
                 check=True,
                 text=True,

@@ -21,8 +21,8 @@ class Terminal(io.StringIO):
         return re.split(r"[\r\n]|\x1b\[K", self.getvalue())[-1]
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Put standard error on a terminal; called by a test, since pytest sets the stream anew when that begins."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(module, "PATIENCE", 0.05)
@@ -37,20 +37,23 @@ def until(condition: Any) -> None:
         sleep(0.005)
 
 
-def test_a_wait_shows_and_goes(terminal: Terminal) -> None:
+def test_a_wait_shows_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     with waiting("measuring"):
         assert terminal.getvalue() == ""
-        until(lambda: terminal.seen() == "measuring, 0 s")
-        until(lambda: terminal.seen() == "measuring, 1 s")
+        until(lambda: len(set(re.findall(r"measuring, \d+ s", terminal.getvalue()))) > 1)
     assert terminal.getvalue().endswith("\r\x1b[K")
 
 
-def test_the_innermost_wait_is_shown_and_then_the_outer_again(terminal: Terminal) -> None:
+def test_the_innermost_wait_is_shown_and_then_the_outer_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = on_a_terminal(monkeypatch)
     with waiting("preparing"):
         with long_wait("compiling", "once"):
             until(lambda: terminal.seen().startswith("refnet: compiling (once), "))
             assert "preparing" not in terminal.getvalue()
-        assert terminal.getvalue().endswith("\r\x1b[Krefnet: compiling took 0 s\n")
+        assert re.search(r"\r\x1b\[Krefnet: compiling took \d+ s\n", terminal.getvalue())
         until(lambda: terminal.seen().startswith("preparing, "))
     assert terminal.seen() == ""
     with pytest.raises(ZeroDivisionError), long_wait("compiling", "once"):
@@ -65,7 +68,7 @@ def test_a_log_has_a_line_at_the_start_and_one_at_the_end(capsys: Any) -> None:
     assert capsys.readouterr().err == ""
     with long_wait("compiling", "once, about 20 s"):
         assert capsys.readouterr().err == "refnet: compiling (once, about 20 s) ...\n"
-    assert capsys.readouterr().err == "refnet: compiling took 0 s\n"
+    assert re.fullmatch(r"refnet: compiling took \d+ s\n", capsys.readouterr().err)
 
 
 def test_without_standard_error_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +77,8 @@ def test_without_standard_error_nothing_fails(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def test_without_tqdm_a_line_counts(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tqdm_a_line_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     monkeypatch.setitem(sys.modules, "tqdm", None)
     shown = []
     bar = progress(range(3), unit="photos")
@@ -83,8 +87,8 @@ def test_without_tqdm_a_line_counts(terminal: Terminal, monkeypatch: pytest.Monk
         sleep(0.06)
         shown.append((i, terminal.seen()))
     assert shown[0] == (0, "")
-    assert re.fullmatch(r"1 of 3 photos, [\d.]+ a second, 0 s left", shown[1][1])
-    assert re.fullmatch(r"2 of 3 photos, [\d.]+ a second, 0 s left", shown[2][1])
+    assert re.fullmatch(r"1 of 3 photos, [\d.]+ a second, \d+ s left", shown[1][1])
+    assert re.fullmatch(r"2 of 3 photos, [\d.]+ a second, \d+ s left", shown[2][1])
     assert terminal.seen() == ""
     endless = progress(unit="images")
     sleep(0.06)
