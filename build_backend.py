@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -67,16 +68,18 @@ class BuildPy(build_py):  # type: ignore[misc, unused-ignore]
 
     def run(self) -> None:
         """As setuptools; then the kernels."""
+        library = Path(self.build_lib).resolve()
+        if not self.editable_mode:
+            # Of an earlier build in this folder; what has been removed since would be in the wheel too.
+            shutil.rmtree(library / "refnet", ignore_errors=True)
         super().run()
         if not self.editable_mode:
-            _compile(Path(self.build_lib).resolve())
+            _compile(library)
 
 
 def _compile(library: Path) -> None:
     """Compile the kernels of the package in `library` for every level, all at once where there are cores for it."""
     folder = library / "refnet" / "kernels"
-    for old in folder.glob("x86-64-*.bin"):  # of an earlier build, perhaps with another Numba
-        old.unlink()
     if not _wanted():
         print("refnet: built without compiled kernels; Numba compiles them where they are used")
         return

@@ -79,7 +79,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         np.save(work / "photo.npy", np.asarray(cv2.imread(str(PHOTO))))
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+        command: list[str | Path] = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
         run(*command, "--wheel-dir", work, ROOT, cwd=work)
         (wheel,) = work.glob("*.whl")
         print(f"{'case':10} {'MB':>6} {'install s':>10} {'first result s':>15}  OpenCV")
@@ -95,7 +95,14 @@ def check(case: str, wheel: Path, work: Path) -> list[str]:
     folder = work / case
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     if before:
         run(*pip, *before, cwd=work)
     started = time.perf_counter()

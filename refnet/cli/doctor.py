@@ -23,8 +23,10 @@ from refnet.waiting import waiting
 
 PACKAGES = ("numpy", "numba", "llvmlite", "tqdm", "onnx")
 #: Those that provide `cv2`. The one that was installed last has replaced the files of the others.
-OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
-OPENCV += ("opencv-contrib-python-headless",)
+OPENCV = (
+    *("opencv-python", "opencv-python-headless"),
+    *("opencv-contrib-python", "opencv-contrib-python-headless"),
+)
 #: How far the compiled backend may be from the float64 reference.
 TOLERANCE = 2e-4
 

@@ -104,9 +104,8 @@ def run_job(
         return 1
     copies = None if render_into is None else _copies(render_into, sources, render)
     target = _results(arguments, results, output, copies)
-    alone = output is not None and copies is None and target == _inside(output, results)
-    if alone and not os.path.lexists(output):
-        hide_from_git(Path(output))
+    if output is not None and copies is None and target == _inside(output, results):
+        _hide_new(Path(output))
     progress = Progress(bar=not arguments.quiet, lines=not arguments.quiet and target != "-")
     workers = 1
     if len(sources) > 1 and all(source.kind == "image" for source in sources):
@@ -181,6 +180,12 @@ def _results(
     if name is None or output is None or (copies is not None and copies.file is not None):
         return None
     return _inside(output, name)
+
+
+def _hide_new(folder: Path) -> None:
+    """Have Git leave alone a folder that is still to be made; drawings do the same with theirs."""
+    if not os.path.lexists(folder):
+        hide_from_git(folder)
 
 
 def _inside(output: str, name: str | None) -> str | None:
