@@ -44,7 +44,9 @@ def long_wait(what: str, expected: str) -> Iterator[None]:
     else:
         _print(f"refnet: {what} ({expected}) ...\n")
         yield
-    _print(f"refnet: {what} took {monotonic() - start:.0f} s\n")
+    with _changed:  # a wait around this one may be shown again by now
+        _clear()
+        _print(f"refnet: {what} took {monotonic() - start:.0f} s\n")
 
 
 def progress(items: Iterable[Any] | None = None, *, total: int | None = None, unit: str) -> Any:
