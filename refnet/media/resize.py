@@ -66,7 +66,7 @@ def _warp(image: Array, matrix: Array, size: Pair) -> Array:
     (right, down), (column, row) = (place - first)[:, :, None], first
     upper = padded[row, column] * (1 - right) + padded[row, column + 1] * right
     lower = padded[row + 1, column] * (1 - right) + padded[row + 1, column + 1] * right
-    made = np.rint(upper * (1 - down) + lower * down)
+    made: Array = np.rint(upper * (1 - down) + lower * down)
     return made.astype(np.uint8).reshape(size[1], size[0], -1)
 
 
