@@ -1,6 +1,5 @@
 """`refnet completion`: every verb and option is in the script of each shell, and the shells complete them."""
 
-import argparse
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 import refnet
-from refnet.cli import VERBS, _parser, main
+from refnet.cli import VERBS, main, parser_of
 from refnet.cli.completion import SHELLS, described
 
 
@@ -19,16 +18,11 @@ def script(shell: str, capsys: Any) -> str:
     return text
 
 
-def subparsers() -> Any:
-    parser = _parser()
-    return next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-
-
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_verb_option_and_network_is_there(shell: str, capsys: Any) -> None:
     text = script(shell, capsys)
-    verbs = described(subparsers())
-    assert tuple(verb.name for verb in verbs) == VERBS
+    verbs = described(parser_of())
+    assert tuple(verb.name for verb in verbs) == tuple(VERBS)
     for verb in verbs:
         assert verb.name in text and verb.purpose
         for option in verb.options:
@@ -39,7 +33,7 @@ def test_every_verb_option_and_network_is_there(shell: str, capsys: Any) -> None
 
 
 def test_kinds_of_a_verb_share_its_options() -> None:
-    (evaluate,) = (verb for verb in described(subparsers()) if verb.name == "evaluate")
+    (evaluate,) = (verb for verb in described(parser_of()) if verb.name == "evaluate")
     assert evaluate.words == ("landmarks", "detection")
     names = [name for option in evaluate.options for name in option.names]
     assert "--normalisation" in names and "--rule" in names and names.count("--data") == 1
