@@ -1,12 +1,18 @@
 """Compile all kernels once, keep the machine code, and run it in processes that never import Numba.
 
-`entry()` returns the one compiled function, `executor.enter`, as a C function: from this process, else from the
-cache, else compiled now (some seconds) and stored. The cache is a file per key; the key hashes every source file that
-machine code is made from, the versions of Numba and llvmlite, the CPU's model and features and the lane count, so that a
-file made for something else is never found. The file carries a hash of its own content and is not run unless that agrees,
-which is against damage; nor is it run where another user can have written it (`trust.py`). It is written under a
-temporary name and then renamed, so that several processes may start at once. A process that finds its file imports
-neither Numba nor, on Linux with x86-64, LLVM (`elf.py`).
+`entry()` returns the one compiled function, `executor.enter`, as a C function: from this process, else as it came with
+the installation, else from the cache, else compiled now (some seconds) and stored. The cache is a file per key; the key
+hashes every source file that machine code is made from, the versions of Numba and llvmlite, the CPU's model and features
+and the lane count, so that a file made for something else is never found. The file carries a hash of its own content and
+is not run unless that agrees, which is against damage; nor is it run where another user can have written it
+(`trust.py`). It is written under a temporary name and then renamed, so that several processes may start at once. A
+process that finds its file imports neither Numba nor, on Linux with x86-64, LLVM (`elf.py`).
+
+What comes with the installation (`prebuild`, called where the package is built) are files of the same form for the two
+common levels of x86-64. LLVM is given the level's name in place of a processor's, and no features: code that was made on
+one machine then has no instruction that another of its level lacks. An object file has no addresses but relative ones,
+and of the C library only `memset`, so that nothing else of the machine or its Python is in it. The result has the same
+bits as code for this very CPU: no instruction is chosen that rounds otherwise. `REFNET_PREBUILT=off` leaves them unused.
 
 Where the cache cannot be written (read-only home, full disk) or trusted, the code stays in memory and one warning says so.
 `REFNET_CACHE` names another folder; `REFNET_CACHE=off` keeps nothing. Nothing else in refnet calls Numba.
@@ -24,10 +30,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from refnet.files import write_file
+from refnet.waiting import long_wait
 
 from . import elf, host, trust
 from .simd import KERNELS, LANES
@@ -91,14 +99,25 @@ def _hash(content: bytes) -> str:
     return importlib.util.source_hash(content).hex()
 
 
-def compile_kernels() -> MachineCode:
-    """Compile `executor.enter` and everything it calls for this host. Takes seconds; imports Numba."""
+def compile_kernels(level: str | None = None) -> MachineCode:
+    """Compile `executor.enter` and everything it calls. Takes seconds; imports Numba.
+
+    Args:
+        level: of `host.LEVELS`, for whose processors the code is; by default it is for this one alone.
+    """
     import llvmlite.binding as llvm
     from numba import cfunc, types
     from numba.extending import register_jitable
 
     from . import executor, simd_llvm
 
+    # All of LEVELS have it. Where a processor's features do not name SSE, it is none of x86, and has it too.
+    features = llvm.get_host_cpu_features()
+    simd_llvm.fused = (
+        level is not None
+        or features.get("fma", False)
+        or not any(name.startswith("sse") for name in features)
+    )
     # NumPy's error model: a division must not become a branch that raises, since nothing could catch it. Nor do kernels
     # need wrappers, or rewrites of array expressions.
     _register(register_jitable(error_model="numpy", no_cfunc_wrapper=True, no_rewrites=True))
@@ -109,7 +128,7 @@ def compile_kernels() -> MachineCode:
     with _deferred_optimization():
         compiled: Any = cfunc(signature, error_model="numpy")(executor.enter)
     module = llvm.parse_assembly(compiled._library.get_llvm_str())
-    machine = _target_machine()
+    machine = _target_machine(level)
     _optimize(module, compiled.native_name, machine)
     undefined = tuple(
         function.name
@@ -177,14 +196,15 @@ def _register(register: Callable[[Callable[..., Any]], object]) -> None:
         _registered += 1
 
 
-def _target_machine() -> Any:
+def _target_machine(level: str | None = None) -> Any:
+    """LLVM's description of a processor of `level`, without anything that only this host has; of this host for None."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
+        cpu=level or llvm.get_host_cpu_name(),
+        features="" if level else llvm.get_host_cpu_features().flatten(),
         opt=3,
         # Position-independent code holds no absolute addresses: all that `elf.py` must resolve is relative.
         reloc="pic",
@@ -227,29 +247,37 @@ def cache_folder() -> Path | None:
         return None
     if chosen:
         return Path(chosen)
-    if sys.platform == "linux":  # what platformdirs says too, but that takes 8 ms to import
-        base = os.environ.get("XDG_CACHE_HOME", "").strip()
-        if os.path.isabs(base):  # by the standard, a relative path is to be ignored
-            return Path(base) / "refnet"
-        try:
-            return Path("~/.cache").expanduser() / "refnet"
-        except RuntimeError:  # neither HOME nor an entry in the list of users, as in containers
-            return None
-    import platformdirs
+    variable, below_home, name = _CACHES.get(sys.platform, ("XDG_CACHE_HOME", ".cache", "refnet"))
+    base = os.environ.get(variable, "").strip()
+    if os.path.isabs(base):  # by the standard, a relative path is to be ignored
+        return Path(base) / name
+    try:
+        return Path.home() / below_home / name
+    except RuntimeError:  # neither HOME nor an entry in the list of users, as in containers
+        return None
 
-    return Path(platformdirs.user_cache_dir("refnet", appauthor=False))
+
+#: Where caches are, elsewhere than by the XDG standard: a variable, else a folder of the home folder; and ours in it.
+_CACHES = {
+    "win32": ("LOCALAPPDATA", "AppData/Local", "refnet/Cache"),
+    "darwin": ("", "Library/Caches", "refnet"),
+}
 
 
 def source_files() -> list[Path]:
     """The files that decide what the machine code does: those with kernels, the constants that are compiled into them,
-    and how they are compiled. What any of them imports from this folder is among them, except `host` and `elf`, which
-    only say where the code runs."""
+    and how they are compiled. What any of them imports from this folder is among them, except `host`, `elf` and `trust`,
+    which only say where the code runs."""
     from . import executor  # imports every file with kernels
 
     here = Path(executor.__file__)
     modules = {"simd", "simd_llvm", "instructions", "machine_code"}
     modules |= {f.__module__.rpartition(".")[2] for f in KERNELS}
     return sorted(path for name in modules if (path := here.with_name(f"{name}.py")).exists())
+
+
+def _sources() -> list[bytes]:
+    return [part for path in source_files() for part in (path.name.encode(), path.read_bytes())]
 
 
 def _version(package: str) -> bytes:
@@ -264,10 +292,48 @@ def _version(package: str) -> bytes:
 
 def cache_key() -> str:
     """A hash of everything that the machine code depends on."""
-    parts = [part for path in source_files() for part in (path.name.encode(), path.read_bytes())]
     # Another compiler, another CPU or another lane count makes other code from the same sources.
-    parts += [_version("llvmlite"), _version("numba"), host.identity().encode(), b"%d" % LANES]
-    return _hash(b"\0".join(parts))
+    parts = [_version("llvmlite"), _version("numba"), host.identity().encode(), b"%d" % LANES]
+    return _hash(b"\0".join(_sources() + parts))
+
+
+def prebuilt_file() -> Path | None:
+    """The file beside this one that has this host's machine code where the package was built with it, whether it exists
+    or not; None on a host for which none is built, and where REFNET_PREBUILT is off.
+
+    Its name has a hash of the sources, so that code of others is not found. Which compiler made it does not matter: the
+    user need not have any.
+    """
+    level = None if os.environ.get("REFNET_PREBUILT", "").lower() == "off" else host.level(LANES)
+    return None if level is None else _built(Path(__file__).parent, level)
+
+
+def _built(folder: Path, level: str) -> Path:
+    return folder / f"{level}-{_hash(bytes(1).join(_sources()))}.bin"
+
+
+def prebuilt() -> MachineCode | None:
+    """The machine code that came with the installation; None where there is none for this host and these sources. A
+    warning names a file that others can have written than may write the sources."""
+    path = prebuilt_file()
+    return (
+        None
+        if path is None
+        else _content(path, partial(trust.read_installed, path, Path(__file__)))
+    )
+
+
+def prebuild(folder: Path) -> Path:
+    """Compile the kernels for the level of LANES, into a file of `folder` that any processor of this level can run.
+
+    It takes a process of its own, whose REFNET_LANES says for which level, and in which Numba has not been imported.
+    """
+    (level,) = (name for name, (lanes, _) in host.LEVELS.items() if lanes == LANES)
+    # Numba's own passes, which come before LLVM's, are not to know this host either.
+    os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = level, ""
+    path = _built(folder, level)
+    write_file(path, [compile_kernels(level).to_bytes()])
+    return path
 
 
 def cache_file() -> Path | None:
@@ -282,13 +348,18 @@ def cache_file() -> Path | None:
 def read(path: Path) -> MachineCode | None:
     """The machine code in a cache file, or None where there is none that may be run; a warning names a file that others
     can have written."""
+    return _content(path, partial(trust.read, path))
+
+
+def _content(path: Path, read: Callable[[], bytes]) -> MachineCode | None:
     try:
-        return MachineCode.from_bytes(trust.read(path))
+        return MachineCode.from_bytes(read())
     except trust.UntrustedError as error:
         warnings.warn(
-            f"refnet does not run the compiled kernels in its cache, since {error}; they are compiled anew.",
+            f"refnet does not run the compiled kernels in {path.parent}, since {error}; it looks for others, and "
+            "compiles them where there are none.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     except OSError:
         pass
@@ -338,35 +409,60 @@ def _place() -> tuple[Path | None, str]:
 
 
 def warmup() -> str:
-    """Load the kernels, compiling them if there is no machine code for them yet; says what it did."""
+    """Load the kernels, compiling them if there is no machine code for them yet; says what it did.
+
+    Raises:
+        ImportError: they would have to be compiled and Numba is not installed.
+    """
+    global _source
     with _lock:
-        path, place = _place()
         if _loaded:
-            where = f"in memory only, {place}" if path is None else place
-            return f"the kernels are loaded already ({where})"
+            return f"the kernels are loaded already ({_source})"
+        if (code := prebuilt()) is not None:
+            load(code)
+            _source = f"{prebuilt_file()}, built with this installation"
+            return f"loaded the compiled kernels from {_source}"
+        path, place = _place()
         code = None if path is None else read(path)
         if code is not None:
             load(code)
+            _source = place
             return f"loaded the compiled kernels from {place}"
-        started = time.perf_counter()
-        if sys.stderr is not None and sys.stderr.isatty():
-            print("refnet: compiling kernels once ...", file=sys.stderr, flush=True)
+        return _compile(path, place)
+
+
+def described() -> str:
+    """Which machine code runs here, or will, and where it is."""
+    if _loaded:
+        return _source
+    file, (path, place) = prebuilt_file(), _place()
+    if file is not None and file.exists():
+        return f"{file}, built with this installation"
+    if path is None:
+        return f"to be compiled in every process: {place}"
+    return place if path.exists() else f"{place}, not compiled yet"
+
+
+def _compile(path: Path | None, place: str) -> str:
+    """Compile and load the kernels, and keep them in `path`; a sentence about it."""
+    global _source
+    if importlib.util.find_spec("numba") is None:
+        raise ImportError("no compiled kernels for this CPU came with refnet; pip install numba")
+    started = time.perf_counter()
+    with long_wait("compiling the kernels for this CPU", "once, about 20 s"):
         code = compile_kernels()
-        kept = path is not None and write(path, code)
-        # Who has turned the cache off knows that nothing is kept.
-        if path is None and os.environ.get("REFNET_CACHE", "").lower() != "off":
-            _not_kept("", place)
-        load(code)
-        seconds = time.perf_counter() - started
-        done = f"compiled the kernels for {LANES} lanes in {seconds:.1f} s"
-        return (
-            f"{done} and stored them as {place}"
-            if kept
-            else f"{done}; they are kept in memory only"
-        )
+    kept = path is not None and write(path, code)
+    # Who has turned the cache off knows that nothing is kept.
+    if path is None and os.environ.get("REFNET_CACHE", "").lower() != "off":
+        _not_kept("", place)
+    load(code)
+    _source = place if kept else "in memory only" if path else f"in memory only, {place}"
+    done = f"compiled the kernels for {LANES} lanes in {time.perf_counter() - started:.1f} s"
+    return f"{done} and stored them as {place}" if kept else f"{done}; they are kept in memory only"
 
 
 _registered = 0
 _lock = threading.Lock()
 _loaded: list[Entry] = []
+_source = ""
 _engines: list[tuple[Any, Any]] = []

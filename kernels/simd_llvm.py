@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -23,6 +22,8 @@ FLOAT = ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
+#: Whether the CPU that is compiled for has an instruction for fused multiply-adds; `compile_kernels` sets it.
+fused = True
 pointer = types.CPointer(types.float32)  # type: ignore[no-untyped-call]
 integers = types.CPointer(types.int64)  # type: ignore[no-untyped-call]
 
@@ -81,9 +82,7 @@ def _splat(builder: Any, scalar: Any) -> Any:
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """Fused where the host can; without such an instruction a library call per lane would ruin it."""
-    features = llvm.get_host_cpu_features()
-    fused = features.get("fma") or not any(name.startswith("sse") for name in features)
+    """Fused where the CPU can; without such an instruction a library call per lane would ruin it."""
     name = f"llvm.{'fma' if fused else 'fmuladd'}.v{LANES}f32"
     function = ir.FunctionType(VECTOR, [VECTOR] * 3)
     module = builder.module

@@ -1,15 +1,18 @@
 """Whether machine code out of a file may be run: only where no other user can have written it.
 
-A file is judged by its owner and by the owners and permissions of every folder above it, as OpenSSH judges its keys: all
+A file of the cache is judged by its owner and by the owners and permissions of every folder above it, as OpenSSH judges its keys: all
 of them belong to this user or to root, and no other user may write to them. A parent with the sticky bit, such as /tmp,
 is allowed, since only an entry's owner may exchange it there. Where the system has no owners of this kind (Windows), the
 cache lies in the user's profile and its access control lists decide.
+
+A file that came with the installation is judged by the sources beside it (`read_installed`).
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 _LINKS_AT_MOST = 40  # as Linux follows in one path
@@ -117,17 +120,52 @@ def read(path: Path) -> bytes:
         raise UntrustedError(reason, path)
     if stat.S_ISLNK(os.lstat(path).st_mode):
         raise UntrustedError(f"{path} is a link", path)
-    handle = os.open(path, _FLAGS)
+
+    def judge(status: os.stat_result) -> str:
+        if not hasattr(os, "geteuid"):
+            return ""
+        if not _own(status):
+            return f"{path} belongs to another user"
+        return f"other users may write to {path}" if status.st_mode & _OTHERS_WRITE else ""
+
+    return _read(path, _FLAGS, judge)
+
+
+def read_installed(path: Path, source: Path) -> bytes:
+    """The content of a file that came with an installation, as `source` did, whose code Python runs in any case.
+
+    It is to have the owner of `source`, and to be open to nobody to whom that is not. Whoever may exchange files in the
+    folder of both may exchange `source`, so that folders need not be judged; and installers may link to either.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        UntrustedError: others may write to it than to `source`.
+    """
+    known = os.stat(source)
+
+    def judge(status: os.stat_result) -> str:
+        if not hasattr(os, "geteuid"):
+            return ""
+        if status.st_uid not in (0, known.st_uid):
+            return f"{path} does not belong to the owner of {source.name} beside it"
+        allowed = known.st_mode if status.st_gid == known.st_gid else 0
+        if status.st_mode & _OTHERS_WRITE & ~allowed:
+            return f"other users may write to {path}"
+        return ""
+
+    return _read(path, _FLAGS & ~getattr(os, "O_NOFOLLOW", 0), judge)
+
+
+def _read(path: Path, flags: int, judge: Callable[[os.stat_result], str]) -> bytes:
+    """The content of a regular file to which `judge` has no objection."""
+    handle = os.open(path, flags)
     try:
         # Of the open file: the name may stand for another one by now.
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise UntrustedError(f"{path} is not a regular file", path)
-        if hasattr(os, "geteuid"):
-            if not _own(status):
-                raise UntrustedError(f"{path} belongs to another user", path)
-            if status.st_mode & _OTHERS_WRITE:
-                raise UntrustedError(f"other users may write to {path}", path)
+        if reason := judge(status):
+            raise UntrustedError(reason, path)
         with open(handle, "rb", closefd=False) as file:
             return file.read()
     finally:

@@ -34,9 +34,20 @@ ARENA_MEMORY = 256 << 20
 
 def unavailable() -> str | None:
     """Why the compiled backend cannot run here, as a sentence; None where it can."""
-    if importlib.util.find_spec("llvmlite") is None:
-        return "llvmlite is not installed; pip install numba brings it"
-    return None
+    if importlib.util.find_spec("llvmlite") is not None:
+        return None
+    try:
+        from refnet.kernels import machine_code
+
+        found = machine_code.prebuilt_file()
+    except Exception as error:  # such as a REFNET_LANES that no CPU has
+        return str(error)
+    if found is not None and found.exists():
+        return None
+    return (
+        "this installation has no compiled kernels for this CPU, and nothing to compile them with; "
+        "pip install numba brings that"
+    )
 
 
 class Engine:
@@ -148,20 +159,17 @@ def peak() -> float:
 
 
 def host() -> dict[str, str | int]:
-    """What the compiled backend sees and does here: CPU, lanes, and where its machine code is kept.
+    """What the compiled backend sees and does here: CPU, lanes, and which machine code runs.
 
     Raises:
         BackendError: it cannot run here; the message says why.
     """
     if reason := unavailable():
         raise BackendError(f"the compiled backend cannot run here: {reason}")
-    from refnet.kernels import host as this
-    from refnet.kernels import machine_code, simd
+    try:
+        from refnet.kernels import host as this
+        from refnet.kernels import machine_code, simd
 
-    kept = machine_code.cache_file()
-    return {
-        "cpu": this.cpu(),
-        "lanes": simd.LANES,
-        "machine code": "in memory only" if kept is None else str(kept),
-        "compiled": "yes" if kept is not None and kept.exists() else "not yet",
-    }
+        return {"cpu": this.cpu(), "lanes": simd.LANES, "machine code": machine_code.described()}
+    except Exception as error:  # such as a REFNET_LANES that no CPU has
+        raise BackendError(f"the compiled backend cannot run here: {error}") from error

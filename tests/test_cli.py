@@ -53,7 +53,10 @@ def test_the_overview_names_every_verb_and_the_version(capsys: Any, monkeypatch:
     assert capsys.readouterr().out == text
     with pytest.raises(SystemExit):
         main(["--version"])
-    assert capsys.readouterr().out == f"refnet {refnet.__version__}\n"
+    version, backend, weights = capsys.readouterr().out.splitlines()
+    assert version == f"refnet {refnet.__version__}"
+    assert backend.startswith("backend: compiled, ")
+    assert "lffd-face-v2" in weights and "pfld-ultralight-slim" in weights
 
 
 def test_a_call_imports_the_file_of_its_own_verb_alone() -> None:

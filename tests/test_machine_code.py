@@ -139,11 +139,28 @@ def test_the_cache_can_be_elsewhere_or_off(monkeypatch: pytest.MonkeyPatch) -> N
     file = machine_code.cache_file()
     assert file is not None and file.parent == Path("/somewhere/else")
     monkeypatch.delenv("REFNET_CACHE")
-    platformdirs = pytest.importorskip("platformdirs")
-    for chosen in ("", "/some/where"):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for chosen, expected in (("", Path.home() / ".cache"), ("/some/where", Path("/some/where"))):
         monkeypatch.setenv("XDG_CACHE_HOME", chosen)
-        folder = platformdirs.user_cache_dir("refnet", appauthor=False)
-        assert machine_code.cache_folder() == Path(folder)
+        assert machine_code.cache_folder() == expected / "refnet"
+
+
+def test_the_cache_is_where_each_system_has_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """platformdirs knows the places, which takes longer to import than all else of a warm start."""
+    pytest.importorskip("platformdirs")
+    from platformdirs.macos import MacOS
+    from platformdirs.unix import Unix
+
+    for variable in ("REFNET_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    for system, places in (("darwin", MacOS), ("linux", Unix), ("freebsd14", Unix)):
+        monkeypatch.setattr(sys, "platform", system)
+        expected = places("refnet", appauthor=False).user_cache_dir
+        assert machine_code.cache_folder() == Path(expected)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert machine_code.cache_folder() == Path.home() / "AppData/Local/refnet/Cache"
+    monkeypatch.setenv("LOCALAPPDATA", os.path.abspath("local"))
+    assert machine_code.cache_folder() == Path("local/refnet/Cache").absolute()
 
 
 def test_many_processes_may_start_at_once(warm: str) -> None:

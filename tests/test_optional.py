@@ -26,3 +26,12 @@ def test_one_that_is_absent_is_named_with_its_command(
         require("absent.part", "a table", install)
     assert str(caught.value).startswith("a table needs the package absent")
     assert isinstance(caught.value, ImportError)
+
+
+def test_two_packages_that_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV comes in builds that replace each other's files, so a person is to choose."""
+    from refnet.media.images import opencv
+
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(DependencyError, match=r"opencv-python, .*opencv-python-headless$"):
+        opencv()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import refnet
+from refnet.cli import main
 from refnet.errors import OptionError, OutputError
 from refnet.faces.face import Face, Faces
 from refnet.media.mark import marked
@@ -298,6 +299,18 @@ def test_what_was_drawn_is_left_out_of_searches_and_of_git(holiday: Path, monkey
     run([holiday / "d.avi"], holiday, holiday / "r.jsonl")  # beside a user's own photos
     assert not (holiday / ".gitignore").exists()
     assert len(find_sources(["."])) == 4
+
+
+def test_git_leaves_out_the_default_folder_also_where_nothing_is_drawn(
+    holiday: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(holiday)
+    assert main(["faces", "a.jpg", "--no-media"]) == 0
+    assert (holiday / "faces" / ".gitignore").read_text() == "*\n"
+    (holiday / "mine").mkdir()  # which a user may want to keep
+    assert main(["faces", "a.jpg", "--no-media", "-o", "mine"]) == 0
+    assert not (holiday / "mine" / ".gitignore").exists()
+    capsys.readouterr()
 
 
 def test_kinds_that_are_left_out_are_said(tmp_path: Path) -> None:

@@ -52,12 +52,12 @@ def test_nobody_imports_parity() -> None:
         assert importers(folder, "parity", "tests") == set()
 
 
-def test_kernels_know_the_graph_and_how_to_write_a_file_and_nothing_else_of_refnet() -> None:
+def test_kernels_know_the_graph_files_and_waiting_and_nothing_else_of_refnet() -> None:
     for path in (ROOT / "kernels").rglob("*.py"):
         for name in imports(path):
             if name.startswith("refnet") and not name.startswith("refnet.kernels"):
                 module = ".".join(name.split(".")[:2])
-                assert module in ("refnet.graph", "refnet.files"), (path, name)
+                assert module in ("refnet.graph", "refnet.files", "refnet.waiting"), (path, name)
 
 
 def test_the_command_line_is_no_library() -> None:

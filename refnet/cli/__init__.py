@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import os
@@ -14,6 +15,7 @@ from refnet import __version__
 from refnet.cli.parser import VERBS as VERBS
 from refnet.cli.parser import WRONG_CALL, Parser
 from refnet.errors import (
+    BackendError,
     CheckpointError,
     FileError,
     OptionError,
@@ -44,6 +46,7 @@ _VERBS_ELSEWHERE = {
     **dict.fromkeys(("infer", "inference", "forward"), "run"),
     **dict.fromkeys(("check", "checks", "env", "version", "info-system"), "doctor"),
     **dict.fromkeys(("compile", "cache"), "warmup"),
+    **dict.fromkeys(("completions", "autocomplete", "install-completion"), "completion"),
 }
 
 
@@ -130,7 +133,9 @@ def parser_of(words: Collection[str] = VERBS) -> Parser:
         "no GPU.",
         epilog=_EPILOG,
     )
-    parser.add_argument("--version", "-V", action="version", version=f"refnet {__version__}")
+    parser.add_argument(
+        "--version", "-V", action=_Version, nargs=0, help="show version, backend and weights"
+    )
     subparsers = parser.add_subparsers(
         title="verbs", metavar="VERB", required=True, prog="refnet", parser_class=Parser
     )
@@ -140,6 +145,23 @@ def parser_of(words: Collection[str] = VERBS) -> Parser:
         else:
             subparsers.add_parser(verb, help=purpose)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version, then what runs here and with which weights, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from refnet import engine
+        from refnet.weights import catalogue
+
+        try:
+            host = engine.host()
+            backend = f"compiled, {host['lanes']} lanes, {host['machine code']}"
+        except BackendError as error:
+            backend = f"numpy, since {error}"
+        print(f"refnet {__version__}\nbackend: {backend}")
+        print(f"weights: {', '.join(path.stem for path in catalogue())}")
+        parser.exit()
 
 
 def _is_of_the_call(error: RefnetError) -> bool:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refnet.benchmark import PEERS, Result, layers, measure, peak_memory, pin, plot, startup
+from refnet.benchmark import (
+    PEERS,
+    Result,
+    Startup,
+    layers,
+    measure,
+    peak_memory,
+    pin,
+    plot,
+    quiet,
+    startup,
+)
 from refnet.benchmark.media import measure_media
 from refnet.benchmark.photos import Engine, measure_photos, peer
 from refnet.cli.arguments import (
@@ -99,12 +111,15 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     check_new([arguments.plot], overwrite=arguments.overwrite)
     if arguments.photos or arguments.video:
+        _warn()
         return _print_media(arguments)
     if not arguments.networks:
         raise OptionError("name a network, such as `refnet bench lffd-face-v2`, or --photos DIR")
     graphs = {label: read_graph(label) for label in arguments.networks}
     if arguments.threads == 1:
         pin()
+    if not arguments.memory:
+        _warn()
     if arguments.layers:
         _print_layers(graphs, arguments.seconds)
     elif arguments.memory:
@@ -114,6 +129,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print_times(graphs, arguments)
     return 0
+
+
+def _warn() -> None:
+    """Say, on standard error, that the machine is busy, where it is."""
+    if sentence := quiet.warning(quiet.others()):
+        print(f"refnet: {sentence}", file=sys.stderr, flush=True)
+
+
+def _print_spread(rows: Sequence[Result] | Sequence[Startup]) -> None:
+    print(f"refnet: {quiet.spread((r.p10, r.p90) for r in rows)}", file=sys.stderr)
 
 
 def _chosen(graphs: Mapping[str, Graph]) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -223,12 +248,14 @@ def _print_startup(
     if arguments.json:
         for r in rows:
             print_json(dataclasses.asdict(r))
+        _print_spread(rows)
         return
     print(f"{'network':30} {'engine':12} {'median ms':>10} {'p10':>9} {'p90':>9} {'ratio':>6}")
     for r in rows:
         print(
             f"{r.network:30} {r.engine:12} {r.median:10.1f} {r.p10:9.1f} {r.p90:9.1f} {r.ratio:6.2f}"
         )
+    _print_spread(rows)
 
 
 def _peers(arguments: argparse.Namespace) -> list[str]:
@@ -260,3 +287,4 @@ def _print_times(graphs: Mapping[str, Graph], arguments: argparse.Namespace) -> 
     if arguments.json:
         for r in results:
             print_json(dataclasses.asdict(r))
+    _print_spread(results)

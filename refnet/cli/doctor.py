@@ -14,13 +14,19 @@ import numpy as np
 from refnet import __version__, engine
 from refnet.cli.arguments import add_json, print_json
 from refnet.cli.parser import add_verb
-from refnet.errors import BackendError
+from refnet.errors import BackendError, DependencyError
+from refnet.media.images import opencv
 from refnet.model import load
 from refnet.networks import build
 from refnet.random_weights import random_weights
 from refnet.waiting import waiting
 
-PACKAGES = ("numpy", "numba", "llvmlite", "opencv-python-headless", "opencv-python", "onnx")
+PACKAGES = ("numpy", "numba", "llvmlite", "tqdm", "onnx")
+#: Those that provide `cv2`. The one that was installed last has replaced the files of the others.
+OPENCV = (
+    *("opencv-python", "opencv-python-headless"),
+    *("opencv-contrib-python", "opencv-contrib-python-headless"),
+)
 #: How far the compiled backend may be from the float64 reference.
 TOLERANCE = 2e-4
 
@@ -30,8 +36,8 @@ def add_parser(subparsers: Any) -> None:
         subparsers,
         "doctor",
         "[--json]",
-        description="Show what a bug report needs: versions, CPU, backend and why, where machine code "
-        "is kept, and whether both backends agree here. Exits with 1 where the self-test fails.",
+        description="Show what a bug report needs: versions, CPU, backend and why, which machine code "
+        "runs and where it is, and whether both backends agree here. Exits with 1 where the self-test fails.",
     )
     add_json(parser)
     parser.set_defaults(run=run)
@@ -46,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         **{package: _version(package) for package in PACKAGES},
+        "opencv": _opencv(),
         **_backend(),
         "self-test": tested,
     }
@@ -62,6 +69,16 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _opencv() -> str:
+    """The builds of OpenCV that are installed, and whether one can be imported."""
+    there = [f"{name} {_version(name)}" for name in OPENCV if _version(name) != "not installed"]
+    try:
+        opencv()
+    except DependencyError as error:
+        return "; ".join([*there, str(error)])
+    return ", ".join(there) or "of an unknown package"
 
 
 def _backend() -> dict[str, str | int]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from refnet.cli.arguments import (
     NETWORK,
@@ -38,7 +37,7 @@ from refnet.training.evaluation import (
     results_by_class,
 )
 from refnet.training.metrics import NORMALISATIONS, RULES, cumulative_error, nme
-from refnet.waiting import waiting
+from refnet.waiting import progress, waiting
 
 #: How many cases a sheet shows.
 WORST = 12
@@ -233,7 +232,7 @@ def run_detection(arguments: argparse.Namespace) -> int:
             )
     found: list[list[Detections]] = [[] for _ in detectors]
     seen = []
-    for photo in tqdm(photos, delay=2, disable=None, leave=False):
+    for photo in progress(photos, unit="photos"):
         image: Any = photo.image
         if arguments.long_side:
             image, photo = at_long_side(photo, arguments.long_side)

@@ -14,6 +14,7 @@ from refnet.cli.arguments import add_json, add_threads, threshold, whole_number
 from refnet.cores import thread_count
 from refnet.errors import OptionError, printable
 from refnet.media.images import IMAGE_SUFFIXES
+from refnet.media.mark import hide_from_git
 from refnet.media.sources import Sources, find_sources
 from refnet.results.copies import AnnotatedCopies, FaceCrops, Render
 from refnet.results.job import Job, Outcome, Progress, counted
@@ -103,6 +104,8 @@ def run_job(
         return 1
     copies = None if render_into is None else _copies(render_into, sources, render)
     target = _results(arguments, results, output, copies)
+    if output is not None and copies is None and target == _inside(output, results):
+        _hide_new(Path(output))
     progress = Progress(bar=not arguments.quiet, lines=not arguments.quiet and target != "-")
     workers = 1
     if len(sources) > 1 and all(source.kind == "image" for source in sources):
@@ -176,7 +179,18 @@ def _results(
         return str(arguments.results)
     if name is None or output is None or (copies is not None and copies.file is not None):
         return None
-    return str(Path(output) / name)
+    return _inside(output, name)
+
+
+def _hide_new(folder: Path) -> None:
+    """Have Git leave alone a folder that is still to be made; drawings do the same with theirs."""
+    if not os.path.lexists(folder):
+        hide_from_git(folder)
+
+
+def _inside(output: str, name: str | None) -> str | None:
+    """The place of the results in the folder `output`."""
+    return None if name is None else str(Path(output) / name)
 
 
 def _any_there(sources: Sources) -> bool:

@@ -28,6 +28,7 @@ VERBS: Mapping[str, str] = {
     "bench": "measure how fast networks run here",
     "warmup": "compile the kernels ahead of the first run",
     "doctor": "show versions, CPU, backend and cache, and run a self-test",
+    "completion": "print what a shell needs to complete refnet's words",
 }
 #: The exit code of a wrong call.
 WRONG_CALL = 2

@@ -18,7 +18,8 @@ def add_parser(subparsers: Any) -> None:
         "warmup",
         "[--json]",
         description="Compile the kernels for this CPU, once, and keep the machine code in the cache folder "
-        "(REFNET_CACHE names another, or off). The first run of a network does the same.",
+        "(REFNET_CACHE names another, or off). The first run of a network does the same; nothing is compiled "
+        "where the installation brought kernels for this CPU.",
     )
     add_json(parser)
     parser.set_defaults(run=run)

@@ -15,7 +15,7 @@ from refnet.detection.geometry import geometry, object_range
 from refnet.detection.head import HeadSettings
 from refnet.errors import OptionError
 from refnet.graph import Graph
-from refnet.media.images import opencv
+from refnet.media.resize import resize
 from refnet.model import Model
 from refnet.networks.defaults import Defaults, detection_of
 
@@ -44,12 +44,11 @@ class BasketNetHead:
         self, images: Sequence[Array], *, batch_size: int = 1, tile: int | None = None
     ) -> list[Candidates]:
         """See `refnet.detection.head.Head.candidates`."""
-        cv2 = opencv()
         _, height, width = self.model.graph.input_shape
         found: list[Candidates] = []
         for at in range(0, len(images), batch_size):
             chunk = images[at : at + batch_size]
-            stretched = [np.asarray(cv2.resize(image, (width, height))) for image in chunk]
+            stretched = [resize(image, (width, height)) for image in chunk]
             outputs = self.model(self.preprocessing.apply(stretched))
             assert isinstance(outputs, tuple)
             found += [

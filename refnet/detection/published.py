@@ -22,7 +22,7 @@ from refnet.detection.detections import Candidates
 from refnet.detection.head import HeadSettings
 from refnet.detection.pyramid import TILED_ABOVE, ScaledHead
 from refnet.errors import ImageError, OptionError
-from refnet.media.images import opencv
+from refnet.media.resize import resize
 from refnet.model import Model
 from refnet.networks.defaults import Defaults, detection_of
 from refnet.networks.published import (
@@ -133,12 +133,12 @@ class PublishedHead(ScaledHead):
 
     def _fitted(self, image: Array) -> Array:
         """`image` in the upper left corner of the network's input, black elsewhere."""
-        cv2 = opencv()
         _, rows, columns = self.graph.input_shape
         width, height = self._fitted_size(image.shape)
-        method = cv2.INTER_AREA if 2 * width < image.shape[1] else cv2.INTER_LINEAR
         fitted = np.zeros((rows, columns, image.shape[2]), image.dtype)
-        fitted[:height, :width] = cv2.resize(image, (width, height), interpolation=method)
+        fitted[:height, :width] = resize(
+            image, (width, height), averaged=2 * width < image.shape[1]
+        )
         return fitted
 
 

@@ -19,7 +19,7 @@ from refnet.detection.geometry import geometry, object_range
 from refnet.detection.head import HeadSettings
 from refnet.detection.tiling import Tile, tiles
 from refnet.errors import ImageError, OptionError
-from refnet.media.images import opencv
+from refnet.media.resize import resize
 from refnet.model import Model
 from refnet.networks.defaults import Defaults, detection_of
 
@@ -106,11 +106,9 @@ class ScaledHead(ABC):
     def _resized(self, image: Array, scale: float) -> Array:
         """`image` by `scale`; black is added to the right and below where a side is still too short."""
         if scale != 1:
-            cv2 = opencv()
             # The official code always samples linearly, which at a quarter of the size skips pixels.
             averaged = self.settings.scales is None and scale < 0.5
-            method = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
-            image = np.asarray(cv2.resize(image, (0, 0), fx=scale, fy=scale, interpolation=method))
+            image = resize(image, scale=scale, averaged=averaged)
         missing = [max(0, self.minimum_side - side) for side in image.shape[:2]]
         if not any(missing):
             return image

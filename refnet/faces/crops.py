@@ -12,7 +12,7 @@ import numpy as np
 
 from refnet.arrays import Array
 from refnet.errors import ShapeError
-from refnet.media.images import opencv
+from refnet.media.resize import resize, warp
 
 #: A crop may reach this many times the image's longer side beyond what is useful; a larger box is an
 #: error of its maker, and would only fill memory with black.
@@ -89,20 +89,14 @@ def cut(image: Array, crop: tuple[int, int, int] | Array, size: int, turn: float
         region = np.zeros((side, side, 3), np.uint8)
         if right > left and bottom > top:
             region[top - y0 : bottom - y0, left - x0 : right - x0] = image[top:bottom, left:right]
-    if side == size:
-        return region
-    cv2 = opencv()
-    return np.asarray(cv2.resize(region, (size, size), interpolation=cv2.INTER_LINEAR))
+    return region if side == size else resize(region, (size, size))
 
 
 def _cut_turned(image: Array, crop: tuple[int, int, int], size: int, turn: float) -> Array:
     """The same of a crop that is turned."""
     x0, y0, side = crop
-    cv2 = opencv()
     matrix = turned(np.array(turn)) * (side / size)
     # Pixel i covers i to i + 1, so that its middle is at i + 0.5.
     middle = np.array([x0 + side / 2, y0 + side / 2])
     shift = middle - matrix @ np.full(2, size / 2 - 0.5) - 0.5
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    matrix = np.concatenate([matrix, shift[:, None]], axis=1)
-    return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=flags))
+    return warp(image, np.concatenate([matrix, shift[:, None]], axis=1), (size, size))

@@ -39,12 +39,17 @@ KINDS = "a path, the bytes of a file, a PIL image or a uint8 array (H, W, 3) or 
 
 
 def opencv() -> ModuleType:
-    """The module `cv2`, which opencv-python and opencv-python-headless both provide.
+    """The module `cv2`, which opencv-python and opencv-python-headless both provide, as do their contrib builds.
 
     Raises:
-        DependencyError: neither is installed.
+        DependencyError: none is installed, or the one that is lacks a library of the system.
     """
-    return require("cv2", "work on images", "opencv-python-headless")
+    return require(
+        "cv2",
+        "reading, writing, drawing or turning images",
+        "opencv-python",
+        ", or on a machine without a display with pip install opencv-python-headless",
+    )
 
 
 def read_image(path: str | os.PathLike[str]) -> Array:

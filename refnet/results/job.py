@@ -31,7 +31,7 @@ from refnet.results.copies import AnnotatedCopies, FaceCrops
 from refnet.results.records import Record
 from refnet.results.settings import settings_of
 from refnet.results.sinks import Sink, open_sink
-from refnet.waiting import waiting
+from refnet.waiting import progress, waiting
 
 #: The analysis of a frame, under way; None of one that could not be read.
 Found = Answer[Faces | Detections] | None
@@ -280,13 +280,9 @@ class Progress:
         if not self._wanted or sys.stderr is None or not sys.stderr.isatty():
             return
         self._start.enter_context(waiting("preparing"))
-        from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
-
         counts = [frame_count(source) for source in sources]
         total = None if None in counts else sum(c for c in counts if c is not None)
-        self._bar = tqdm(
-            total=total, unit=" images", dynamic_ncols=True, file=sys.stderr, delay=2, leave=False
-        )
+        self._bar = progress(total=total, unit="images")
 
     def advance(self) -> None:
         """Count one frame."""
