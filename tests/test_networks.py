@@ -105,7 +105,7 @@ def test_any_multiple_of_16_is_an_input_size(name: str, side: int) -> None:
         ("pfld-ghostone", {"width": 0.375}, "0.75, 1"),
         ("pfld-ultralight", {"width": 0.3}, "0.25"),
         ("pfld", {"width": 0}, "width"),
-        ("pfld", {"width": "wide"}, "positive number"),
+        ("pfld", {"width": "wide"}, "a number above 0"),
         ("pfld", {"width": float("nan")}, "width"),
         ("pfld", {"input_size": 100}, "multiple of 16"),
         ("pfld", {"input_size": (112, 96)}, "square"),

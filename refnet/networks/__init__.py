@@ -10,7 +10,7 @@ from typing import Any
 
 from refnet.arguments import nearest
 from refnet.arrays import Array
-from refnet.errors import OptionError, UnknownNetworkError
+from refnet.errors import OptionError, ShapeError, UnknownNetworkError
 from refnet.graph import Graph
 
 #: Every network, and the function that builds it; its file is imported when it is first built.
@@ -77,7 +77,11 @@ def build(name: str, **options: Any) -> Graph:
     options = {**own, **options}
     builder = _builder(name)
     check_options(name, options)
-    return builder(**options)
+    try:
+        return builder(**options)
+    except ShapeError as error:
+        asked = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise OptionError(f"{name} cannot be built with {asked}: {error}") from error
 
 
 def split_name(name: str) -> tuple[str, dict[str, Any]]:

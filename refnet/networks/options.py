@@ -6,10 +6,19 @@ Each check turns an impossible option into an error that names the possible ones
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from refnet.arrays import Array
 from refnet.errors import OptionError
+
+#: No side of a network's input is longer; no JPEG file has a longer one.
+LONGEST_SIDE = 65_535
+#: Of networks whose last layers grow with the input; at this side they hold 0.5 GB.
+LONGEST_FIXED_SIDE = 4096
+#: Of points or classes.
+LARGEST_COUNT = 10_000
+WIDEST = 4
 
 
 def check_choice(network: str, option: str, value: Any, choices: Sequence[str]) -> str:
@@ -20,21 +29,24 @@ def check_choice(network: str, option: str, value: Any, choices: Sequence[str]) 
 
 
 def check_count(network: str, option: str, value: Any) -> int:
-    """`value` as an int, if it is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"{network}: {option} is a whole number of at least 1, not {value!r}")
+    """`value` as an int, if it is a whole number from 1 to `LARGEST_COUNT`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_COUNT:
+        raise OptionError(
+            f"{network}: {option} is a whole number from 1 to {LARGEST_COUNT:,}, not {value!r}"
+        )
     return value
 
 
-def check_size(network: str, value: Any) -> tuple[int, int]:
+def check_size(network: str, value: Any, most: int = LONGEST_SIDE) -> tuple[int, int]:
     """`value` as (height, width): an int means a square, a pair of ints is taken as it is."""
     pair = (value, value) if isinstance(value, int) else value
     whole = isinstance(pair, Sequence) and all(
-        isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair
+        isinstance(side, int) and not isinstance(side, bool) and 0 < side <= most for side in pair
     )
     if not whole or len(pair) != 2:
         raise OptionError(
-            f"{network}: input_size is a side in pixels or a pair (height, width), not {value!r}"
+            f"{network}: input_size is a side in pixels or a pair (height, width), from 1 to {most:,}, "
+            f"not {value!r}"
         )
     return int(pair[0]), int(pair[1])
 
@@ -53,7 +65,7 @@ def check_multiple(network: str, value: Any, step: int) -> tuple[int, int]:
 
 def check_square(network: str, value: Any, step: int) -> int:
     """`value` as the side of a square input, a multiple of `step`."""
-    height, width = check_size(network, value)
+    height, width = check_size(network, value, LONGEST_FIXED_SIDE)
     if height != width or height % step:
         near = max(step, round(height / step) * step)
         raise OptionError(
@@ -64,16 +76,18 @@ def check_square(network: str, value: Any, step: int) -> int:
 
 
 def check_width(network: str, value: Any, fits: Callable[[float], bool]) -> float:
-    """`value` as a width factor, if the scaled channel counts still fit together."""
-    try:
-        width = float(value)
-    except (TypeError, ValueError):
-        raise OptionError(f"{network}: width is a positive number, not {value!r}") from None
-    if not 0 < width <= 4 or not fits(width):
+    """`value` as a width factor, if the scaled channel counts are not 0 and still fit together."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < value <= WIDEST:
+        raise OptionError(
+            f"{network}: width is a number above 0 and of at most {WIDEST}, not {value!r}"
+        )
+    width = float(value)
+    if not fits(width):
         possible = [f"{n / 8:g}" for n in range(1, 17) if fits(n / 8)]
         raise OptionError(
             f"{network} cannot be built at width {value!r}: its scaled channel counts, rounded down, "
-            f"do not add up; widths that do include {', '.join(possible)}"
+            f"are 0 or do not add up; widths that do include {', '.join(possible)}"
         )
     return width
 

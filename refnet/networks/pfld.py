@@ -68,7 +68,7 @@ def pfld(
         return int(channels * width)
 
     width = check_width(
-        name, width, lambda w: int(176 * w) == int(16 * w) + int(32 * w) + int(128 * w)
+        name, width, lambda w: 0 < int(16 * w) == int(176 * w) - int(32 * w) - int(128 * w)
     )
     size = check_square(name, input_size, 16)
     check_count(name, "landmarks", landmarks)
@@ -110,7 +110,9 @@ def pfld_msfc(
         return int(channels * width)
 
     parts = (64, 64, 96, 144, 128)
-    width = check_width(name, width, lambda w: int(496 * w) == sum(int(c * w) for c in parts))
+    width = check_width(
+        name, width, lambda w: int(16 * w) > 0 and int(496 * w) == sum(int(c * w) for c in parts)
+    )
     size = check_square(name, input_size, 16)
     check_count(name, "landmarks", landmarks)
     net = Blocks((3, size, size), check_choice(name, "form", form, FORMS))
