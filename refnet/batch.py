@@ -40,11 +40,11 @@ from refnet.arguments import explicit
 from refnet.cores import sharing
 from refnet.errors import ImageError, OptionError, RefnetError
 from refnet.exchange.arrow import arrow_schema
-from refnet.faces.face import FACE_COLUMNS, Faces
+from refnet.faces.face import Faces
 from refnet.media.images import decode_image, read_image
 from refnet.ops import Array
 from refnet.optional import require
-from refnet.results.records import RECORD_COLUMNS, Record
+from refnet.results.records import Record, faces_table
 
 PLACES = ("threads", "ray")
 #: What Ray sets aside for an actor. Reading and writing are tasks of one processor each: were all
@@ -173,7 +173,7 @@ def _new_folder(folder: str) -> tuple[Any, str]:
 
 
 def _schema() -> Any:
-    return arrow_schema((*RECORD_COLUMNS, *FACE_COLUMNS))
+    return arrow_schema(faces_table().all_columns)
 
 
 def _called(inputs: Any) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from refnet.errors import FileError, OutputError
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
+#: Flags of a file that has to be new: what is there, a link included, is an error.
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def replacing(
         if parents:
             target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".refnet-{os.urandom(8).hex()}{target.suffix}"
-        os.close(os.open(temporary, _NEW, mode))
+        os.close(os.open(temporary, NEW, mode))
         try:
             yield temporary
             _flush(temporary)

@@ -19,7 +19,7 @@ from refnet.cli import main
 from refnet.faces.face import Face, Faces
 from refnet.media.sources import find_sources, read_frames
 from refnet.random_weights import random_weights
-from refnet.results.records import Record
+from refnet.results.records import Record, faces_table
 from refnet.results.sinks import open_sink
 from tests.detection_networks import f32, image_of, median_threshold, seeded
 
@@ -305,7 +305,7 @@ def test_sinks_keep_what_is_done_and_drop_what_is_not(tmp_path: Path, suffix: st
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
     path = str(tmp_path / f"r.{suffix}")
-    sink = open_sink(path, landmarks=98)
+    sink = open_sink(path, table=faces_table(98))
     for made in (
         record("done"),
         record("cut off", last=False),
@@ -316,7 +316,7 @@ def test_sinks_keep_what_is_done_and_drop_what_is_not(tmp_path: Path, suffix: st
         sink.write(made)
     sink.close()
     asked = ["done", "cut off", "failed", "lost", "new"]
-    sink = open_sink(path, asked=asked, lost=["lost"], landmarks=98)
+    sink = open_sink(path, asked=asked, lost=["lost"], table=faces_table(98))
     assert sink.done == {"done"}
     sink.write(record("new"))
     sink.close()
@@ -337,7 +337,7 @@ def test_columns_of_another_run_are_not_mixed(tmp_path: Path, capsys: Any) -> No
     path = tmp_path / "r.csv"
     path.write_text("name,age\nx,3\n")
     with pytest.raises(refnet.OptionError, match="other columns"):
-        open_sink(str(path), landmarks=98)
+        open_sink(str(path), table=faces_table(98))
     assert path.read_text() == "name,age\nx,3\n"
 
 

@@ -23,7 +23,8 @@ examples:
   refnet blur holiday/ clip.mp4 -o hidden --method pixelate --shape box
 
 Every frame of a video is searched. No detector finds all faces: look at the result before you
-publish it; a lower --threshold hides more. Copies of videos have no sound.
+publish it; a lower --threshold hides more. Copies of videos have no sound. A second run goes on where
+the first one ended.
 """
 
 
@@ -57,10 +58,8 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         raise OptionError("refnet blur needs -o, a folder or a file for the copies")
-    render = partial(
-        hidden, method=arguments.method, shape=arguments.shape, margin=arguments.margin
-    )
-    return run_job(arguments, make_analyzer, folder=None, render=render)
+    look = {"method": arguments.method, "shape": arguments.shape, "margin": arguments.margin}
+    return run_job(arguments, make_analyzer, folder=None, render=partial(hidden, **look), look=look)
 
 
 def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:

@@ -9,7 +9,6 @@ from refnet.cli.arguments import naming, network
 from refnet.cli.media import add_detection, add_output, add_paths, run_job
 from refnet.cli.parser import add_verb
 from refnet.detection.detector import Detector
-from refnet.errors import OptionError
 from refnet.networks.defaults import DETECTOR
 from refnet.results.drawing import draw_detections
 
@@ -34,14 +33,12 @@ def add_parser(subparsers: Any) -> None:
     group.add_argument("--detector", default=DETECTOR, metavar="N", help="default: %(default)s")
     add_detection(group)
     output = parser.add_argument_group("output")
-    add_output(output, "detected", ".jsonl (default: DIR/objects.jsonl)")
+    add_output(output, "detected", ".jsonl, .csv or .parquet (default: DIR/objects.jsonl)")
     output.add_argument("--no-media", action="store_true", help="draw nothing")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.results and not arguments.results.lower().endswith(".jsonl"):
-        raise OptionError("refnet detect writes JSON lines: let --results end in .jsonl")
     return run_job(
         arguments, make_detector, folder="detected", render=draw_detections, results="objects.jsonl"
     )

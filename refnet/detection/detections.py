@@ -150,13 +150,13 @@ class Detections:
         """A `pyarrow.Table` of one row a detection. Raises DependencyError where pyarrow is absent."""
         from refnet.exchange.arrow import arrow_table
 
-        return arrow_table(self._rows(), DETECTION_COLUMNS)
+        return arrow_table(detection_rows(self), DETECTION_COLUMNS)
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` of one row a detection. Raises DependencyError where pandas is absent."""
         from refnet.exchange.arrow import data_frame
 
-        return data_frame(self._rows(), DETECTION_COLUMNS)
+        return data_frame(detection_rows(self), DETECTION_COLUMNS)
 
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`.
@@ -167,16 +167,6 @@ class Detections:
         from refnet.exchange.supervision import supervision_detections
 
         return supervision_detections(self.boxes, self.scores, self.labels, self.classes)
-
-    def _rows(self) -> list[dict[str, Any]]:
-        """{column of `DETECTION_COLUMNS`: plain value, None where it is not known} of every detection."""
-        points = [None] * len(self) if self.keypoints is None else self.keypoints
-        return [
-            dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True))
-            | {"class": name, "score": score}
-            | {"keypoints": None if five is None else five.reshape(-1).tolist()}
-            for (box, score, name), five in zip(self, points, strict=True)
-        ]
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -207,3 +197,14 @@ class Detections:
 
         def __getattr__(self, name: str) -> Any:
             raise unknown_attribute(self, name, ELSEWHERE)
+
+
+def detection_rows(found: Detections) -> list[dict[str, Any]]:
+    """{column of `DETECTION_COLUMNS`: plain value, None where it is not known} of every detection."""
+    points = [None] * len(found) if found.keypoints is None else found.keypoints
+    return [
+        dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True))
+        | {"class": name, "score": score}
+        | {"keypoints": None if five is None else five.reshape(-1).tolist()}
+        for (box, score, name), five in zip(found, points, strict=True)
+    ]

@@ -72,14 +72,7 @@ class Companion:
         advice = "; --overwrite makes it anew, and another -o or --results keeps both"
         if self.settings is None:
             raise OptionError(f"{self.results} was made with settings that are not known{advice}")
-        ours = json.loads(json.dumps(dict(settings)))  # as it comes back from a file
-        names = [n for n in {**self.settings, **ours} if self.settings.get(n) != ours.get(n)]
-        if names:
-            # A digest says nothing to a reader, so that other weights are named by the network.
-            shown = [name for name in names if not name.endswith("weights")]
-            before = ", ".join(f"{n} {_shown(self.settings.get(n))}" for n in shown)
-            now = ", ".join(_shown(ours.get(n)) for n in shown)
-            made = f"{before}, and this run has {now}" if shown else f"other {names[0]}"
+        if made := difference(self.settings, settings):
             raise OptionError(f"{self.results} was made with {made}{advice}")
 
     def note(self, settings: Mapping[str, Any] | None, folder: str) -> None:
@@ -98,6 +91,19 @@ class Companion:
                 self.path.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = -1
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What settings out of a file, `before`, have that those of this run have not; empty if nothing."""
+    ours = json.loads(json.dumps(dict(now)))  # as it comes back from a file
+    names = [n for n in {**before, **ours} if before.get(n) != ours.get(n)]
+    if not names:
+        return ""
+    # A digest says nothing to a reader, so that other weights are named by the network.
+    shown = [name for name in names if not name.endswith("weights")]
+    made = ", ".join(f"{n} {_shown(before.get(n))}" for n in shown)
+    has = ", ".join(_shown(ours.get(n)) for n in shown)
+    return f"{made}, and this run has {has}" if shown else f"other {names[0]}"
 
 
 def _shown(value: Any) -> str:

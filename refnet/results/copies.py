@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from refnet.errors import OptionError, OutputError
 from refnet.faces.face import Faces
 from refnet.files import replacing
 from refnet.media.images import opencv, write_image
-from refnet.media.mark import hide_from_git, mark, marked
-from refnet.media.sources import Frame, Source, copy_name, real_path
+from refnet.media.mark import Made, hide_from_git, made, marked, note
+from refnet.media.sources import Frame, Source, copy_name, is_path, real_path
 from refnet.ops import Array
+from refnet.results.companion import difference
 from refnet.results.drawing import draw_faces
 
 #: Makes a copy's image of a frame's, uint8 (H, W, 3) BGR, and what was found in it.
@@ -30,9 +31,11 @@ CODECS = ("avc1", "mp4v")
 class AnnotatedCopies:
     """Writes the drawn frames of sources, in order, into a folder; used from one thread.
 
-    Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 without sound: H.264 where
-    this OpenCV can write it, else MPEG-4 Part 2, which browsers do not show; `codec` says which. A file takes its place when it is complete. What is written is listed in the folder, see
-    `refnet.media.mark`: an input, or a file that is not on that list, is never replaced.
+    Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 without sound: H.264
+    where this OpenCV can write it, else MPEG-4 Part 2, which browsers do not show; `codec` says which. A file
+    takes its place when it is complete. What is written is listed in the folder, see
+    `refnet.media.mark`: an input, or a file that is not on that list, is never replaced. The list also
+    says of what and with which settings each copy was made, so that a run can go on where one ended.
 
     Args:
         folder: where the copies go.
@@ -44,10 +47,14 @@ class AnnotatedCopies:
         self, folder: Path, render: Render = draw_faces, *, file: Path | None = None
     ) -> None:
         self.folder, self.render, self.file = folder, render, file
+        #: What copies are made with from now on, plain values by name.
+        self.settings: Mapping[str, Any] = {}
         self._video: _Video | None = None
         #: The codec of the last video: "avc1" for H.264, "mp4v" for MPEG-4 Part 2; None before there is one.
         self.codec: str | None = None
         self._marked: dict[Path, set[str]] = {}
+        self._made: dict[Path, dict[str, Made]] = {}
+        self._noted: set[Path] = set()  # folders whose list has the settings
         #: Whether the folder is refnet's own, and no user's with other files in it.
         self._new = file is None and not folder.exists()
 
@@ -83,17 +90,45 @@ class AnnotatedCopies:
                 raise OptionError(f"{path} is there; --overwrite replaces it")
 
     def check_made(self, sources: Iterable[Source]) -> None:
-        """Refuse to replace what an earlier run has drawn, of a file of the same name.
+        """Refuse to replace what was drawn of another file of the same name, or with other settings.
 
         Raises:
             OptionError: a copy would.
         """
         for source in sources:
             path = self.path(source)
-            if os.path.lexists(path):
+            if self.file is not None or not os.path.lexists(path):
+                continue
+            there = self._there(path)
+            if there is None or there.of != _key(source, path.parent):
                 raise OptionError(
                     f"{path} is there, of another run; --overwrite replaces it, and another -o keeps it"
                 )
+            if differs := difference(there.settings, self.settings):
+                raise OptionError(
+                    f"{path} was made with {differs}; --overwrite replaces it, and another -o keeps it"
+                )
+
+    def done(self, sources: Iterable[Source]) -> set[str]:
+        """The labels of the sources whose copies are whole, and made with the same settings."""
+        labels = set()
+        for source in sources:
+            path = self.path(source)
+            there = self._there(path)
+            if there is None or not there.done or not os.path.lexists(path):
+                continue
+            same = there.of == _key(source, path.parent)
+            if same and not difference(there.settings, self.settings):
+                labels.add(source.label)
+        return labels
+
+    def _there(self, path: Path) -> Made | None:
+        """What the list says of a copy that an earlier run has made."""
+        if self.file is not None:
+            return None
+        if path.parent not in self._made:
+            self._made[path.parent] = made(path.parent)
+        return self._made[path.parent].get(path.name)
 
     def _is_ours(self, path: Path) -> bool:
         folder = path.parent
@@ -101,14 +136,26 @@ class AnnotatedCopies:
             self._marked[folder] = marked(folder)
         return path.name in self._marked[folder]
 
-    def _mark(self, path: Path) -> None:
+    def _begin(self, path: Path, source: Source) -> None:
         """List a copy in its folder, before it is there."""
-        if self.file is None and not self._is_ours(path):
+        if self.file is not None:
+            return
+        lines: list[Any] = [{"begun": path.name, "of": _key(source, path.parent)}]
+        if path.parent not in self._noted:
+            lines.insert(0, {"settings": dict(self.settings)})
+        if not self._is_ours(path):
             if self._new:
                 hide_from_git(self.folder)
                 self._new = False
-            mark(path)
-            self._marked[path.parent].add(path.name)
+            lines.insert(0, path.name)
+        note(path.parent, *lines)
+        self._noted.add(path.parent)
+        self._marked[path.parent].add(path.name)
+
+    def _end(self, path: Path) -> None:
+        """List a copy as whole, when it is there."""
+        if self.file is None:
+            note(path.parent, {"done": path.name})
 
     def write(self, frame: Frame, faces: Faces | Detections) -> None:
         """Render the frame with its `faces`, and write it.
@@ -120,16 +167,18 @@ class AnnotatedCopies:
         path = self.path(frame.source)
         drawn = self.render(frame.image, faces)
         if frame.source.kind == "image":
-            self._mark(path)
+            self._begin(path, frame.source)
             write_image(path, drawn)
+            self._end(path)
             return
         if self._video is None:
-            self._mark(path)
+            self._begin(path, frame.source)
             self._video = _Video(path, drawn, frame.rate)
             self.codec = self._video.codec
         self._video.write(drawn)
         if frame.last:
             self.close()
+            self._end(path)
 
     def close(self) -> None:
         """Finish a video that is not at its end, such as one that was interrupted.
@@ -140,6 +189,17 @@ class AnnotatedCopies:
         video, self._video = self._video, None
         if video is not None:
             video.close()
+
+
+def _key(source: Source, folder: Path) -> str:
+    """What the list in `folder` calls a source: the way to its file; an address or a camera's name as it is."""
+    if not is_path(source.label):
+        return source.label
+    path, start = real_path(source.path), os.path.realpath(folder)
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:  # on another drive
+        return path
 
 
 class FaceCrops:
@@ -176,7 +236,7 @@ class FaceCrops:
                     raise OutputError(
                         f"cannot write {path}: it is there and refnet did not make it"
                     )
-                mark(path)
+                note(path.parent, path.name)
                 ours.add(path.name)
             cut = (
                 face.crop(frame.image)

@@ -28,7 +28,7 @@ from refnet.media.background import Answer, Aside, Background, Prefetch
 from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames, real_path
 from refnet.ops import Array
 from refnet.results.copies import AnnotatedCopies, FaceCrops
-from refnet.results.records import Record
+from refnet.results.records import OBJECTS, Record, faces_table
 from refnet.results.settings import settings_of
 from refnet.results.sinks import Sink, open_sink
 from refnet.waiting import progress, waiting
@@ -71,12 +71,14 @@ class Job:
         results: the file of records, .jsonl, .csv or .parquet; "-" prints JSON lines, None writes none.
             One that is there is continued, see `refnet.results.sinks.open_sink`.
         copies: where drawn copies go; None writes none. A source whose copy is missing is done again.
+            Without results, one whose copy is there in full is done.
         crops: writes every face, cut out; None writes none.
         smoothing: takes jitter from boxes and points in videos; None leaves them as found.
         search_every, min_age: seconds between searches of a video's whole image, and from when on a face
             of a video counts, see `refnet.FaceTracker`.
         overwrite: start the results anew, and replace drawn copies of other runs.
         settings: what the results are made with, by name; what `settings_of` finds by default.
+        look: what the copies are drawn with besides, plain values by name.
         progress: shows how far the job is, what is found and what fails; None shows nothing.
         workers: photos that are analyzed at once. With more than one the analyzer's networks should take
             one thread each; the frames of a video are analyzed one after another all the same.
@@ -97,6 +99,7 @@ class Job:
         min_age: float = 0.0,
         overwrite: bool = False,
         settings: Mapping[str, Any] | None = None,
+        look: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         workers: int = 1,
     ) -> None:
@@ -109,6 +112,7 @@ class Job:
             if settings is None
             else settings
         )
+        self.settings = {**self.settings, **(look or {})}
         self.progress = progress if progress is not None else Progress(bar=False, failures=False)
         self.tracker = self._tracker()
         self.outcome = Outcome()
@@ -127,13 +131,17 @@ class Job:
         """
         self.outcome = Outcome()
         sink = self._open(sources)
-        left = [source for source in sources if source.label not in sink.done]
+        done = sink.done
         if self.copies is not None and not self.overwrite:
+            if self.results is None:
+                done = self.copies.done(sources)
             try:
-                self.copies.check_made(s for s in left if s.label not in sink.known)
+                known = sink.known | done
+                self.copies.check_made(s for s in sources if s.label not in known)
             except OptionError:
                 sink.close()
                 raise
+        left = [source for source in sources if source.label not in done]
         self.outcome.skipped = len(sources) - len(left)
         with closing(self.progress):
             self.progress.begin(left)
@@ -149,13 +157,14 @@ class Job:
             )
         lost = []
         if self.copies is not None:
+            self.copies.settings = self.settings
             self.copies.check(sources, overwrite=self.overwrite)
             lost = [s.label for s in sources if not self.copies.path(s).exists()]
         return open_sink(
             self.results,
             asked=[source.label for source in sources],
             lost=lost,
-            landmarks=_landmark_count(self.analyzer),
+            table=OBJECTS if self._of_objects else faces_table(_landmark_count(self.analyzer)),
             overwrite=self.overwrite,
             settings=self.settings,
         )
@@ -222,6 +231,11 @@ class Job:
             self.outcome.frames += 1
             self.outcome.videos += frame.last
 
+    @property
+    def _of_objects(self) -> bool:
+        """Whether it finds objects, and no faces with tracks."""
+        return isinstance(self.analyzer, Detector)
+
     def _tracker(self) -> FaceTracker:
         analyzer: Any = self.analyzer
         return FaceTracker(
@@ -234,7 +248,7 @@ class Job:
     def _found(self, frame: Frame) -> Faces | Detections:
         """What is in a frame; of a video the faces with their tracks."""
         assert frame.image is not None
-        if frame.time is None or isinstance(self.analyzer, Detector):
+        if frame.time is None or self._of_objects:
             return self.analyzer(frame.image)
         if frame.index == 0:
             self.tracker = self._tracker()

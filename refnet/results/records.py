@@ -5,16 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from refnet.detection.detections import Detections
-from refnet.faces.face import Faces
+from refnet.detection.detections import DETECTION_COLUMNS, KEYPOINTS, Detections, detection_rows
+from refnet.exchange.arrow import Columns
+from refnet.faces.face import FACE_COLUMNS, Faces
 from refnet.ops import Pair
 
-#: Columns of a table before those of a face.
-RECORD_COLUMNS: tuple[tuple[str, str], ...] = (
+#: Columns of a table before those that tell what was found.
+IMAGE_COLUMNS: Columns = (
     *(("source", "string"), ("frame", "int64"), ("time", "float64"), ("width", "int64")),
-    *(("height", "int64"), ("last", "bool"), ("error", "string"), ("faces", "int64")),
-    ("face", "int64"),
+    *(("height", "int64"), ("last", "bool"), ("error", "string")),
 )
+
+
+@dataclass(frozen=True)
+class Table:
+    """What the rows of a table are about.
+
+    Attributes:
+        what: "faces" or "objects": the column of their number in the image. `what` without its s is the
+            column of a row's own number among them, from 0.
+        columns: of one of them.
+        points: which of these is a list x, y, x, y, ...; in CSV it is a column a number.
+        count: of points, in CSV.
+    """
+
+    what: str
+    columns: Columns
+    points: str
+    count: int = 0
+
+    @property
+    def all_columns(self) -> Columns:
+        """Names and Arrow types of all columns, in order."""
+        return (*IMAGE_COLUMNS, (self.what, "int64"), (self.what[:-1], "int64"), *self.columns)
+
+
+def faces_table(landmarks: int = 0) -> Table:
+    """The table of faces that have so many landmarks."""
+    return Table("faces", FACE_COLUMNS, "landmarks", landmarks)
+
+
+#: The table of what a `refnet.Detector` finds.
+OBJECTS = Table("objects", DETECTION_COLUMNS, "keypoints", len(KEYPOINTS))
 
 
 @dataclass(frozen=True)
@@ -57,11 +89,10 @@ class Record:
             found[self.what] = self.faces.to_dicts()
         return found | {"last": self.last}
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The record as rows of a table: one a face, or one without.
+    def rows(self, what: str = "faces") -> list[dict[str, Any]]:
+        """The record as rows of a table, see `Table`: one a face or object, or one without.
 
-        `faces` is the number of faces in the image, which every row repeats, and `face` the row's
-        number among them, from 0.
+        Every row repeats their number in the image.
         """
         height, width = self.size if self.size is not None else (None, None)
         row = {
@@ -72,10 +103,13 @@ class Record:
             "height": height,
             "last": self.last,
             "error": self.error,
-            "faces": None if self.faces is None else len(self.faces),
-            "face": None,
+            what: None if self.faces is None else len(self.faces),
+            what[:-1]: None,
         }
         if not self.faces:
             return [row]
-        assert isinstance(self.faces, Faces), "tables are of faces"
-        return [row | {"face": i} | face.to_row() for i, face in enumerate(self.faces)]
+        if isinstance(self.faces, Detections):
+            found = detection_rows(self.faces)
+        else:
+            found = [face.to_row() for face in self.faces]
+        return [row | {what[:-1]: i} | one for i, one in enumerate(found)]

@@ -2,10 +2,11 @@
 
 JSON lines and CSV are complete at every moment, whatever ends the run: at most their last record is cut
 off, and a second run makes that again. A Parquet file appears when the run ends, Ctrl-C and SIGTERM
-included; a run that is killed outright leaves the file as it was before.
+included; what a run that is killed outright has found stays beside it until the next run, see
+`refnet.results.parquet`.
 
-JSON lines hold one record a line. The tables hold one row a face, and one row without a face for an
-image that has none or could not be read; see `refnet.results.records`.
+JSON lines hold one record a line. The tables hold one row a face or object, and one row without one for
+an image that has none or could not be read; see `refnet.results.records`.
 """
 
 from __future__ import annotations
@@ -13,28 +14,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
-import stat
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from refnet.errors import OptionError
-from refnet.exchange.arrow import arrow_schema
-from refnet.faces.face import FACE_COLUMNS
-from refnet.files import replacing, write_file, writing
-from refnet.media.sources import is_path, real_path, special_kind
-from refnet.optional import require
-from refnet.results.companion import Companion
-from refnet.results.records import RECORD_COLUMNS, Record
+from refnet.files import write_file, writing
+from refnet.results.parquet import Parquet, parts_folder
+from refnet.results.records import Record, Table, faces_table
+from refnet.results.resume import Resume, is_device, named
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
-ROWS_AT_ONCE = 4096
 
 
 class Sink(Protocol):
@@ -59,7 +52,7 @@ def open_sink(
     *,
     asked: Collection[str] = (),
     lost: Collection[str] = (),
-    landmarks: int = 0,
+    table: Table | None = None,
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Sink:
@@ -75,7 +68,7 @@ def open_sink(
         path: ends in .jsonl, .csv or .parquet (which needs pyarrow); "-" prints, None writes nothing.
         asked: the sources of this run.
         lost: those to be made again whatever the file holds.
-        landmarks: number of points a face, which a CSV table has columns for.
+        table: what CSV and Parquet have columns for; faces without landmarks by default.
         overwrite: start anew.
         settings: what the results are made with, plain values by name; a file that was made with
             others is not continued. None does not ask.
@@ -95,35 +88,20 @@ def open_sink(
         raise OptionError(f"results end in {', '.join(SUFFIXES)}, or are - to print; got {path!r}")
     target = Path(path)
     with writing(target):
-        if not _is_device(target):
+        if not is_device(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-        resume = Resume(target, asked, lost, overwrite=overwrite, settings=settings)
+        beside = parts_folder(target) if suffix == ".parquet" else None
+        resume = Resume(target, asked, lost, beside, overwrite=overwrite, settings=settings)
+        table = faces_table() if table is None else table
         try:
             if suffix == ".parquet":
-                return _Parquet(target, resume)
+                return Parquet(target, resume, table)
             if suffix == ".csv":
-                return _open_csv(target, landmarks, resume)
+                return _open_csv(target, table, resume)
             return _open_json_lines(target, resume)
         except BaseException:
             resume.close()
             raise
-
-
-def _is_device(path: Path) -> bool:
-    """Whether `path` is a device such as /dev/null, which is written in place.
-
-    Raises:
-        OptionError: it is a folder, a pipe or a socket.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):
-        raise OptionError(
-            f"{path} is {special_kind(mode)}, and results go to a file, or with - to standard output"
-        )
-    return stat.S_ISCHR(mode)
 
 
 class Nothing:
@@ -138,86 +116,6 @@ class Nothing:
 
     def close(self) -> None:
         """Do nothing."""
-
-
-class Resume:
-    """What of an earlier run's file stays; see `open_sink`.
-
-    Attributes:
-        done: the sources asked for that are finished.
-        known: the sources asked for of which the earlier run wrote anything.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        asked: Collection[str],
-        lost: Collection[str],
-        *,
-        overwrite: bool,
-        settings: Mapping[str, Any] | None,
-    ) -> None:
-        self.path, self.overwrite, self.settings = path, overwrite, settings
-        self.companion = None if _is_device(path) else Companion(path)
-        self.here = os.getcwd()
-        old = self.companion is not None and path.exists() and path.stat().st_size > 0
-        #: Whether there is a file, whose content has to be refnet's.
-        self.old = old
-        folder = self.companion.folder if self.companion is not None and old else None
-        self.folder = folder if folder is not None and not overwrite else self.here
-        self.asked = {self._key(label, self.here): label for label in asked}
-        self.lost = {self._key(label, self.here) for label in lost}
-        self.done: set[str] = set()
-        self.known: set[str] = set()
-
-    def foreign(self, why: str) -> OptionError:
-        """The error for a file that refnet did not write."""
-        return OptionError(
-            f"{self.path} is there and is no results file of refnet: {why}; name another file"
-        )
-
-    def kept(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows of the earlier run that stay; afterwards `done` and `known` are right.
-
-        Raises:
-            OptionError: they were made with other settings.
-        """
-        if self.overwrite:
-            return []
-        if rows and self.settings is not None and self.companion is not None:
-            self.companion.check(self.settings)
-        keys = {row["source"]: self._key(row["source"], self.folder) for row in rows}
-        ended = {keys[row["source"]] for row in rows if row.get("last") in (True, "true")}
-        failed = {keys[row["source"]] for row in rows if row.get("error")}
-        done = ended - failed - self.lost
-        self.done = {label for key, label in self.asked.items() if key in done}
-        self.known = {self.asked[key] for key in keys.values() if key in self.asked}
-        dropped = self.asked.keys() - done
-        return [row for row in rows if keys[row["source"]] not in dropped]
-
-    def begin(self) -> None:
-        """Note what the results are made with, when all is checked and before the first is written."""
-        if self.companion is not None:
-            self.companion.note(self.settings, self.folder)
-
-    def named(self, label: str) -> str:
-        """What the results call a source: a path relative to the folder of the first run."""
-        if self.folder == self.here or not is_path(label) or os.path.isabs(label):
-            return label
-        try:
-            return os.path.relpath(label, self.folder)
-        except ValueError:  # on another drive
-            return os.path.abspath(label)
-
-    def close(self) -> None:
-        """Let other runs have the file."""
-        if self.companion is not None:
-            self.companion.close()
-
-    @staticmethod
-    def _key(label: str, folder: str) -> str:
-        """The file that a path leads to from `folder`; the label itself of a camera or an address."""
-        return real_path(label, folder) if is_path(label) else label
 
 
 def _continued(path: Path, text: str, resume: Resume) -> TextIO:
@@ -237,7 +135,7 @@ class _JsonLines:
         self.known = set() if resume is None else resume.known
 
     def write(self, record: Record) -> None:
-        self._put(json.dumps(_named(record, self.resume).to_dict()) + "\n")
+        self._put(json.dumps(named(record, self.resume).to_dict()) + "\n")
 
     def close(self) -> None:
         try:
@@ -254,20 +152,16 @@ class _JsonLines:
             self.file.flush()
 
 
-def _named(record: Record, resume: Resume | None) -> Record:
-    return record if resume is None else replace(record, source=resume.named(record.source))
-
-
 class _Csv(_JsonLines):
-    """One row a face, flushed record by record."""
+    """One row a face or object, flushed record by record."""
 
-    def __init__(self, file: TextIO, path: Path, resume: Resume, columns: list[str]) -> None:
+    def __init__(self, file: TextIO, path: Path, resume: Resume, table: Table) -> None:
         super().__init__(file, path, resume)
-        self.columns = columns
+        self.table, self.columns = table, _csv_columns(table)
 
     def write(self, record: Record) -> None:
-        rows = [_flat(row) for row in _named(record, self.resume).rows()]
-        self._put(_csv_text(self.columns, rows))
+        rows = named(record, self.resume).rows(self.table.what)
+        self._put(_csv_text(self.columns, [_flat(row, self.table) for row in rows]))
 
 
 def _open_json_lines(path: Path, resume: Resume) -> Sink:
@@ -308,15 +202,19 @@ def _is_record(row: Any) -> bool:
     )
 
 
-def _open_csv(path: Path, landmarks: int, resume: Resume) -> Sink:
-    columns = [name for name, _ in (*RECORD_COLUMNS, *FACE_COLUMNS) if name != "landmarks"]
-    columns += [f"{axis}_{i}" for i in range(landmarks) for axis in "xy"]
-    rows = _csv_rows(path, columns, resume) if resume.old else []
+def _csv_columns(table: Table) -> list[str]:
+    columns = [name for name, _ in table.all_columns if name != table.points]
+    return columns + [f"{axis}_{i}" for i in range(table.count) for axis in "xy"]
+
+
+def _open_csv(path: Path, table: Table, resume: Resume) -> Sink:
+    columns = _csv_columns(table)
+    rows = _csv_rows(path, columns, table, resume) if resume.old else []
     kept = _csv_text(columns, [_guarded(row) for row in resume.kept(rows)], header=True)
-    return _Csv(_continued(path, kept, resume), path, resume, columns)
+    return _Csv(_continued(path, kept, resume), path, resume, table)
 
 
-def _csv_rows(path: Path, columns: list[str], resume: Resume) -> list[dict[str, Any]]:
+def _csv_rows(path: Path, columns: list[str], table: Table, resume: Resume) -> list[dict[str, Any]]:
     """The rows of an earlier run, of records that are whole."""
     text = path.read_bytes().decode("utf-8", "surrogateescape")
     rows: list[dict[str, Any]] = []
@@ -326,20 +224,16 @@ def _csv_rows(path: Path, columns: list[str], resume: Resume) -> list[dict[str, 
         rows = list(reader)
     except csv.Error as error:
         raise resume.foreign(str(error)) from error
-    ours = [name for name, _ in RECORD_COLUMNS]
-    if found[: len(ours)] != ours:
-        raise resume.foreign("it has other columns")
-    if found != columns and not resume.overwrite:
-        raise OptionError(
-            f"{path} is there and has other columns than this run would write; --overwrite makes it "
-            "anew, and another -o or --results keeps both"
-        )
+    if refused := resume.other_columns(found, columns):
+        raise refused
     if not text.endswith("\n"):
         rows = rows[:-1]  # a number that is cut off is still a number
+    if resume.overwrite:
+        return []
     rows = [_unguarded(row) for row in rows if None not in row and None not in row.values()]
     there = Counter((row["source"], row["frame"]) for row in rows)
     # An image of N faces has N rows, and one without faces or with an error has one.
-    return [r for r in rows if there[r["source"], r["frame"]] == max(1, _whole(r["faces"]))]
+    return [r for r in rows if there[r["source"], r["frame"]] == max(1, _whole(r[table.what]))]
 
 
 def _whole(text: str) -> int:
@@ -356,10 +250,10 @@ def _csv_text(columns: list[str], rows: list[dict[str, Any]], *, header: bool = 
     return text.getvalue()
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for CSV: landmarks as columns x_0, y_0, ..., numbers rounded as in JSON."""
-    points = row.get("landmarks") or []
-    flat = {k: v for k, v in row.items() if k != "landmarks" and v is not None}
+def _flat(row: dict[str, Any], table: Table) -> dict[str, Any]:
+    """A row for CSV: points as columns x_0, y_0, ..., numbers rounded as in JSON."""
+    points = row.get(table.points) or []
+    flat = {k: v for k, v in row.items() if k != table.points and v is not None}
     flat |= {f"{'xy'[i % 2]}_{i // 2}": value for i, value in enumerate(points)}
     flat = {k: round(v, 4) if isinstance(v, float) else v for k, v in flat.items()}
     return _guarded(flat | {"last": "true" if row["last"] else "false"})
@@ -367,7 +261,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 #: What a spreadsheet takes for a formula, and what stands for it with an apostrophe before it.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-_TEXTS = ("source", "error")
+_TEXTS = ("source", "error", "class")
 
 
 def _guarded(row: dict[str, Any]) -> dict[str, Any]:
@@ -378,82 +272,5 @@ def _guarded(row: dict[str, Any]) -> dict[str, Any]:
 
 def _unguarded(row: dict[str, Any]) -> dict[str, Any]:
     """The row that `_guarded` was given."""
-    texts = {k: row[k][1:] for k in _TEXTS if row[k][:1] == "'" and _FORMULA.match(row[k])}
+    texts = {k: row[k][1:] for k in _TEXTS if row.get(k, "")[:1] == "'" and _FORMULA.match(row[k])}
     return row | texts
-
-
-def _unicode(text: str | None) -> str | None:
-    """`text` as Arrow takes it: bytes of a file name that are no UTF-8 become escapes."""
-    return text and text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-class _Parquet:
-    """One row a face. The file is written beside its place and takes it when it is finished."""
-
-    def __init__(self, path: Path, resume: Resume) -> None:
-        self.arrow = require("pyarrow", "Parquet", "pyarrow")
-        self.parquet = require("pyarrow.parquet", "Parquet", "pyarrow")
-        self.path, self.resume = path, resume
-        self.schema = arrow_schema((*RECORD_COLUMNS, *FACE_COLUMNS))
-        self.rows: list[dict[str, Any]] = []
-        old = self._old() if resume.old else None
-        rows = [] if old is None else old.read(columns=["source", "last", "error"]).to_pylist()
-        kept = {row["source"] for row in resume.kept(rows)}
-        self.done, self.known = resume.done, resume.known
-        resume.begin()
-        with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(path))
-            self.writer = self.parquet.ParquetWriter(temporary, self.schema)
-            if old is not None:
-                self._copy(old, kept)
-            self.replacement = stack.pop_all()  # stays open until the last record
-
-    def _old(self) -> Any:
-        """The file of the earlier run, open; None where it is to be made anew."""
-        try:
-            old = self.parquet.ParquetFile(self.path)
-        except self.arrow.ArrowInvalid as error:
-            raise self.resume.foreign(f"it is no Parquet file ({error})") from error
-        ours = [name for name, _ in RECORD_COLUMNS]
-        if old.schema_arrow.names[: len(ours)] != ours:
-            raise self.resume.foreign("it has other columns")
-        if self.resume.overwrite:
-            old.close()
-            return None
-        if not old.schema_arrow.equals(self.schema):
-            raise OptionError(
-                f"{self.path} is there and has other columns than this run would write; --overwrite "
-                "makes it anew, and another -o or --results keeps both"
-            )
-        return old
-
-    def _copy(self, old: Any, kept: Collection[str]) -> None:
-        """Copy what stays of `old`, the rows of the sources `kept`, a group of rows at a time."""
-        compute = require("pyarrow.compute", "Parquet", "pyarrow")
-        names = self.arrow.array(sorted(kept), self.arrow.string())
-        for i in range(old.num_row_groups):
-            group = old.read_row_group(i)
-            group = group.filter(compute.is_in(group["source"], names))
-            if group.num_rows:
-                self.writer.write_table(group)
-        old.close()
-
-    def write(self, record: Record) -> None:
-        rows = _named(record, self.resume).rows()
-        self.rows += [row | {key: _unicode(row[key]) for key in _TEXTS} for row in rows]
-        if len(self.rows) >= ROWS_AT_ONCE:
-            self._flush()
-
-    def close(self) -> None:
-        try:
-            with self.replacement:
-                self._flush()
-                self.writer.close()
-        finally:
-            self.resume.close()
-
-    def _flush(self) -> None:
-        with writing(self.path):
-            if self.rows:
-                self.writer.write_table(self.arrow.Table.from_pylist(self.rows, self.schema))
-            self.rows = []
