@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 import refnet
 from refnet.cli import main
+from refnet.detection.detections import Detections
+from refnet.detection.detector import Detector
 from refnet.errors import OptionError, OutputError
 from refnet.faces.face import Face, Faces
 from refnet.media.mark import marked
@@ -409,3 +412,241 @@ def test_times_are_those_of_the_file() -> None:
     for i, time in enumerate(stated[1:], 1):
         times.append(_time(time, i, times[-1], 25.0))
     np.testing.assert_allclose(times, [0, 0.04, 0.08, 0.33, 0.58, 0.62, 0.66])
+
+
+class Boxes(Detector):
+    """A detector that finds one object in every image, with five key points where the image is wide."""
+
+    def __init__(self) -> None:
+        """Without a network."""
+
+    def __call__(self, image: Any, **_: Any) -> Detections:
+        size = (image.shape[0], image.shape[1])
+        points = f32(np.arange(10)).reshape(1, 5, 2) if size[1] > 55 else None
+        zero = np.zeros(1, np.int64)
+        return Detections(f32([[1, 2, 30, 40]]), f32([0.5]), zero, ("=ball",), size, points)
+
+
+@pytest.mark.parametrize("suffix", ALL)
+def test_objects_go_where_faces_go(tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    photos, path = tmp_path / "photos", tmp_path / f"r.{suffix}"
+    for name, width in (("a.png", 60), ("b.png", 50)):
+        refnet.write_image(photos / name, image_of(50, width))
+    (photos / "c.png").write_text("broken")
+    sources = find_sources([str(photos)])
+    for seen, skipped in ((2, 0), (0, 2)):
+        outcome = Job(Boxes(), str(path), settings={}).run(sources)
+        assert (outcome.images, outcome.skipped, len(outcome.failed)) == (seen, skipped, 1)
+    rows: list[dict[str, Any]]
+    if suffix == "jsonl":
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [r["objects"][0]["class"] for r in records[:2]] == ["=ball"] * 2
+        assert "objects" not in records[2] and "cannot decode" in records[2]["error"]
+        return
+    if suffix == "csv":
+        with open(path, newline="") as file:
+            rows = [*csv.DictReader(file)]
+        assert [r["class"] for r in rows] == ["'=ball", "'=ball", ""]
+        assert [r["x_4"] for r in rows] == ["8.0", "", ""]
+        assert [r["objects"] for r in rows] == ["1", "1", ""]
+    else:
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(path).to_pylist()
+        assert [r["class"] for r in rows] == ["=ball", "=ball", None]
+        assert [r["keypoints"] for r in rows] == [[*map(float, range(10))], None, None]
+        assert [(r["objects"], r["object"]) for r in rows] == [(1, 0), (1, 0), (None, None)]
+    assert [(str(r["x2"]), r["source"][-5:]) for r in rows[:2]] == [
+        ("30.0", "a.png"),
+        ("30.0", "b.png"),
+    ]
+    with pytest.raises(OptionError, match="has other columns than this run would write"):
+        Job(analyzer_of_faces(), str(path), settings={}).run(sources)
+
+
+def analyzer_of_faces() -> Any:
+    return OneFace()
+
+
+def hide(holiday: Path, out: Path, **options: Any) -> Outcome:
+    """A run as `refnet blur` does it: copies and no results."""
+    job = Job(analyzer_of_faces(), None, copies=AnnotatedCopies(out), **options)
+    return job.run(find_sources([str(holiday)]))
+
+
+def test_copies_alone_are_enough_to_go_on(holiday: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    solid = {"method": "solid"}
+    first = hide(holiday, out, look=solid)
+    assert (first.images, first.videos, first.skipped) == (2, 2, 0)
+    before = contents(out)
+    assert hide(holiday, out, look=solid).skipped == 4 and contents(out) == before
+    (out / "a.jpg").unlink()
+    (out / "d.mp4").unlink()
+    again = hide(holiday, out, look=solid)
+    assert (again.images, again.videos, again.skipped) == (1, 1, 2)
+    assert {k: v for k, v in contents(out).items() if k[0] != "."} == {
+        k: v for k, v in before.items() if k[0] != "."
+    }
+    with pytest.raises(OptionError, match="made with method solid, and this run has blur; --over"):
+        hide(holiday, out, look={"method": "blur"})
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    holiday.rename(moved / "holiday")
+    out.rename(moved / "out")
+    assert hide(moved / "holiday", moved / "out", look=solid).skipped == 4
+    assert hide(moved / "holiday", moved / "out", look={}, overwrite=True).images == 2
+
+
+def test_a_video_that_was_interrupted_is_drawn_again(holiday: Path, tmp_path: Path) -> None:
+    out, job = tmp_path / "out", Job(Stops(2), None, copies=AnnotatedCopies(tmp_path / "out"))
+    assert job.run(find_sources([str(holiday / "d.avi")])).interrupted
+    copy = cv2.VideoCapture(str(out / "d.mp4"))
+    assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 1
+    assert hide(holiday / "d.avi", out).videos == 1
+    assert hide(holiday / "d.avi", out).skipped == 1
+
+
+class Stops(OneFace):
+    """Ctrl-C arrives with image `last`, from 1."""
+
+    def __init__(self, last: int) -> None:
+        self.left = last
+
+    def __call__(self, image: Array) -> Faces:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return super().__call__(image)
+
+
+def test_a_list_of_copies_that_was_cut_off(holiday: Path, tmp_path: Path) -> None:
+    """At every byte: nothing is lost, nothing that is not whole is taken for done."""
+    out = tmp_path / "out"
+    hide(holiday / "a.jpg", out)
+    hide(holiday / "b.png", out)
+    listed = (out / ".refnet").read_bytes()
+    whole = [*listed.splitlines(keepends=True)]
+    for end in range(len(b"".join(whole[:-3])), len(listed)):
+        (out / ".refnet").write_bytes(listed[:end])
+        if b'"begun": "b.png", "of": "../holiday/b.png"}' not in listed[:end]:
+            continue  # it is there and nothing says what it is of: refused, not replaced
+        outcome = hide(holiday / "b.png", out)
+        assert (outcome.images, outcome.skipped) in ((1, 0), (0, 1))
+        assert outcome.skipped == (end >= len(listed) - 1)
+        assert hide(holiday / "b.png", out).skipped == 1
+        assert hide(holiday / "a.jpg", out).skipped == 1
+
+
+def test_a_copy_whose_record_a_kill_prevented_is_made_again(holiday: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run([holiday], out)
+    lines = (out / "faces.jsonl").read_text().splitlines(keepends=True)
+    (out / "faces.jsonl").write_text(lines[0])
+    assert run([holiday], out).skipped == 1
+    assert (out / "faces.jsonl").read_text().splitlines(keepends=True) == lines
+
+
+def parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return found
+
+
+def test_a_parquet_run_that_is_killed_anywhere_loses_nothing(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The folder of parts as it is after every step of two runs, and the run that goes on from it."""
+    pytest.importorskip("pyarrow")
+    from refnet.results import parquet
+
+    monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 3)
+    names = [f"{letter}.jpg" for letter in "abcdefgh"]
+    path, states = tmp_path / "now" / "r.parquet", tmp_path / "states"
+    written: list[int] = []
+
+    def keep(*_: Any) -> None:
+        shutil.copytree(path.parent, states / str(len(written)))
+        written.append(sum(1 for name in made))
+
+    made: list[str] = []
+    path.parent.mkdir()
+    for asked in (names[:5], names):
+        sink = open_sink(str(path), asked=asked, settings={})
+        keep()
+        for name in asked:
+            if name not in sink.done:
+                sink.write(record(name, 1 + names.index(name) % 3))
+                made.append(name)
+                keep()
+        for step in ("unlink", "replace", "rmdir"):  # of the last merge
+            watched(monkeypatch, step, keep)
+        sink.close()
+        monkeypatch.undo()
+        monkeypatch.setattr(parquet, "ROWS_AT_ONCE", 3)
+        keep()
+    whole = parquet_rows(path)
+    assert [row["source"] for row in whole if row["face"] == 0] == names
+    assert len(written) > 20
+    for i, count in enumerate(written):
+        again = states / str(i) / "r.parquet"
+        sink = open_sink(str(again), asked=names, settings={})
+        assert sink.done == set(names[:count]), i
+        for name in names:
+            if name not in sink.done:
+                sink.write(record(name, 1 + names.index(name) % 3))
+        sink.close()
+        assert parquet_rows(again) == whole
+        assert sorted(p.name for p in again.parent.iterdir()) == [".r.parquet.refnet", again.name]
+
+
+def watched(monkeypatch: Any, step: str, keep: Any) -> None:
+    """Call `keep` before every use of a function that changes the disk."""
+    owner: Any = os if step == "replace" else Path
+    before = getattr(owner, step)
+
+    def watching(*arguments: Any, **options: Any) -> Any:
+        keep()
+        return before(*arguments, **options)
+
+    monkeypatch.setattr(owner, step, watching)
+
+
+def test_a_journal_of_rows_that_was_cut_off_or_is_odd(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "r.parquet"
+    sink = open_sink(str(path), settings={})
+    for name in ("a.jpg", "b.jpg"):
+        sink.write(record(name, 2))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    parts = shutil.copytree(tmp_path / ".r.parquet.parts", copy / ".r.parquet.parts")
+    shutil.copy(tmp_path / ".r.parquet.refnet", copy)
+    sink.close()
+    journal = parts / "000000.jsonl"
+    text = journal.read_bytes()
+    again = copy / "r.parquet"
+    for content, done in (
+        (text, {"a.jpg", "b.jpg"}),
+        (text[:-1], {"a.jpg"}),
+        (text.splitlines()[0] + b'\n{"source": 1}\n', {"a.jpg"}),
+        (text.splitlines()[0] + b"\n" + b"[" * 100_000 + b"\n", {"a.jpg"}),
+        (b"\xff\xfe\n", set()),
+    ):
+        parts.mkdir(exist_ok=True)
+        journal.write_bytes(content)
+        again.unlink(missing_ok=True)
+        sink = open_sink(str(again), asked=["a.jpg", "b.jpg"], settings={})
+        assert sink.done == done
+        sink.close()
+    parts.mkdir(exist_ok=True)
+    journal.write_bytes(b'[{"source": ["x"], "last": 3}]\n')
+    with pytest.raises(OptionError, match="no results file of refnet"):
+        open_sink(str(again), asked=["a.jpg"], settings={})
+    shutil.rmtree(parts)
+    parts.symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="is a link"):
+        open_sink(str(again), asked=["a.jpg"], settings={})
