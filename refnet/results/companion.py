@@ -55,13 +55,17 @@ class Companion:
 
     def _read(self) -> None:
         try:
-            found = json.loads(os.read(self._handle, 1 << 20) or b"{}")
+            found = json.loads(self._content() or b"{}")
         except (ValueError, RecursionError):
             return
         if isinstance(found, dict):
             settings, folder = found.get("settings"), found.get("folder")
             self.settings = settings if isinstance(settings, dict) else None
             self.folder = folder if isinstance(folder, str) else None
+
+    def _content(self) -> bytes:
+        os.lseek(self._handle, 0, os.SEEK_SET)
+        return os.read(self._handle, 1 << 20)
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Refuse to continue results that were made with other settings.
@@ -76,13 +80,28 @@ class Companion:
             raise OptionError(f"{self.results} was made with {made}{advice}")
 
     def note(self, settings: Mapping[str, Any] | None, folder: str) -> None:
-        """Write down what the results are made with. Raises OutputError where that fails."""
+        """Write down what the results are made with. Raises OutputError where that fails.
+
+        On a full disk too, what was there stays: without it the results could not be continued.
+        """
         noted = {"refnet": __version__, "settings": settings, "folder": folder}
-        with writing(self.path):
-            os.lseek(self._handle, 0, os.SEEK_SET)
-            os.ftruncate(self._handle, 0)
-            os.write(self._handle, (json.dumps(noted) + "\n").encode())
+        text = (json.dumps(noted) + "\n").encode()
+        before = self._content()
+        if text != before:
+            with writing(self.path):
+                try:
+                    self._put(text)
+                except OSError:
+                    self._put(before)  # into the place that it had
+                    raise
         self._new = False
+
+    def _put(self, text: bytes) -> None:
+        os.lseek(self._handle, 0, os.SEEK_SET)
+        left = text
+        while left:
+            left = left[os.write(self._handle, left) :]
+        os.ftruncate(self._handle, len(text))
 
     def close(self) -> None:
         """Let go of the lock; a companion that was made for nothing is removed."""
