@@ -200,6 +200,13 @@ def test_dictionaries_hold_box_crop_and_points(landmarker: FaceLandmarker) -> No
             r"\[0.3, 0.1, 0.5, 0.4\] lies in 0 to 1; multiply x by 120 and y by 90",
         ),
         ([[10, 10, 50, 50], [0, 0, 1, 1]], r"\[0.0, 0.0, 1.0, 1.0\] lies in 0 to 1"),
+        ([0, 0, 1e30, 1e30], r"beyond 1e\+09 pixels"),
+        ([-1e300, 0, 5, 5], r"beyond 1e\+09 pixels"),
+        ([0, 0, 10**400, 5], "numbers .* got list of int"),
+        (["10", "10", "20", "20"], "numbers .* got list of str"),
+        ([None] * 4, "numbers .* got list of NoneType"),
+        ([True, False, True, True], "numbers"),
+        ([[1, 2, 3, 4], [5, 6]], "numbers .* got list: "),
     ],
 )
 def test_wrong_boxes_are_named(landmarker: FaceLandmarker, boxes: Any, says: str) -> None:
@@ -220,6 +227,15 @@ def test_boxes_outside_of_the_image_get_no_points(landmarker: FaceLandmarker, re
     of_outside = replace(found, points=found.points[:4], crops=found.crops[:4])
     drawn = draw_landmarks(IMAGE, of_outside)
     np.testing.assert_array_equal(drawn, IMAGE)
+
+
+def test_boxes_of_another_library(landmarker: FaceLandmarker) -> None:
+    torch = pytest.importorskip("torch")
+    boxes = torch.tensor([[10.0, 5, 80, 85]])
+    expected = landmarker(IMAGE, boxes.numpy()).points
+    np.testing.assert_array_equal(landmarker(IMAGE, boxes).points, expected)
+    with pytest.raises(ShapeError, match="got Tensor: .*requires grad"):
+        landmarker(IMAGE, boxes.requires_grad_())
 
 
 def test_wrong_arguments_are_named(landmarker: FaceLandmarker) -> None:

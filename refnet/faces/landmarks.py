@@ -46,6 +46,9 @@ EVEN = 0.03
 #: Faces whose crop has fewer pixels are not looked at turned: they do not tell.
 FEW_PIXELS = 40
 
+#: No box of an image reaches farther, in pixels; whole numbers below it are safe in int32.
+FARTHEST = 1e9
+
 #: More crops than this go through the network in several calls, which bounds memory.
 CROPS_AT_ONCE = 64
 
@@ -391,21 +394,30 @@ def checked_boxes(boxes: Any) -> Array:
     """`boxes` as float32 (F, 4) xyxy.
 
     Raises:
-        ShapeError: they have another shape, values that are not finite, or no area.
+        ShapeError: they are no numbers, have another shape, values beyond `FARTHEST`, or no area.
     """
     try:
-        array = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError):
+        array = np.asarray(boxes)
+    except (TypeError, ValueError, RuntimeError) as error:  # the last of a tensor with gradients
+        why = str(error).partition("\n")[0]
         raise ShapeError(
-            f"boxes are numbers (F, 4), x1, y1, x2, y2 in pixels; got {boxes!r}"
+            f"boxes are numbers (F, 4), x1, y1, x2, y2 in pixels; got {type(boxes).__name__}: {why}"
         ) from None
     if array.size == 0:
         return np.zeros((0, 4), np.float32)
+    if array.dtype.kind not in "fiu":
+        raise ShapeError(
+            f"boxes are numbers (F, 4), x1, y1, x2, y2 in pixels; got {type(boxes).__name__} of "
+            f"{type(array.flat[0]).__name__}"
+        )
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != 4:
         raise ShapeError(f"boxes have shape (F, 4), x1, y1, x2, y2 in pixels; got {array.shape}")
     if not np.isfinite(array).all():
         raise ShapeError("a box holds NaN or infinite values")
+    if np.abs(array).max() > FARTHEST:
+        raise ShapeError(f"a box reaches beyond {FARTHEST:g} pixels")
+    array = array.astype(np.float32, copy=False)
     if len(empty := array[(array[:, 2:] <= array[:, :2]).any(axis=1)]):
         raise ShapeError(
             f"a box is x1, y1, x2, y2 with x2 > x1 and y2 > y1; got {empty[0].tolist()}"
