@@ -234,7 +234,7 @@ def test_boxes_of_another_library(landmarker: FaceLandmarker) -> None:
     boxes = torch.tensor([[10.0, 5, 80, 85]])
     expected = landmarker(IMAGE, boxes.numpy()).points
     np.testing.assert_array_equal(landmarker(IMAGE, boxes).points, expected)
-    with pytest.raises(ShapeError, match="got Tensor: .*requires grad"):
+    with pytest.raises(ShapeError, match=r"got Tensor: .*requires grad"):
         landmarker(IMAGE, boxes.requires_grad_())
 
 

@@ -28,6 +28,7 @@ def main() -> int:
             except Broken as error:
                 broken, told = broken + 1, f"BROKEN {error}"
             print(f"{i + 1:4} {told}", flush=True)
+        world.server.close()
     listed = ", ".join(f"{count} by {kill}" for kill, count in sorted(kills.items()))
     minutes = (time.monotonic() - start) / 60
     print(f"{arguments.rounds} rounds, {broken} broken; ended {listed}; {minutes:.0f} minutes")

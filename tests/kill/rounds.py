@@ -8,16 +8,17 @@ import hashlib
 import json
 import os
 import random
-import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ import refnet
 from refnet.checkpoints import save
 from refnet.random_weights import random_weights
 from tests.detection_networks import image_of, median_threshold, seeded
+from tests.kill.server import HANGS
 
 PHOTOS, FRAMES = 24, 10
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -40,16 +42,6 @@ CODES = {
     FULL: {1},
 }
 KILLS = tuple(CODES)
-#: The command line with parts of Parquet files so short that a run has several.
-PROGRAM = """\
-import sys
-from refnet.results import parquet
-parquet.ROWS_AT_ONCE = 12
-from refnet.cli import main
-sys.exit(main())
-"""
-#: A run that is still there so long after its end was asked for hangs, in seconds.
-PATIENCE = 120.0
 
 
 class Broken(AssertionError):
@@ -93,6 +85,7 @@ class World:
     folder: Path
     networks: Mapping[str, list[str]] = field(default_factory=dict)
     whole: dict[Job, Any] = field(default_factory=dict)
+    server: Server = field(default_factory=lambda: Server())
 
     @property
     def photos(self) -> Path:
@@ -174,6 +167,48 @@ def _content(path: Path) -> str:
         digest.update(image.tobytes())
 
 
+class Server:
+    """Starts runs quickly; see `tests.kill.server`."""
+
+    def __init__(self) -> None:
+        self.line, theirs = socket.socketpair()
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.kill.server"], stdin=theirs)
+        theirs.close()
+        self.answers = self.line.makefile("r")
+
+    def close(self) -> None:
+        """End it."""
+        self.answers.close()
+        self.line.close()
+        self.process.wait()
+
+    def run(self, words: list[str], **ending: Any) -> tuple[int, str, str]:
+        """(code, standard output, standard error) of a run; `ending` as `tests.kill.server` takes it."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+            pipes = [os.pipe(), os.pipe()]
+            asked = json.dumps({"words": words, **ending}).encode()
+            socket.send_fds(self.line, [asked], [write for _, write in pipes])
+            for _, write in pipes:
+                os.close(write)
+            readers = [
+                threading.Thread(target=_copy, args=(read, file))
+                for (read, _), file in zip(pipes, (out, said), strict=True)
+            ]
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join()
+            code = int(self.answers.readline())
+            out.seek(0)
+            said.seek(0)
+            return code, out.read().decode(), said.read().decode()
+
+
+def _copy(read: int, file: IO[bytes]) -> None:
+    with open(read, "rb") as pipe:
+        shutil.copyfileobj(pipe, file)
+
+
 def ended(
     world: World,
     job: Job,
@@ -191,36 +226,17 @@ def ended(
         delay: seconds after that.
         size: of the largest file that can be written, in bytes, for `LIMIT`.
     """
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *job.words(world, out)],
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        preexec_fn=limit if kill == LIMIT else None,
+    by_signal = kill is not None and kill.startswith("SIG")
+    code, output, said = world.server.run(
+        job.words(world, out),
+        largest=size if kill == LIMIT else None,
+        kill=getattr(signal, str(kill)) if by_signal else None,
+        lines=lines,
+        delay=delay,
     )
-    assert process.stdout is not None
-    done: list[str] = []
-    try:
-        if kill is not None and kill.startswith("SIG"):
-            while len(done) < lines and (line := process.stdout.readline()):
-                done.append(line.partition(":")[0])
-            time.sleep(delay)
-            process.send_signal(getattr(signal, kill))
-        rest, _ = process.communicate(timeout=PATIENCE)
-        done += [line.partition(":")[0] for line in rest.splitlines()]
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise Broken(f"{job} hangs after {kill}") from None
-    errors.seek(0)
-    with errors:
-        return process.returncode, errors.read(), done
+    if code == HANGS:
+        raise Broken(f"{job} hangs after {kill}")
+    return code, said, [line.partition(":")[0] for line in output.splitlines()]
 
 
 @contextlib.contextmanager
@@ -245,7 +261,7 @@ def resize(folder: Path, left: int | None) -> None:
     """Let a file system of `disk` have so many bytes left; None for plenty."""
     had = os.statvfs(folder)
     used = (had.f_blocks - had.f_bfree) * had.f_frsize
-    size = 64 << 20 if left is None else used + left
+    size = 64 << 20 if left is None else max(4096, used + left)  # 0 is no limit
     options = f"remount,size={-(-size // 4096) * 4}k"
     subprocess.run(["mount", "-o", options, str(folder)], check=True, capture_output=True)
 
@@ -295,7 +311,7 @@ def _killed(
         lines = draw.choice((0, draw.randint(1, PHOTOS + 1)))
         if kill == "SIGINT":  # before that, Python itself starts
             lines = max(1, lines)
-        delay = draw.uniform(0, 1.5) if lines == 0 else draw.uniform(0, 0.02)
+        delay = draw.uniform(0, 0.3) if lines == 0 else draw.uniform(0, 0.02)
         size = draw.choice((0, draw.randint(1, 200_000), draw.randint(1, 10_000)))
         if kill == FULL and not mounted:
             kill = LIMIT
