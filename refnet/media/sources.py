@@ -1,6 +1,6 @@
 """What to look at: photos, videos and cameras, from what people type, and their frames.
 
-A word is a file, a folder (searched through, hidden files left out), a pattern such as `*.jpg` or
+A word is a file (a GIF of several images is a video), a folder (searched through, hidden files left out), a pattern such as `*.jpg` or
 `**/*.png`, the number of a camera, the address of a video or a network camera (rtsp://, http://, ...),
 or `-` for a list of words from standard input, one a line.
 """
@@ -239,7 +239,35 @@ def _kind(path: str) -> str:
         return "camera"
     if _ADDRESS.match(path):
         return "stream"
-    return "video" if Path(path).suffix.lower() in VIDEO_SUFFIXES else "image"
+    suffix = Path(path).suffix.lower()
+    moving = suffix in VIDEO_SUFFIXES or (suffix == ".gif" and _has_two_images(path))
+    return "video" if moving else "image"
+
+
+def _has_two_images(path: str) -> bool:
+    """Whether a GIF file shows more than one image; see the GIF89a specification."""
+    if _special(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            header, count = file.read(13), 0
+            file.seek(_palette(header[10]), os.SEEK_CUR)
+            while count < 2 and (kind := file.read(1)) in (b",", b"!"):
+                if kind == b",":  # an image
+                    count += 1
+                    file.seek(_palette(file.read(9)[8]) + 1, os.SEEK_CUR)
+                else:  # an extension
+                    file.seek(1, os.SEEK_CUR)
+                while length := file.read(1)[0]:  # pieces, of which the last is empty
+                    file.seek(length, os.SEEK_CUR)
+    except (OSError, IndexError):  # cut off, or no GIF at all
+        return False
+    return count > 1
+
+
+def _palette(flags: int) -> int:
+    """Bytes of the palette that a GIF's `flags` tell of."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _unused(kind: str, name: str, names: set[str]) -> str:

@@ -14,11 +14,14 @@ from refnet.faces.face import Faces
 from refnet.files import replacing
 from refnet.media.images import opencv, write_image
 from refnet.media.mark import Made, hide_from_git, made, marked, note
+from refnet.media.mp4_times import set_times, uneven
 from refnet.media.sources import Frame, Source, copy_name, is_path, real_path
 from refnet.ops import Array
 from refnet.results.companion import difference
 from refnet.results.drawing import draw_faces
 
+#: Frames a second that OpenCV writes, which counts in thousandths: MPEG-4 counts no time finer than 1/65535.
+FASTEST = 65.0
 #: Makes a copy's image of a frame's, uint8 (H, W, 3) BGR, and what was found in it.
 Render = Callable[[Array, Any], Array]
 
@@ -31,9 +34,9 @@ CODECS = ("avc1", "mp4v")
 class AnnotatedCopies:
     """Writes the drawn frames of sources, in order, into a folder; used from one thread.
 
-    Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 without sound: H.264
-    where this OpenCV can write it, else MPEG-4 Part 2, which browsers do not show; `codec` says which. A file
-    takes its place when it is complete. What is written is listed in the folder, see
+    Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 without sound, each
+    frame at its time: H.264 where this OpenCV can write it, else MPEG-4 Part 2, which browsers do not show;
+    `codec` says which. A file takes its place when it is complete. What is written is listed in the folder, see
     `refnet.media.mark`: an input, or a file that is not on that list, is never replaced. The list also
     says of what and with which settings each copy was made, so that a run can go on where one ended.
 
@@ -175,7 +178,7 @@ class AnnotatedCopies:
             self._begin(path, frame.source)
             self._video = _Video(path, drawn, frame.rate)
             self.codec = self._video.codec
-        self._video.write(drawn)
+        self._video.write(drawn, frame.time)
         if frame.last:
             self.close()
             self._end(path)
@@ -252,25 +255,31 @@ class _Video:
     def __init__(self, path: Path, first: Array, rate: float) -> None:
         cv2 = opencv()
         self.path, self.size = path, (first.shape[1], first.shape[0])
+        self.rate, self.times = rate if rate <= FASTEST else 60.0, list[float]()
         with ExitStack() as stack:
             self.temporary = stack.enter_context(replacing(path))
             for self.codec in CODECS:
                 code = cv2.VideoWriter_fourcc(*self.codec)
-                self.writer: Any = cv2.VideoWriter(str(self.temporary), code, rate, self.size)
+                self.writer: Any = cv2.VideoWriter(
+                    str(self.temporary), code, self.rate, self.size
+                )
                 if self.writer.isOpened():
                     break
             else:
                 raise OutputError(f"cannot write {path}: OpenCV cannot make an MP4 file there")
             self.replacement = stack.pop_all()  # stays open until the last frame
 
-    def write(self, image: Array) -> None:
+    def write(self, image: Array, time: float | None) -> None:
         if (image.shape[1], image.shape[0]) != self.size:  # a stream that changes its size
             image = opencv().resize(image, self.size)
         self.writer.write(image)
+        self.times.append(len(self.times) / self.rate if time is None else time)
 
     def close(self) -> None:
         with self.replacement:
             self.writer.release()
+            if uneven(self.times, self.rate):
+                set_times(self.temporary, self.times)
             # OpenCV reports no error of writing, such as a full disk; but then the file is unreadable.
             check = opencv().VideoCapture(str(self.temporary))
             readable = check.isOpened() and check.read()[0]
