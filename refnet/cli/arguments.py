@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from refnet.exchange.graphs import read_onnx
 from refnet.graph import Graph
 from refnet.media.sources import OTHER_SUFFIXES, PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from refnet.model import BACKENDS, Model, graph_of, load
-from refnet.networks import NETWORKS, parse_options
+from refnet.networks import NETWORKS, network_options, parse_options, split_name
+from refnet.networks.defaults import PUBLISHED
 
 NETWORK = "a name that `refnet networks` lists, name:option=value, or a file"
 #: More threads than any machine has cores.
@@ -111,6 +113,16 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_decoder(parser: argparse._ActionsContainer) -> None:
+    """`--decoder`."""
+    parser.add_argument(
+        "--decoder",
+        choices=tuple(PUBLISHED),
+        metavar="NAME",
+        help=f"of an ONNX file, if its outputs do not tell: {', '.join(PUBLISHED)}",
+    )
+
+
 def add_overwrite(parser: argparse._ActionsContainer, what: str = "files that are there") -> None:
     """`--overwrite`."""
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
@@ -185,14 +197,35 @@ def read_graph(text: str) -> Graph:
         return read_onnx(path or text, options).graph
     if path is not None:
         return load(path, backend="numpy", **options).graph
-    return graph_of(network(text))
+    return _said(text, graph_of(network(text)))
 
 
 def read_model(text: str, *, backend: str = "auto", threads: int | None = None) -> Model:
     """A network that was named, with weights. Raises OptionError, or as `refnet.load`."""
     path, options = file_with_options(text)
     name = network(text) if path is None else path
-    return load(name, backend=backend, threads=threads, **options)
+    model = load(name, backend=backend, threads=threads, **options)
+    _said(text, model.graph)
+    return model
+
+
+def _said(text: str, graph: Graph) -> Graph:
+    """`graph`, after a line on which network it is, where the name that was typed does not tell.
+
+    A name stands for the network that refnet has weights for, whose options may differ from the paper's.
+    """
+    name, typed = split_name(text) if text.partition(":")[0] in NETWORKS else ("", {})
+    if name:
+        usual = network_options(name)
+        own = [
+            f"{key}={value}"
+            for key, value in graph.options.items()
+            if key not in (*typed, "input_size", "form") and value != usual[key]
+        ]
+        if own:
+            rest = ",".join([*(f"{key}={value}" for key, value in typed.items()), *own])
+            print(f"refnet: {text} is {name}:{rest}, the released one", file=sys.stderr)
+    return graph
 
 
 def file_with_options(text: str) -> tuple[str | None, dict[str, Any]]:

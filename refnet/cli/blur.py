@@ -6,13 +6,20 @@ import argparse
 from functools import partial
 from typing import Any
 
-from refnet.cli.arguments import naming, network, positive
-from refnet.cli.media import add_detection, add_output, add_paths, run_job
+from refnet.cli.arguments import positive
+from refnet.cli.media import (
+    add_detection,
+    add_detector,
+    add_output,
+    add_paths,
+    make_detector,
+    run_job,
+)
 from refnet.cli.parser import add_verb
+from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
 from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.face import Faces
-from refnet.networks.defaults import DETECTOR
 from refnet.ops import Array
 
 METHODS, SHAPES = ("blur", "pixelate", "solid"), ("ellipse", "box")
@@ -50,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
         parser.add_argument_group("output"), None, "where the faces were: .jsonl, .csv, .parquet"
     )
     group = parser.add_argument_group("network: a name, name:option=value, or a file")
-    group.add_argument("--detector", default=DETECTOR, metavar="N", help="default: %(default)s")
+    add_detector(group)
     add_detection(group)
     parser.set_defaults(run=run)
 
@@ -64,14 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
     """The analyzer of boxes that the arguments ask for. Raises as `refnet.FaceAnalyzer`."""
-    with naming({"--detector": arguments.detector}):
-        return FaceAnalyzer(
-            network(arguments.detector),
-            None,
-            threshold=arguments.threshold,
-            min_size=arguments.min_size,
-            threads=arguments.threads,
-        )
+    return FaceAnalyzer(make_detector(arguments, FaceDetector), None)
 
 
 def hidden(image: Array, faces: Faces, **settings: Any) -> Array:

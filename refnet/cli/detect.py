@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
-from refnet.cli.arguments import naming, network
-from refnet.cli.media import add_detection, add_output, add_paths, run_job
+from refnet.cli.media import (
+    add_detection,
+    add_detector,
+    add_output,
+    add_paths,
+    make_detector,
+    run_job,
+)
 from refnet.cli.parser import add_verb
 from refnet.detection.detector import Detector
-from refnet.networks.defaults import DETECTOR
 from refnet.results.drawing import draw_detections
 
 _EPILOG = """\
@@ -30,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_paths(parser)
     group = parser.add_argument_group("network: a name, name:option=value, or a file")
-    group.add_argument("--detector", default=DETECTOR, metavar="N", help="default: %(default)s")
+    add_detector(group)
     add_detection(group)
     output = parser.add_argument_group("output")
     add_output(output, "detected", ".jsonl, .csv or .parquet (default: DIR/objects.jsonl)")
@@ -40,16 +46,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     return run_job(
-        arguments, make_detector, folder="detected", render=draw_detections, results="objects.jsonl"
+        arguments,
+        partial(make_detector, kind=Detector),
+        folder="detected",
+        render=draw_detections,
+        results="objects.jsonl",
     )
-
-
-def make_detector(arguments: argparse.Namespace) -> Detector:
-    """The detector that the arguments ask for. Raises as `refnet.Detector`."""
-    with naming({"--detector": arguments.detector}):
-        return Detector(
-            network(arguments.detector),
-            threshold=arguments.threshold,
-            min_size=arguments.min_size,
-            threads=arguments.threads,
-        )

@@ -12,6 +12,7 @@ import numpy as np
 from refnet.cli.arguments import (
     NETWORK,
     add_backend,
+    add_decoder,
     add_json,
     add_overwrite,
     add_threads,
@@ -101,6 +102,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="PX",
         help="resize photos to this longer side and search them once, at that size",
     )
+    add_decoder(detection)
     detection.add_argument("--overlap", type=float, default=0.5, help="smallest IoU of a hit")
     detection.add_argument(
         "--rule", choices=RULES, default="area", help="how the curve is summed up"
@@ -259,7 +261,8 @@ def _detector(name: str, arguments: argparse.Namespace) -> Detector:
     sizes: dict[str, Any] = {"min_size": arguments.min_size}
     if arguments.long_side:
         sizes = {"scales": (1.0,)}
-    return Detector(model, threshold=arguments.lowest, **sizes)
+    decoder = arguments.decoder if name == arguments.network else None
+    return Detector(model, threshold=arguments.lowest, decoder=decoder, **sizes)
 
 
 def _figures(

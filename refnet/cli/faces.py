@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from refnet.cli.arguments import naming, network, positive, whole_number
-from refnet.cli.media import add_detection, add_output, add_paths, run_job
+from refnet.cli.media import (
+    add_detection,
+    add_detector,
+    add_output,
+    add_paths,
+    make_detector,
+    run_job,
+)
 from refnet.cli.parser import add_verb
+from refnet.detection.detector import FaceDetector
 from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.smoothing import Smoothing
 from refnet.faces.tracking import MIN_AGE, SEARCH_EVERY
-from refnet.networks.defaults import DETECTOR, LANDMARKER
+from refnet.networks.defaults import LANDMARKER
 from refnet.results.copies import FaceCrops
 from refnet.results.drawing import draw_faces
 
@@ -46,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
         help="crops turned upright, of this side, as recognition networks take them",
     )
     networks = parser.add_argument_group("networks: a name, name:option=value, or a file")
-    networks.add_argument("--detector", default=DETECTOR, metavar="N", help="default: %(default)s")
+    add_detector(networks)
     networks.add_argument(
         "--landmarker", default=LANDMARKER, metavar="N", help="or none (default: %(default)s)"
     )
@@ -85,12 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def make_analyzer(arguments: argparse.Namespace) -> FaceAnalyzer:
     """The analyzer that the arguments ask for. Raises as `refnet.FaceAnalyzer`."""
+    detector = make_detector(arguments, FaceDetector)
     landmarker = None if arguments.landmarker == "none" else network(arguments.landmarker)
-    with naming({"--detector": arguments.detector, "--landmarker": arguments.landmarker}):
-        return FaceAnalyzer(
-            network(arguments.detector),
-            landmarker,
-            threshold=arguments.threshold,
-            min_size=arguments.min_size,
-            threads=arguments.threads,
-        )
+    with naming({"--landmarker": arguments.landmarker}):
+        return FaceAnalyzer(detector, landmarker, threads=arguments.threads)

@@ -8,17 +8,29 @@ import sys
 import webbrowser
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from refnet.cli.arguments import add_json, add_threads, threshold, whole_number
+from refnet.cli.arguments import (
+    add_decoder,
+    add_json,
+    add_threads,
+    naming,
+    network,
+    threshold,
+    whole_number,
+)
 from refnet.cores import thread_count
+from refnet.detection.detector import Detector
 from refnet.errors import OptionError, printable
 from refnet.media.images import IMAGE_SUFFIXES
 from refnet.media.mark import hide_from_git
 from refnet.media.sources import Sources, find_sources
+from refnet.networks.defaults import DETECTOR
 from refnet.results.copies import AnnotatedCopies, FaceCrops, Render
 from refnet.results.job import Job, Outcome, Progress, counted
 from refnet.results.sinks import SUFFIXES
+
+D = TypeVar("D", bound=Detector)
 
 PATHS = (
     "a file, a folder, a pattern, a camera's number, an address (rtsp://, http://), or - for a list"
@@ -44,6 +56,24 @@ def add_output(group: argparse._ActionsContainer, folder: str | None, results: s
     group.add_argument("--overwrite", action="store_true", help="replace what an earlier run made")
     group.add_argument("--open", action="store_true", help="show the first drawing at the end")
     group.add_argument("-q", "--quiet", action="store_true", help="print failures only")
+
+
+def add_detector(group: argparse._ActionsContainer) -> None:
+    """`--detector` and `--decoder`."""
+    group.add_argument("--detector", default=DETECTOR, metavar="N", help="default: %(default)s")
+    add_decoder(group)
+
+
+def make_detector(arguments: argparse.Namespace, kind: type[D]) -> D:
+    """The detector that the arguments ask for. Raises as `refnet.Detector`."""
+    with naming({"--detector": arguments.detector}):
+        return kind(
+            network(arguments.detector),
+            threshold=arguments.threshold,
+            min_size=arguments.min_size,
+            decoder=arguments.decoder,
+            threads=arguments.threads,
+        )
 
 
 def add_detection(group: argparse._ActionsContainer) -> None:
