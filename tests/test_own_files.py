@@ -19,7 +19,7 @@ from refnet.faces.face import Face, Faces
 from refnet.media.mark import marked
 from refnet.media.sources import find_sources, read_frames
 from refnet.ops import Array
-from refnet.results.copies import AnnotatedCopies
+from refnet.results.copies import AnnotatedCopies, FaceCrops
 from refnet.results.job import Job, Outcome, Progress
 from refnet.results.records import Record
 from refnet.results.sinks import open_sink
@@ -452,9 +452,7 @@ def test_objects_go_where_faces_go(tmp_path: Path, suffix: str) -> None:
         assert [r["x_4"] for r in rows] == ["8.0", "", ""]
         assert [r["objects"] for r in rows] == ["1", "1", ""]
     else:
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(path).to_pylist()
+        rows = parquet_rows(path)
         assert [r["class"] for r in rows] == ["=ball", "=ball", None]
         assert [r["keypoints"] for r in rows] == [[*map(float, range(10))], None, None]
         assert [(r["objects"], r["object"]) for r in rows] == [(1, 0), (1, 0), (None, None)]
@@ -550,9 +548,8 @@ def test_a_copy_whose_record_a_kill_prevented_is_made_again(holiday: Path, tmp_p
 
 
 def parquet_rows(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     return found
 
 
@@ -650,3 +647,25 @@ def test_a_journal_of_rows_that_was_cut_off_or_is_odd(tmp_path: Path) -> None:
     parts.symlink_to(tmp_path)
     with pytest.raises(OutputError, match="is a link"):
         open_sink(str(again), asked=["a.jpg"], settings={})
+
+
+def test_faces_that_a_kill_left_uncut_are_cut(holiday: Path, tmp_path: Path) -> None:
+    results, folder = tmp_path / "r.jsonl", tmp_path / "crops"
+
+    def cut(aligned: int | None = None, **options: Any) -> Outcome:
+        crops = FaceCrops(folder, aligned)
+        job = Job(analyzer_of_faces(), str(results), crops=crops, **options)
+        return job.run(find_sources([str(holiday)]))
+
+    job = Job(analyzer_of_faces(), str(results))
+    assert job.run(find_sources([str(holiday)])).images == 2
+    assert cut().images == 2  # the results were there, and the faces were not
+    names = {path.name for path in folder.glob("*.png")}
+    assert {"a-1.png", "b-1.png", "c-000002-1.png"} <= names
+    before = contents(folder)
+    assert cut().skipped == 4 and contents(folder) == before
+    listed = (folder / ".refnet").read_bytes()
+    (folder / ".refnet").write_bytes(listed[: listed.rindex(b'{"cropped"') + 9])  # the last
+    again = cut()
+    assert (again.skipped, again.images + again.videos) == (3, 1)
+    assert cut().skipped == 4

@@ -8,6 +8,9 @@ go on. A line is a value in JSON:
     {"settings": {...}}                   those of the lines below
     {"begun": "a.jpg", "of": "../a.jpg"}  it is being made of this file
     {"done": "a.jpg"}                     it is whole, and made with the settings above
+    {"cropped": "../a.jpg", "aligned": 112}
+                                          all faces of this file are there, with so many pixels a
+                                          side, or null for as they are
 """
 
 from __future__ import annotations
@@ -69,6 +72,15 @@ def made(folder: Path) -> dict[str, Made]:
             case {"done": str(name)} if name in found:
                 found[name] = Made(found[name].of, settings, done=True)
     return found
+
+
+def cropped(folder: Path) -> dict[str, Any]:
+    """{source: the pixels a side, or None} of the sources whose faces are all in `folder`."""
+    return {
+        value["cropped"]: value.get("aligned")
+        for value in _lines(folder)
+        if isinstance(value, dict) and isinstance(value.get("cropped"), str)
+    }
 
 
 def note(folder: Path, *values: Any) -> None:

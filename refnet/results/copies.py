@@ -13,7 +13,7 @@ from refnet.errors import OptionError, OutputError
 from refnet.faces.face import Faces
 from refnet.files import replacing
 from refnet.media.images import opencv, write_image
-from refnet.media.mark import Made, hide_from_git, made, marked, note
+from refnet.media.mark import Made, cropped, hide_from_git, made, marked, note
 from refnet.media.mp4_times import set_times, uneven
 from refnet.media.sources import Frame, Source, copy_name, is_path, real_path
 from refnet.ops import Array
@@ -208,6 +208,8 @@ def _key(source: Source, folder: Path) -> str:
 class FaceCrops:
     """Writes every face, cut out, as a PNG file into a folder; used from one thread.
 
+    The folder's list, see `refnet.media.mark`, says of which sources all faces are there.
+
     Args:
         folder: where they go: photo-1.png, photo-2.png; of a video clip-000012-1.png, by frame.
         aligned: side in pixels of crops that are turned upright; None for the box as it is.
@@ -216,6 +218,15 @@ class FaceCrops:
     def __init__(self, folder: Path, aligned: int | None = None) -> None:
         self.folder, self.aligned = folder, aligned
         self._marked: dict[Path, set[str]] = {}
+
+    def done(self, sources: Iterable[Source]) -> set[str]:
+        """The labels of the sources whose faces are all there, cut out in the same way."""
+        there = cropped(self.folder)
+        return {
+            source.label
+            for source in sources
+            if there.get(_key(source, self.folder), 0) == self.aligned
+        }
 
     def write(self, frame: Frame, faces: Faces) -> None:
         """Write the faces of a frame.
@@ -229,11 +240,7 @@ class FaceCrops:
         number = "" if frame.index is None else f"-{frame.index:06d}"
         for i, face in enumerate(faces, 1):
             path = self.folder / name.with_name(f"{name.stem}{number}-{i}.png")
-            if path.parent not in self._marked:
-                if not path.parent.exists():
-                    hide_from_git(path.parent)
-                self._marked[path.parent] = marked(path.parent)
-            ours = self._marked[path.parent]
+            ours = self._ours(path.parent)
             if path.name not in ours:
                 if os.path.lexists(path):
                     raise OutputError(
@@ -247,6 +254,17 @@ class FaceCrops:
                 else face.align(frame.image, self.aligned)
             )
             write_image(path, cut)
+        if frame.last:
+            self._ours(self.folder)
+            note(self.folder, {"cropped": _key(frame.source, self.folder), "aligned": self.aligned})
+
+    def _ours(self, folder: Path) -> set[str]:
+        """The names in a folder that refnet has made; the folder is made where it is missing."""
+        if folder not in self._marked:
+            if not folder.exists():
+                hide_from_git(folder)
+            self._marked[folder] = marked(folder)
+        return self._marked[folder]
 
 
 class _Video:

@@ -72,7 +72,8 @@ class Job:
             One that is there is continued, see `refnet.results.sinks.open_sink`.
         copies: where drawn copies go; None writes none. A source whose copy is missing is done again.
             Without results, one whose copy is there in full is done.
-        crops: writes every face, cut out; None writes none.
+        crops: writes every face, cut out; None writes none. A source of which some are missing is done
+            again.
         smoothing: takes jitter from boxes and points in videos; None leaves them as found.
         search_every, min_age: seconds between searches of a video's whole image, and from when on a face
             of a video counts, see `refnet.FaceTracker`.
@@ -155,11 +156,14 @@ class Job:
             raise OptionError(
                 f"the results would replace {self.results}, which is one of the inputs"
             )
-        lost = []
+        lost: list[str] = []
         if self.copies is not None:
             self.copies.settings = self.settings
             self.copies.check(sources, overwrite=self.overwrite)
             lost = [s.label for s in sources if not self.copies.path(s).exists()]
+        if self.crops is not None:
+            there = self.crops.done(sources)
+            lost += [s.label for s in sources if s.label not in there]
         return open_sink(
             self.results,
             asked=[source.label for source in sources],

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import cv2
 import numpy as np
 
 import refnet
 from refnet.checkpoints import save
+from refnet.media.images import opencv
 from refnet.random_weights import random_weights
 from tests.detection_networks import image_of, median_threshold, seeded
 from tests.kill.server import HANGS
@@ -44,6 +44,9 @@ CODES = {
 KILLS = tuple(CODES)
 
 
+cv2 = opencv()
+
+
 class Broken(AssertionError):
     """What a kill broke."""
 
@@ -55,27 +58,36 @@ class Job:
     Attributes:
         verb: "faces", "detect" or "blur".
         suffix: of its results; None for none.
-        copies: whether it draws.
+        copies: whether it draws, and with "faces" cuts faces out.
+        threads: of photos without a video, so many are analyzed at once.
     """
 
     verb: str
     suffix: str | None
     copies: bool
+    threads: int
 
     def words(self, world: World, folder: Path) -> list[str]:
         """What is typed, to write into `folder`."""
-        words = [self.verb, str(world.photos), "--threads", "1", *world.networks[self.verb]]
+        paths = [str(world.photos if self.threads == 1 else world.photos / "*.[jp]*g")]
+        words = [self.verb, *paths, *world.networks[self.verb], "--threads", str(self.threads)]
         if self.suffix is not None:
             words += ["--results", str(folder / f"results{self.suffix}")]
         if self.copies:
             words += ["-o", str(folder / "copies")]
+        if self.copies and self.verb == "faces":
+            words += ["--crops", str(folder / "crops")]
         return words if self.copies else [*words, "--no-media"]
 
 
-JOBS = (
-    *(Job(verb, suffix, copies) for verb in ("faces", "detect") for suffix in SUFFIXES for copies in (True, False)),
-    *(Job("blur", suffix, True) for suffix in (None, ".csv")),
-)  # fmt: skip
+JOBS = tuple(
+    Job(verb, suffix, copies, threads)
+    for verb in ("faces", "detect", "blur")
+    for suffix in (*SUFFIXES, None)
+    for copies in (True, False)
+    for threads in (1, 2)
+    if (copies or verb != "blur") and (suffix is not None or verb == "blur")
+)
 
 
 @dataclass
@@ -142,15 +154,14 @@ def state(job: Job, out: Path) -> Any:
         with open(path, newline="") as file:
             records = [*csv.DictReader(file)]
     elif job.suffix == ".parquet":
-        import pyarrow.parquet as pq
+        import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
 
-        records = pq.read_table(path).to_pylist()
+        records = pyarrow.parquet.read_table(path).to_pylist()
     records.sort(
         key=lambda row: (row["source"], int(row.get("frame") or 0))
     )  # stable within an image
-    copies = out / "copies"
-    drawn = sorted(p.name for p in copies.iterdir() if p.name[0] != ".") if job.copies else []
-    return records, {name: _content(copies / name) for name in drawn}
+    drawn = [p for name in ("copies", "crops") for p in sorted((out / name).glob("[!.]*"))]
+    return records, {f"{path.parent.name}/{path.name}": _content(path) for path in drawn}
 
 
 def _content(path: Path) -> str:
@@ -172,7 +183,9 @@ class Server:
 
     def __init__(self) -> None:
         self.line, theirs = socket.socketpair()
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.kill.server"], stdin=theirs)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.kill.server"], stdin=theirs.fileno()
+        )
         theirs.close()
         self.answers = self.line.makefile("r")
 

@@ -1,0 +1,28 @@
+"""A few rounds of `python -m tests.kill`: what is killed goes on, and comes to the same."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyarrow")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it forks, and sends signals")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: Any) -> Iterator[Any]:
+    from tests.kill.rounds import World
+
+    made = World.made(Path(tmp_path_factory.mktemp("kill")))
+    yield made
+    made.server.close()
+
+
+@pytest.mark.parametrize("seed", ["jsonl", "csv", "parquet", "blur", "photos"])
+def test_a_run_that_is_killed_goes_on(world: Any, seed: str) -> None:
+    """The seeds draw between them every suffix, copies and none, one worker and two, and every end."""
+    from tests.kill.rounds import one_round
+
+    assert one_round(world, seed)
