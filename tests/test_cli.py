@@ -227,3 +227,65 @@ def test_doctor_says_which_backend_runs_where_nothing_compiles(
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert "numpy, since the compiled backend cannot run here: llvmlite is not installed" in text
+
+
+@pytest.mark.parametrize("verb", ["faces", "detect", "blur", "evaluate detection"])
+def test_how_outputs_are_read_may_be_said(
+    verb: str, photo: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    words = {
+        "faces": ["faces", str(photo), "--detector"],
+        "detect": ["detect", str(photo), "--detector"],
+        "blur": ["blur", str(photo), "-o", str(out), "--detector"],
+        "evaluate detection": ["evaluate", "detection", "--data", str(tmp_path)],
+    }[verb]
+    assert main([*words, "lffd-face-v2", "--decoder", "yunet"]) == 2
+    text = capsys.readouterr().err.splitlines()[-1]
+    assert text.startswith("refnet: the outputs of lffd-face-v2 are not those of yunet; for")
+    assert not out.exists()
+    with pytest.raises(SystemExit):
+        main([*words, "lffd-face-v2", "--decoder", "yolo"])
+    assert "--decoder is one of yunet, scrfd," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["info", "rf", "bench", "run", "export"])
+def test_a_name_says_which_network_it_stands_for(verb: str, tmp_path: Path, capsys: Any) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 128, 128), np.float32))
+    more = {
+        "bench": ["--seconds", "0.01"],
+        "run": [str(tmp_path / "x.npy"), str(tmp_path / "y.npz")],
+        "export": [str(tmp_path / "x.onnx")],
+    }.get(verb, [])
+    assert main([verb, "lffd-face-v2", *more]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "refnet: lffd-face-v2 is lffd-face-v2:width=0.5, the released one"
+    for plain in ("lffd-face-v2:width=0.5", "basketnet"):
+        if verb in ("info", "rf"):
+            assert main([verb, plain]) == 0
+            assert capsys.readouterr().err == ""
+
+
+def test_blur_goes_on_without_results(tmp_path: Path, capsys: Any, astronaut: Path) -> None:
+    out = tmp_path / "out"
+    words = ["blur", str(astronaut), "-o", str(out), "--threads", "1"]
+    for method, code, says in (
+        ("solid", 0, ""),
+        ("solid", 0, "1 done before"),
+        ("pixelate", 2, "was made with method solid, and this run has pixelate; --overwrite"),
+    ):
+        assert main([*words, "--method", method]) == code
+        assert says in capsys.readouterr().err
+    before = (out / "astronaut.jpg").read_bytes()
+    assert main([*words, "--method", "pixelate", "--overwrite"]) == 0
+    assert (out / "astronaut.jpg").read_bytes() != before
+    results = tmp_path / "r.csv"
+    assert main([*words, "--method", "pixelate", "--results", str(results)]) == 0
+    capsys.readouterr()
+    assert main([*words, "--method", "pixelate", "--results", str(results)]) == 0
+    assert "1 done before" in capsys.readouterr().err
+
+
+@pytest.fixture
+def astronaut() -> Path:
+    return Path(__file__).parents[1] / "docs" / "astronaut.jpg"

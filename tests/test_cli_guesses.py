@@ -151,8 +151,10 @@ def test_other_objects_have_a_class(here: Path, capsys: Any) -> None:
     assert found["class"] == "face" and found["score"] > 0.5
     assert call("detect photo.jpg -o out --results r.jsonl") == 0
     assert "1 done before" in capsys.readouterr().err
-    assert call("detect photo.jpg -o out --results r.csv") == 2
-    assert "JSON lines" in capsys.readouterr().err
+    assert call("detect photo.jpg -o out --results r.csv") == 0
+    assert "face,0.8" in (here / "r.csv").read_text().splitlines()[1]
+    assert call("detect photo.jpg -o out --results r.txt") == 2
+    assert "results end in .jsonl, .csv, .parquet" in capsys.readouterr().err
 
 
 def test_other_settings_do_not_keep_old_results(here: Path, capsys: Any) -> None:

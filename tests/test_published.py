@@ -367,6 +367,9 @@ def test_the_command_line_finds_faces_with_a_file(file: Any, tmp_path: Path) -> 
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     (face,) = lines[0]["faces"]
     np.testing.assert_allclose(face["box"], [178, 66, 270, 177], atol=1)
+    said = [*call, "--decoder", "yunet", "--no-media", "--quiet", "--results"]
+    assert main([*said, str(tmp_path / "said.jsonl")]) == 0
+    assert (tmp_path / "said.jsonl").read_text() == results.read_text()
 
 
 def test_info_says_how_a_file_is_used(file: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,11 @@ def add_output(group: argparse._ActionsContainer, folder: str | None, results: s
     )
     add_json(group)
     group.add_argument("--results", metavar="FILE", help=results)
-    group.add_argument("--overwrite", action="store_true", help="replace what an earlier run made")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="redo everything; without it, what was done with the same settings is skipped",
+    )
     group.add_argument("--open", action="store_true", help="show the first drawing at the end")
     group.add_argument("-q", "--quiet", action="store_true", help="print failures only")
 
@@ -82,7 +86,7 @@ def add_detection(group: argparse._ActionsContainer) -> None:
         "--threshold",
         type=threshold,
         metavar="0..1",
-        help="keep what scores above this (default: 0.6 for faces); lower finds more, errs more",
+        help="keep what scores above this (default: the network's own); lower finds more, errs more",
     )
     group.add_argument(
         "--min-size",

@@ -29,7 +29,7 @@ from refnet.random_weights import random_weights
 from tests.detection_networks import image_of, median_threshold, seeded
 from tests.kill.server import HANGS
 
-PHOTOS, FRAMES = 24, 10
+FRAMES = 10
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 #: No file may be longer; and a file system that holds no more.
 LIMIT, FULL = "a limit of files", "a full disk"
@@ -95,6 +95,7 @@ class World:
     """A folder with inputs, and what undisturbed runs make of them."""
 
     folder: Path
+    count: int
     networks: Mapping[str, list[str]] = field(default_factory=dict)
     whole: dict[Job, Any] = field(default_factory=dict)
     server: Server = field(default_factory=lambda: Server())
@@ -104,11 +105,11 @@ class World:
         return self.folder / "photos"
 
     @classmethod
-    def made(cls, folder: Path) -> World:
-        """A folder of photos and a video, and networks of seeded weights that find something in them."""
-        world = cls(folder)
+    def made(cls, folder: Path, count: int = 24) -> World:
+        """A folder of `count` photos and a video, and networks of seeded weights that find something in them."""
+        world = cls(folder, count)
         world.photos.mkdir(parents=True)
-        for i in range(PHOTOS):
+        for i in range(count):
             suffix = ("jpg", "png")[i % 2]
             image = np.roll(image_of(140, 150), 5 * i, axis=1)
             refnet.write_image(world.photos / f"{i:02}.{suffix}", image)
@@ -321,7 +322,7 @@ def _killed(
     story = Story()
     before = {p.name: p.read_bytes() for p in world.photos.iterdir()}
     for kill in kills:
-        lines = draw.choice((0, draw.randint(1, PHOTOS + 1)))
+        lines = draw.choice((0, draw.randint(1, world.count + 1)))
         if kill == "SIGINT":  # before that, Python itself starts
             lines = max(1, lines)
         delay = draw.uniform(0, 0.3) if lines == 0 else draw.uniform(0, 0.02)
