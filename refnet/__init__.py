@@ -17,10 +17,14 @@ cv2.imread gives it, or gray (H, W). Every object takes one image in a call, and
 Importing refnet loads NumPy and nothing else.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from refnet.interrupts import end_at_once
 
-from refnet.errors import (
+end_at_once()  # before what takes long to import
+
+import importlib  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from refnet.errors import (  # noqa: E402
     ArgumentError,
     BackendError,
     CheckpointError,
@@ -36,10 +40,10 @@ from refnet.errors import (
     UnsupportedError,
     WeightsError,
 )
-from refnet.graph import Graph, Node
-from refnet.model import Model, load
-from refnet.networks import build, network_options, networks
-from refnet.version import __version__ as __version__
+from refnet.graph import Graph, Node  # noqa: E402
+from refnet.model import Model, load  # noqa: E402
+from refnet.networks import build, network_options, networks  # noqa: E402
+from refnet.version import __version__ as __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from refnet.batch import analyze_table

@@ -126,7 +126,17 @@ def test_run_writes_the_outputs_by_name(tmp_path: Path, weights: Path, capsys: A
     assert "y.npz is there; --overwrite replaces it" in capsys.readouterr().err
     (tmp_path / "photo.jpg").touch()
     np.savez(tmp_path / "two.npz", x, x)
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (100000, 3, 300, 320), }"
+    claims = b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117).encode() + b"\n"
+    (tmp_path / "claims.npy").write_bytes(claims)
+    (tmp_path / "cut.npy").write_bytes(claims[:40])
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "objects.npy", np.array([{}], object))
     for wrong, says in (
+        ("claims.npy", "greater than file size"),
+        ("cut.npy", "cannot read an array"),
+        ("empty.npy", "cannot read an array"),
+        ("objects.npy", "it holds Python objects"),
         ("none.npy", "No such file"),
         ("two.npz", "several arrays"),
         ("photo.jpg", "photos go to refnet faces"),

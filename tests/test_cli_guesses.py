@@ -254,6 +254,30 @@ def test_signals_end_a_run_in_order(here: Path, number: int, code: int, suffix: 
         assert parquet.read_table("r.parquet").num_rows > 0
 
 
+@pytest.mark.parametrize(
+    ("program", "before", "during"),
+    [
+        ("-m", "default_int_handler", "SIG_DFL"),
+        ("/usr/bin/refnet", "default_int_handler", "SIG_DFL"),
+        ("-m", "SIG_IGN", "SIG_IGN"),  # in the background of a script
+        ("my_program.py", "default_int_handler", "default_int_handler"),
+    ],
+)
+def test_ctrl_c_while_refnet_is_imported(program: str, before: str, during: str) -> None:
+    """It ends the process at once, without a traceback; from the verb on it raises KeyboardInterrupt."""
+    code = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.{before})
+sys.argv = [{program!r}]
+import refnet
+assert signal.getsignal(signal.SIGINT) == signal.{during}, "imported"
+from refnet.cli import main
+assert main(["networks", "tinynet"]) == 0
+assert signal.getsignal(signal.SIGINT) == signal.{before}, "run"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_errors_of_refnets_own_ask_for_a_report(here: Path, capsys: Any, monkeypatch: Any) -> None:
     def broken(_: object) -> int:
         raise ZeroDivisionError("one\ntwo")

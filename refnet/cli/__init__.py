@@ -24,6 +24,7 @@ from refnet.errors import (
     WeightsError,
     printable,
 )
+from refnet.interrupts import raise_again
 
 INTERNAL, INTERRUPTED, TERMINATED = 70, 130, 143
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     terminated, before = _on_sigterm()
     try:
+        raise_again()
         code = _run(words)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

@@ -56,7 +56,7 @@ def add_output(group: argparse._ActionsContainer, folder: str | None, results: s
     group.add_argument(
         "--overwrite",
         action="store_true",
-        help="redo everything; without it, what was done with the same settings is skipped",
+        help="redo everything, also what was done with the same settings",
     )
     group.add_argument("--open", action="store_true", help="show the first drawing at the end")
     group.add_argument("-q", "--quiet", action="store_true", help="print failures only")

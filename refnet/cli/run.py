@@ -83,11 +83,13 @@ def _read_array(path: str) -> Array:
     if Path(path).suffix.lower() in PHOTO_SUFFIXES:
         raise OptionError(f"{path} is no .npy array; photos go to refnet faces {path}")
     try:
-        with reading(path), open(path, "rb") as file:
-            x = np.load(file, allow_pickle=False)
+        with reading(path):
+            # Mapped, so that a file which claims more numbers than it holds is refused before they are made.
+            x = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        why = "it holds Python objects" if "pickle" in str(error) else str(error)
+        why = "it holds Python objects" if "Python objects" in str(error) else str(error)
         raise ShapeError(f"cannot read an array from {path}: {why}") from error
     if not isinstance(x, np.ndarray):
+        x.close()
         raise ShapeError(f"{path} holds several arrays; IN.npy is a file of one")
-    return x
+    return np.array(x)
