@@ -79,6 +79,12 @@ def replacing(
             raise
 
 
+def move(source: Path, target: Path) -> None:
+    """Have a whole file take the place of another in the same folder. Raises OutputError."""
+    with writing(target):
+        os.replace(source, target)
+
+
 def write_file(
     path: str | os.PathLike[str],
     pieces: Iterable[bytes],

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 from refnet.errors import OutputError
 from refnet.exchange.arrow import arrow_schema
-from refnet.files import NEW, replacing, writing
+from refnet.files import NEW, move, replacing, writing
 from refnet.optional import require
 from refnet.results.records import Record, Table
 from refnet.results.resume import Resume, named
@@ -119,7 +119,7 @@ class Parquet:
             for part in self.parts.iterdir():
                 if part != merged and _OURS.fullmatch(part.name):
                     part.unlink()
-            os.replace(merged, self.path)
+            move(merged, self.path)
             with suppress(OSError):  # something that is not ours is in it
                 self.parts.rmdir()
 
