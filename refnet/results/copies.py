@@ -278,9 +278,7 @@ class _Video:
             self.temporary = stack.enter_context(replacing(path))
             for self.codec in CODECS:
                 code = cv2.VideoWriter_fourcc(*self.codec)
-                self.writer: Any = cv2.VideoWriter(
-                    str(self.temporary), code, self.rate, self.size
-                )
+                self.writer: Any = cv2.VideoWriter(str(self.temporary), code, self.rate, self.size)
                 if self.writer.isOpened():
                     break
             else:
