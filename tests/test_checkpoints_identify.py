@@ -500,3 +500,18 @@ def test_a_damaged_record_is_refused_in_a_line(network: str, options: str) -> No
     with pytest.raises(WeightsError, match="its record") as caught:
         identify(checkpoint_of(random_state("tinynet", {}), metadata=record))
     assert str(caught.value).isprintable()
+
+
+def test_branches_that_an_export_left_are_to_be_merged_first() -> None:
+    state = {
+        "conv2.rbr_skip.weight": np.ones(16, np.float32),
+        "onnx::Conv_1": np.ones((16, 3, 3, 3), np.float32),
+    }
+    exported = dataclasses.replace(
+        checkpoint_of(state), layers=(Layer("conv", "onnx::Conv_1", None),)
+    )
+    with pytest.raises(WeightsError, match="GhostOne is trained with: merge them before the exp"):
+        identify(exported)
+    with pytest.raises(WeightsError) as caught:
+        identify(dataclasses.replace(exported, tensors={"onnx::Conv_1": state["onnx::Conv_1"]}))
+    assert "merge them" not in str(caught.value)

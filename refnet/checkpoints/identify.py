@@ -21,6 +21,8 @@ from refnet.networks import build, networks, options_in_order, options_of
 Options = dict[str, Any]
 Tensors = Mapping[str, Array]
 _LISTED_AT_MOST = 4
+#: In the names of the branches of MobileOne blocks.
+_BRANCH = ".rbr_"
 
 
 def identify(
@@ -259,6 +261,11 @@ def _unidentified(checkpoint: Checkpoint, network: str | None, misfits: Sequence
         f"{checkpoint.path}: the {len(tensors)} tensors{place} are not those of "
         f"{network or 'a network known here'}. Found: {found}."
     ]
+    if checkpoint.layers and any(_BRANCH in name for name in tensors):
+        lines.append(
+            "It has the parallel branches that GhostOne is trained with: merge them before the export, or "
+            "convert the PyTorch checkpoint, whose branches refnet merges."
+        )
     lines += [f"Read {misfit}." for misfit in misfits[:3]]
     for path, state_dict in checkpoint.state_dicts.items():
         others: list[str] = []
