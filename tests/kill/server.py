@@ -22,7 +22,7 @@ import cv2  # noqa: F401
 import pyarrow.compute  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore] # noqa: F401
 
-from refnet.cli import _parser, main
+from refnet.cli import main
 from refnet.results import parquet
 
 #: Parts so short that a run has several.
@@ -106,6 +106,11 @@ class Counting(io.TextIOBase):
 
 
 if __name__ == "__main__":
-    importlib.import_module("refnet.kernels.compiler")
-    _parser()  # imports every verb
+    for module in (
+        "refnet.kernels.compiler",
+        "refnet.cli.faces",
+        "refnet.cli.detect",
+        "refnet.cli.blur",
+    ):
+        importlib.import_module(module)
     serve(socket.socket(fileno=os.dup(0)))
