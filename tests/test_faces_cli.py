@@ -240,7 +240,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, networks: list[str], capsys: An
     ("extra", "message"),
     [
         (["--results", "x.txt"], "results end in .jsonl"),
-        (["--json", "--results", "x.jsonl"], "one of both"),
+        (["--json", "--results", "x.jsonl"], "one of the two"),
         (["-o", "x.csv"], "numbers go to --results x.csv"),
         (["-o", "x.png"], "a video's drawing ends in .mp4, not in .png"),
     ],

@@ -86,7 +86,7 @@ def add_detection(group: argparse._ActionsContainer) -> None:
         "--threshold",
         type=threshold,
         metavar="0..1",
-        help="keep what scores above this (default: the network's own); lower finds more, errs more",
+        help="keep what scores above this; lower finds more (default: the network's)",
     )
     group.add_argument(
         "--min-size",
