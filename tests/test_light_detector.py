@@ -1,13 +1,15 @@
 """The light face detector: its cells mean what the formula says, on images of any size, whole or in tiles."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 import refnet
+from refnet.detection.detections import Candidates
 from refnet.detection.detector import FaceDetector
 from refnet.detection.geometry import geometry
-from refnet.detection.light import decode_cells
+from refnet.detection.light import LightHead, decode_cells
 from tests.detection_networks import image_of, seeded
 
 
@@ -65,3 +67,22 @@ def test_tiles_give_the_result_of_the_whole() -> None:
     by_place = [np.lexsort(np.round(found.uncut, 2).T) for found in (whole, tiled)]
     np.testing.assert_allclose(tiled.uncut[by_place[1]], whole.uncut[by_place[0]], atol=1e-3)
     np.testing.assert_allclose(tiled.scores[by_place[1]], whole.scores[by_place[0]], atol=1e-5)
+
+
+def test_of_several_scales_each_keeps_the_sizes_it_is_good_at(monkeypatch: Any) -> None:
+    """Of an image of 3,000 pixels the first scale leaves what is above 320 pixels there to the second."""
+    sides, seen = np.array([300.0, 330, 600]), list[float]()
+
+    def decode(self: LightHead, outputs: Any, tile: Any, scale: float) -> Candidates:
+        seen.append(scale)
+        boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=1) / scale
+        return Candidates(boxes, np.full(3, 0.9, np.float32), np.zeros(3, np.int64))
+
+    monkeypatch.setattr(LightHead, "decode", decode)
+    image = np.zeros((3000, 3000, 3), np.uint8)
+    (found,) = FaceDetector(nms=None).head.candidates([image])
+    assert len(seen) == 2
+    np.testing.assert_allclose(found.boxes[0, 2], 300 / seen[0])
+    np.testing.assert_allclose(found.boxes[1:, 2], sides / seen[1])
+    (whole,) = FaceDetector(nms=None, scales=seen).head.candidates([image])
+    assert len(whole) == 6

@@ -60,6 +60,11 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def where(self, mask: Array) -> Candidates:
+        """The candidates at which `mask` (N,) holds."""
+        points = None if self.keypoints is None else self.keypoints[mask]
+        return Candidates(self.boxes[mask], self.scores[mask], self.labels[mask], points)
+
     @classmethod
     def none(cls) -> Candidates:
         """No candidate at all."""

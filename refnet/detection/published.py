@@ -100,8 +100,10 @@ class PublishedHead(ScaledHead):
                     f"an image of {width}×{height} pixels has more than {TILED_ABOVE:,}, the most that "
                     f"{self.graph.name} is run on; use a larger min_size, or smaller scales"
                 )
-            for own, found in zip(parts, self._run(resized, (scale, scale)), strict=True):
-                own.append(found)
+            for own, found, image in zip(
+                parts, self._run(resized, (scale, scale)), images, strict=True
+            ):
+                own.append(self._at_its_scale(found, wanted, image))
         return [Candidates.joined(own) for own in parts]
 
     def _run(self, images: Sequence[Array], scale: tuple[float, float]) -> list[Candidates]:

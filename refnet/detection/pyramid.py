@@ -85,6 +85,17 @@ class ScaledHead(ABC):
             return self.settings.scales
         return automatic_scales(image.shape, self.object_range, self.settings.min_size)
 
+    def _at_its_scale(self, found: Candidates, wanted: float, image: Array) -> Candidates:
+        """Of what was `found` in `image` at the scale `wanted`, what is not left to the next, coarser one.
+
+        There objects are a quarter as large, so the upper half of what this scale could see is well inside of what
+        that one sees, with all that lies around it. Scales that were asked for keep all they find.
+        """
+        if self.settings.scales is not None or wanted == self._scales(image)[-1]:
+            return found
+        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0) * wanted
+        return found.where(sides <= self.object_range[1] / 2)
+
     def _feasible(self, shape: Sequence[int], scale: float) -> float:
         """`scale`, or the larger one that makes the shorter side of an image of `shape` long enough.
 
@@ -165,7 +176,8 @@ class PyramidHead(ScaledHead):
                 outputs = self.model(self.preprocessing.apply(pixels))
                 assert isinstance(outputs, tuple)
                 for n, own in enumerate(parts):
-                    own.append(self.decode([output[n] for output in outputs], piece, scale))
+                    seen = self.decode([output[n] for output in outputs], piece, scale)
+                    own.append(self._at_its_scale(seen, wanted, images[n]))
         return [Candidates.joined(own) for own in parts]
 
     def _tiles(self, shape: Sequence[int], tile: int | None) -> list[Tile]:
@@ -189,7 +201,8 @@ def automatic_scales(
     At the first, the smallest objects that are wanted have the size that the network finds them at: 20
     pixels, or its own smallest where that is larger. Each further one is a quarter of the one before,
     and needed while an object as large as the image's shorter side would be larger than the network
-    sees. The second costs a sixteenth of the first.
+    sees. The second costs a sixteenth of the first, and takes over objects of more than half of the largest size
+    (as Singh & Davis 2018, "SNIP", train and test: each scale for the sizes that it is good at).
 
     Args:
         shape: of the image, (height, width, ...).
