@@ -56,7 +56,8 @@ def test_the_wheel_has_one_top_level_name(distributions: tuple[Path, Path]) -> N
     assert {t for t in top if not t.endswith(".dist-info")} == {"refnet"}
     for part in ("refnet/py.typed", "refnet/kernels/__init__.py", "refnet/weights/__init__.py"):
         assert part in names
-    assert not [name for name in names if name.endswith(".pyi") or "parity" in name]
+    for part in (".pyi", "parity", "recipes"):
+        assert not [name for name in names if part in name], part
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -260,7 +260,8 @@ def _detector(name: str, arguments: argparse.Namespace) -> Detector:
     model = read_model(name, backend=arguments.backend, threads=arguments.threads)
     sizes: dict[str, Any] = {"min_size": arguments.min_size}
     if arguments.long_side:
-        sizes = {"scales": (1.0,)}
+        # A network of one input size fits every photo into it, and has no scales.
+        sizes = {} if model.graph.fixed_size else {"scales": (1.0,)}
     decoder = arguments.decoder if name == arguments.network else None
     return Detector(model, threshold=arguments.lowest, decoder=decoder, **sizes)
 
