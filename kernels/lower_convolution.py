@@ -34,12 +34,16 @@ from .instructions import (
     DENSE,
     DEPTH,
     DEPTHWISE,
+    DEPTHWISE_WINDOW,
+    DILATION,
+    DILATION_COLUMNS,
     FIRST,
     FLAGS,
     GROUP,
     INPUT_BLOCKS,
     INPUT_PITCH,
     INPUTS,
+    KERNEL_COLUMNS,
     KERNEL_ROWS,
     LAST,
     LEFT,
@@ -59,6 +63,7 @@ from .instructions import (
     SINGLE,
     SLOPE,
     STRIDE,
+    STRIDE_COLUMNS,
     TOP,
     WEIGHTS,
     WINOGRAD,
@@ -204,9 +209,11 @@ def lower_whole(emitter: Emitter, node: Node) -> None:
     else:
         source = emitter.stored(taken)
     # A depthwise layer cannot move a channel to another lane, so its results take the layout of its input.
-    target = destination(emitter, node, epilogue, source if name == "depthwise" else None)
+    by_channel = name in ("depthwise", "depthwise_window")
+    target = destination(emitter, node, epilogue, source if by_channel else None)
     if (
-        name not in ("pointwise", "depthwise")
+        not by_channel
+        and name != "pointwise"
         and target.residual is not None
         and len(target.runs()) > 1
     ):
@@ -609,7 +616,7 @@ class Depthwise:
         for first, last in itertools.pairwise(sorted(cuts)):
             places: dict[int, Operand] = {
                 X: source.blocks[first],
-                WEIGHTS: self._packed(first, last),
+                WEIGHTS: _packed(emitter, node, self.lanes[first * LANES : last * LANES]),
             }
             result = destination.operands(first, last)
             emitter.emit(
@@ -621,15 +628,64 @@ class Depthwise:
                 destination.writes(),
             )
 
-    def _packed(self, first: int, last: int) -> int:
-        """The offset of the weights of blocks first to last."""
-        emitter, node, lanes = self.emitter, self.node, self.lanes[first * LANES : last * LANES]
 
-        def make() -> NDArray[np.float32]:
-            # By lanes, not by band: all bands of a stream ask for the same stretches of blocks.
-            return depthwise_kernel.pack(*emitter.parameters(node), lanes)
+class DepthwiseWindow:
+    """Any convolution of each channel by itself, by output rows, of a copy of its map in a frame of zeros."""
 
-        return emitter.packed.get((node.name, "depthwise", lanes), make)
+    def __init__(
+        self, emitter: Emitter, node: Node, source: Tensor, lanes: tuple[int, ...]
+    ) -> None:
+        self.emitter, self.node, self.lanes = emitter, node, lanes
+        self.extent = emitter.shapes[node.name][1]
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """The copy, and one instruction for each stretch of blocks whose residual lies together."""
+        emitter, node, a = self.emitter, self.node, self.node.attributes
+        shape, stride, dilation = emitter.shapes[node.name], a["stride"], a["dilation"]
+        _, rows, columns = shape
+        # The last tile of a row reads for all of its outputs, also for those that are not stored.
+        wide = -(-columns // depthwise_kernel.TILE) * depthwise_kernel.TILE
+        span = [(k - 1) * d + 1 for k, d in zip(a["kernel"], dilation, strict=True)]
+        size = (rows - 1) * stride[0] + span[0], (wide - 1) * stride[1] + span[1]
+        frame = emitter.spread(f"{node.name} frame", source, size, a["padding"])
+        operands: dict[int, Operand] = {
+            INPUT_PITCH: frame.pixels * LANES,
+            COLUMNS: size[1],
+            OUT_COLUMNS: columns,
+            KERNEL_ROWS: span[0],
+            KERNEL_COLUMNS: span[1],
+            STRIDE: stride[0],
+            STRIDE_COLUMNS: stride[1],
+            DILATION: dilation[0],
+            DILATION_COLUMNS: dilation[1],
+            FIRST: start,
+            LAST: stop,
+        }
+        taps = f"{a['kernel'][0]}x{a['kernel'][1]}/{stride[0]}"
+        note = f"{taps} {source.shape} -> {shape}{emitter.fusion.epilogues[node.name].note}"
+        for first, last in destination.runs():
+            places: dict[int, Operand] = {
+                X: frame.blocks[first],
+                WEIGHTS: _packed(emitter, node, self.lanes[first * LANES : last * LANES]),
+            }
+            result = destination.operands(first, last)
+            emitter.emit(
+                DEPTHWISE_WINDOW,
+                node.name,
+                note,
+                {**operands, **places, **result},
+                [*frame.blocks[first:last], *destination.reads(first, last)],
+                destination.writes(),
+            )
+
+
+def _packed(emitter: Emitter, node: Node, lanes: tuple[int, ...]) -> int:
+    """The offset of the weights of a depthwise layer for these lanes."""
+
+    def make() -> NDArray[np.float32]:
+        return depthwise_kernel.pack(*emitter.parameters(node), lanes)
+
+    return emitter.packed.get((node.name, "depthwise", lanes), make)
 
 
 def _pitch(tensor: Tensor) -> int:
@@ -654,4 +710,5 @@ ALGORITHMS: Mapping[str, Callable[[Emitter, Node, Tensor, tuple[int, ...]], Prep
     "planar": Planar,
     "winograd": Winograd,
     "depthwise": Depthwise,
+    "depthwise_window": DepthwiseWindow,
 }

@@ -32,6 +32,9 @@ from .layout import Tensor
 from .lower_convolution import Destination
 from .simd import LANES
 
+#: Pools that are made as soon as their map is, while it is still in cache.
+MEANS = ("average_pool", "global_average_pool", "global_max_pool")
+
 
 def pool(emitter: Emitter, node: Node) -> None:
     """The mean of a whole map, or mean or maximum over windows inside of it."""
@@ -61,11 +64,15 @@ def is_global(emitter: Emitter, node: Node) -> bool:
     """Whether a pool is the mean of its whole map."""
     # This follows from the image's size: on a larger one, the same pool is one over windows.
     size = emitter.shapes[node.inputs[0]][1:]
-    return node.op == "average_pool" and tuple(node.attributes["kernel"]) == size
+    if node.op == "average_pool":
+        return tuple(node.attributes["kernel"]) == size
+    return node.op == "global_average_pool"
 
 
 def refusal(emitter: Emitter, node: Node) -> str | None:
     """Why the kernels cannot run a pool: it has padding, dilation, or windows over the edge. None where they can."""
+    if node.op in ("global_average_pool", "global_max_pool"):
+        return None
     a, size, made = (
         node.attributes,
         emitter.shapes[node.inputs[0]][1:],
@@ -99,7 +106,9 @@ class Windows:
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
         """One instruction."""
         emitter, node, a = self.emitter, self.node, self.node.attributes
-        kernel, stride, shape = a["kernel"], a["stride"], emitter.shapes[node.name]
+        # A maximum of the whole map is that of a window as large.
+        kernel = a.get("kernel", source.shape[1:])
+        stride, shape = a.get("stride", kernel), emitter.shapes[node.name]
         result = destination.main
         operands: dict[int, Operand] = {
             Y: result.blocks[0],
@@ -109,7 +118,7 @@ class Windows:
             INPUTS: source.blocks,
             # A maximum has it too, since the kernel loads it before it knows.
             CONSTANTS: emitter.constants(1.0 / (kernel[0] * kernel[1])),
-            MAXIMUM: int(node.op == "max_pool"),
+            MAXIMUM: int(node.op != "average_pool"),
             ROWS: source.shape[1],
             COLUMNS: source.shape[2],
             OUT_COLUMNS: shape[2],

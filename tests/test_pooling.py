@@ -17,6 +17,27 @@ def test_the_mean_of_a_map_equals_the_definition(channels: int, height: int, wid
     checks.check(graph, checks.DIRECT, runs="global_average")
 
 
+@pytest.mark.parametrize(
+    ("op", "runs"), [("global_average_pool", "global_average"), ("global_max_pool", "window_pool")]
+)
+@settings(max_examples=20)
+@given(channels=st.integers(1, 40), height=st.integers(1, 12), width=st.integers(1, 12))
+def test_a_map_of_any_size(op: str, runs: str, channels: int, height: int, width: int) -> None:
+    """One network, and one number for each channel whatever the size of its maps."""
+    net = checks.Net((channels, 5, 5))
+    x = net.add("relu", "relu", net.conv("input", "conv", 20, 1))
+    y = net.linear(net.add("flatten", "flat", net.add(op, "pool", x)), "linear", 7)
+    plan = checks.check(
+        checks.graph_of(net, y, x),
+        checks.DIRECT,
+        checks.image((channels, height, width)),
+        runs=runs,
+    )
+    # The map is still in cache.
+    kernels = checks.opcodes(plan)
+    assert kernels.index(runs) == kernels.index("pointwise") + 1
+
+
 @pytest.mark.parametrize("op", ["max_pool", "average_pool"])
 @settings(max_examples=20)
 @given(side=st.integers(5, 14), kernel=st.integers(1, 4), stride=st.integers(1, 3))
