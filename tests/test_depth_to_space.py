@@ -126,7 +126,7 @@ def test_transposed_depthwise_convolutions(
         output_padding=more,
         groups=channels,
     )
-    checks.check(checks.graph_of(net, y), checks.DIRECT, runs="depthwise_window")
+    checks.check(checks.graph_of(net, y), checks.DIRECT, runs="spread")
 
 
 @pytest.mark.parametrize(
