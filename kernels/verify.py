@@ -407,6 +407,11 @@ class _Owners:
             return
         # Intervals first to last - 1 overlap the range or touch its ends.
         first, last = bisect_left(self._stops, start), bisect_right(self._starts, stop)
+        if first == last:
+            self._starts.insert(first, start)
+            self._stops.insert(first, stop)
+            self._buffers.insert(first, buffer)
+            return
         if last == first + 1 and self._buffers[first] is buffer:
             self._starts[first] = min(self._starts[first], start)
             self._stops[first] = max(self._stops[first], stop)
