@@ -21,7 +21,7 @@ Weights = dict[str, NDArray[Any]]
 
 
 def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
-    """The graph that is planned: dead code gone, transposed and grouped convolutions made of plain ones, input
+    """The graph that is planned: dead code gone, transposed and grouped convolutions made of plain ones, lone batch norms made convolutions, input
     normalisation folded, two-logit softmaxes made sigmoids, activations and additions moved to the parts of a
     concatenation.
 
@@ -31,6 +31,7 @@ def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, 
     graph, new = unfold_transposed(graph, weights)
     graph, new = spread_transposed(graph, new)
     graph, new = split_groups(graph, new)
+    graph, new = scale_channels(graph, new)
     graph, new = fold_normalization(graph, new)
     graph, new = collapse_softmax(graph, new)
     return drop_dead(distribute_additions(distribute_activations(graph))), new
@@ -188,6 +189,43 @@ def split_groups(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Gra
             parts.append(part)
         nodes.append(Node(node.name, "concat", tuple(parts), {"axis": 1}))
     return replace(graph, nodes=tuple(nodes), state_dict=state), weights
+
+
+def scale_channels(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """A batch norm that no convolution has taken in, or a factor and an addend for each channel of a map, is a 1x1
+    convolution of each channel by itself."""
+    shapes = graph.shapes()
+    nodes: list[Node] = []
+    weights, state = dict(weights), dict(graph.state_dict)
+    for node in graph.nodes:
+        shape = shapes[node.name]
+        if not _is_scaling(node, graph, shapes):
+            nodes.append(node)
+            continue
+        p = {role: weights[name].astype(np.float64) for role, name in node.parameters.items()}
+        one, zero = np.ones(shape[0]), np.zeros(shape[0])
+        scale, shift = one * p.get("weight", one).ravel(), zero + p.get("bias", zero).ravel()
+        if node.op == "batch_norm":
+            scale = scale / np.sqrt(p["running_var"] + node.attributes["epsilon"])
+            shift = shift - p["running_mean"] * scale
+        names = {"weight": f"{node.name}.scale", "bias": f"{node.name}.shift"}
+        for name, array in zip(names.values(), (scale.reshape(-1, 1, 1, 1), shift), strict=True):
+            weights[name], state[name] = array, array.shape
+        window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        attributes = {**window, "groups": shape[0]}
+        nodes.append(Node(node.name, "conv", node.inputs, attributes, names))
+    return replace(graph, nodes=tuple(nodes), state_dict=state), weights
+
+
+def _is_scaling(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a node multiplies each channel of a map by a constant and adds another one."""
+    if len(shapes[node.name]) != 3 or node.op not in ("batch_norm", "affine"):
+        return False
+    if node.op == "batch_norm":
+        return True
+    # One number for all channels, or one for each, at every pixel.
+    sizes = [graph.state_dict[name] for name in node.parameters.values()]
+    return shapes[node.name] == shapes[node.inputs[0]] and all(s[1:] == (1, 1) for s in sizes)
 
 
 def fold_normalization(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:

@@ -28,6 +28,7 @@ PASSES: dict[str, Pass] = {
     "unfold_transposed": rewrites.unfold_transposed,
     "spread_transposed": rewrites.spread_transposed,
     "split_groups": rewrites.split_groups,
+    "scale_channels": rewrites.scale_channels,
     "fold_normalization": rewrites.fold_normalization,
     "collapse_softmax": rewrites.collapse_softmax,
     "distribute_activations": lambda graph, weights: (
