@@ -2,6 +2,7 @@
 
 1x1, stride 1               pointwise
 depthwise 3x3               depthwise
+any other depthwise         depthwise_window
 3x3, stride 1, padding 1    winograd where the cost model says so
 the image, few channels     planar
 anything else with groups=1 dense
@@ -62,14 +63,14 @@ def choose(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> A
         if len(shapes[source]) != 1:
             raise UnsupportedError(f"{node.name} is linear over a map; flatten it first")
         return Algorithm("pointwise")
-    # Depthwise before the general refusal of groups, which it is the one exception to.
-    if is_depthwise(node, graph, shapes):
-        return Algorithm("depthwise")
+    if is_by_channel(node, graph):
+        return Algorithm("depthwise" if is_depthwise(node, graph, shapes) else "depthwise_window")
+    # Of other groups, `rewrites.py` makes convolutions without.
     if a["groups"] != 1 or a["stride"][0] != a["stride"][1]:
         raise UnsupportedError(
             f"{node.name} is a convolution with kernel {a['kernel']}, stride {a['stride']}, "
             f"padding {a['padding']}, dilation {a['dilation']} and {a['groups']} groups; the "
-            "engine has kernels for groups=1 of one stride, and for depthwise 3x3 without dilation"
+            "engine has kernels for one stride, and for any in depthwise convolutions"
         )
     if is_image(source, graph) and shapes[source][0] <= PLANAR_CHANNELS:
         return Algorithm("planar")
@@ -91,20 +92,25 @@ def is_image(name: str, graph: Graph) -> bool:
     return node is not None and node.op == "normalize" and node.inputs[0] == graph.input
 
 
-def is_depthwise(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether the depthwise kernel takes this layer."""
-    a = node.attributes
-    if node.op != "conv" or a["groups"] == 1 or tuple(a["kernel"]) != (3, 3):
+def is_by_channel(node: Node, graph: Graph) -> bool:
+    """Whether a layer is a convolution of each channel by itself, which then stays in its lane."""
+    if node.op != "conv" or node.attributes["groups"] == 1:
         return False
-    channels = graph.state_dict[node.parameters["weight"]][0]
-    shape = shapes[node.inputs[0]]
+    made, taken, *_ = graph.state_dict[node.parameters["weight"]]
+    return bool(node.attributes["groups"] == made and taken == 1)
+
+
+def is_depthwise(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the kernel of depthwise 3x3 convolutions takes this layer."""
+    a = node.attributes
     return (
-        a["groups"] == channels == shape[0]
+        is_by_channel(node, graph)
+        and tuple(a["kernel"]) == (3, 3)
         and tuple(a["dilation"]) == (1, 1)
         and tuple(a["stride"]) in ((1, 1), (2, 2))
         and tuple(a["padding"]) in ((0, 0), (1, 1))
         # The kernel keeps three columns in flight; narrower maps would have windows over both edges.
-        and shape[2] >= 3
+        and shapes[node.inputs[0]][2] >= 3
     )
 
 

@@ -82,7 +82,9 @@ class Assembler:
             line[OPCODE] = instruction.opcode
             for column, operand in instruction.operands.items():
                 # A tuple's field holds the place of its list, every other operand's field the operand itself.
-                if type(operand) is tuple:
+                if type(operand) is int:
+                    line[column] = operand
+                elif type(operand) is tuple:
                     line[column] = start + self._list(operand)
                 else:
                     line[column] = self._integer(operand)
@@ -90,12 +92,12 @@ class Assembler:
         return np.array(integers + self._lists, np.int64)
 
     def _integer(self, operand: Operand) -> int:
-        if type(operand) is int:
-            return operand
         if type(operand) is Block:
             # The common case: a plan has thousands of blocks in its lists.
-            buffer = operand.buffer
-            return buffer.offset + operand.offset + (self._shift if buffer.per_thread else 0)
+            buffer, offset = operand
+            return buffer.offset + offset + (self._shift if buffer.per_thread else 0)
+        if type(operand) is int:
+            return operand
         if type(operand) is Buffer:
             return operand.offset + (self._shift if operand.per_thread else 0)
         assert type(operand) is Distance, operand
@@ -104,7 +106,7 @@ class Assembler:
     def _list(self, operands: tuple[Operand, ...]) -> int:
         """The position of a list with these integers, counted from the first list."""
         # By value, after addresses are known: two operands may be different symbols of one place.
-        key = tuple(x if type(x) is int else self._integer(x) for x in operands)
+        key = tuple([x if type(x) is int else self._integer(x) for x in operands])
         # Bands of a stream have equal lists of taps; a program without this would be several times as long.
         position = self._positions.get(key)
         if position is None:

@@ -41,7 +41,7 @@ PRODUCTS = ("conv", "conv_transpose", "linear")
 class Compiler:
     """Makes the plans of one network, which share its packed weights.
 
-    Not safe to use from several threads at once. Batch norms must have been folded.
+    Not safe to use from several threads at once. Batch norms should have been folded: each that is left is a layer.
     """
 
     def __init__(self, graph: Graph, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -1,10 +1,13 @@
-"""Depthwise 3x3 convolution, stride 1 or 2, padding 0 or 1.
+"""Depthwise convolution: 3x3 of stride 1 or 2 and padding 0 or 1, and any other window.
 
-A row of outputs is one walk from left to right: the nine taps stay in registers, three rows of inputs slide past
+3x3: a row of outputs is one walk from left to right: the nine taps stay in registers, three rows of inputs slide past
 under them, so every input vector is loaded once for each of the three output rows that it touches. Rows outside of
 the image are read from a row of zeros, columns outside are zero registers; nothing is padded in memory.
 
-Weights: [blocks][bias, then nine taps][LANES].
+Any other window reads a copy of the map in a frame of zeros, so that no window leaves it. TILE outputs of a row stay in
+registers, and each tap is loaded once for all of them. The frame is wide enough for a whole number of tiles.
+
+Weights: [blocks][bias, then the taps row by row][LANES].
 """
 
 from __future__ import annotations
@@ -15,21 +18,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .epilogue import INFINITY, LEAKY, RELU, RELU6, RESIDUAL_FIRST
+from .epilogue import INFINITY, LEAKY, RELU, RELU6, RESIDUAL_FIRST, finish
 from .instructions import (
     BLOCK_PITCH,
     BLOCKS,
     COLUMNS,
+    DILATION,
+    DILATION_COLUMNS,
     FIRST,
     FLAGS,
     INPUT_PITCH,
+    KERNEL_COLUMNS,
+    KERNEL_ROWS,
     LAST,
     LEFT,
     OUT_COLUMNS,
     RESIDUAL,
     ROWS,
+    SECOND,
     SLOPE,
     STRIDE,
+    STRIDE_COLUMNS,
     TOP,
     WEIGHTS,
     ZEROS,
@@ -53,6 +62,9 @@ from .simd import (
     splat_bits,
     store,
 )
+
+#: Outputs of a row that `depthwise_window` makes at once: enough sums to hide the latency of a multiply-add.
+TILE = 8
 
 
 @kernel
@@ -184,10 +196,109 @@ def depthwise(
             )
 
 
+@kernel
+def _tile(
+    x: Pointer,
+    w: Pointer,
+    y: Pointer,
+    count: int,
+    rows: int,
+    columns: int,
+    down: int,
+    across: int,
+    step: int,
+    flags: int,
+    second: int,
+    residual: int,
+    slope: int,
+) -> None:
+    """TILE outputs side by side, of which the first `count` are stored. Distances in floats: `rows` and `columns` from
+    the first tap to beyond the last one, `down` and `across` from tap to tap, `step` from window to window."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = load(w, 0)
+    tap = LANES
+    i = 0
+    while i < rows:
+        j = i
+        while j < i + columns:
+            v, corner = load(w, tap), at(x, j)
+            s0, s1 = fma(v, load(corner, 0), s0), fma(v, load(corner, step), s1)
+            s2, s3 = fma(v, load(corner, 2 * step), s2), fma(v, load(corner, 3 * step), s3)
+            s4, s5 = fma(v, load(corner, 4 * step), s4), fma(v, load(corner, 5 * step), s5)
+            s6, s7 = fma(v, load(corner, 6 * step), s6), fma(v, load(corner, 7 * step), s7)
+            tap += LANES
+            j += across
+        i += down
+    finish(s0, y, 0, flags, second, residual, slope)
+    if count > 1:
+        finish(s1, y, LANES, flags, second, residual, slope)
+    if count > 2:
+        finish(s2, y, 2 * LANES, flags, second, residual, slope)
+    if count > 3:
+        finish(s3, y, 3 * LANES, flags, second, residual, slope)
+    if count > 4:
+        finish(s4, y, 4 * LANES, flags, second, residual, slope)
+    if count > 5:
+        finish(s5, y, 5 * LANES, flags, second, residual, slope)
+    if count > 6:
+        finish(s6, y, 6 * LANES, flags, second, residual, slope)
+    if count > 7:
+        finish(s7, y, 7 * LANES, flags, second, residual, slope)
+
+
+@kernel
+def depthwise_window(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """DEPTHWISE_WINDOW: output rows FIRST to LAST of every block, of windows that all lie inside of the frame."""
+    line, out_columns = instruction[COLUMNS] * LANES, instruction[OUT_COLUMNS]
+    down, across = instruction[DILATION] * line, instruction[DILATION_COLUMNS] * LANES
+    rows, columns = instruction[KERNEL_ROWS] * line, instruction[KERNEL_COLUMNS] * LANES
+    step = instruction[STRIDE_COLUMNS] * LANES
+    # The bias, then the taps.
+    size = LANES
+    i = 0
+    while i < instruction[KERNEL_ROWS]:
+        j = 0
+        while j < instruction[KERNEL_COLUMNS]:
+            size += LANES
+            j += instruction[DILATION_COLUMNS]
+        i += instruction[DILATION]
+    for block in range(instruction[BLOCKS]):
+        x = at(arena, instruction[X] + block * instruction[INPUT_PITCH])
+        w = at(weights, instruction[WEIGHTS] + block * size)
+        y = at(arena, instruction[Y] + block * instruction[BLOCK_PITCH])
+        for r in range(instruction[FIRST], instruction[LAST]):
+            source = r * instruction[STRIDE] * line
+            c = 0
+            while c < out_columns:
+                _tile(
+                    at(x, source + c * step),
+                    w,
+                    at(y, (r * out_columns + c) * LANES),
+                    out_columns - c,
+                    rows,
+                    columns,
+                    down,
+                    across,
+                    step,
+                    instruction[FLAGS],
+                    instruction[SECOND],
+                    instruction[RESIDUAL],
+                    instruction[SLOPE],
+                )
+                c += TILE
+
+
 def pack(weight: NDArray[Any], bias: NDArray[Any], channels: Sequence[int]) -> NDArray[np.float32]:
-    """Weights (C, 1, 3, 3) and bias (C,) by physical lane: `channels` has the logical channel of each, or -1."""
+    """Weights (C, 1, kh, kw) and bias (C,) by physical lane: `channels` has the logical channel of each, or -1."""
     # Taps of zero for padding lanes: these hold anything, but each lane only ever meets itself.
     lanes = np.asarray(channels)
-    rows = np.concatenate([bias[:, None], weight.reshape(len(bias), 9)], axis=1)
+    rows = np.concatenate([bias[:, None], weight.reshape(len(bias), -1)], axis=1)
     wide = np.where(lanes[:, None] >= 0, rows[np.maximum(lanes, 0)], 0.0)
-    return wide.reshape(-1, LANES, 10).transpose(0, 2, 1).astype(np.float32).ravel()
+    size = rows.shape[1]
+    return wide.reshape(-1, LANES, size).transpose(0, 2, 1).astype(np.float32).ravel()

@@ -18,16 +18,27 @@ from .epilogue import ACTIVATIONS, float_bits
 from .fusion import Fusion
 from .instructions import (
     ADD,
+    BLOCK_PITCH,
     BLOCKS,
+    COLUMNS,
     CONSTANTS,
     DEPTH,
+    FIRST,
     FLAGS,
     GATHER,
     INPUTS,
+    LAST,
+    LEFT,
     LOAD_IMAGE,
     OTHER,
+    OUT_COLUMNS,
     PIXELS,
+    ROWS,
     SLOPE,
+    SPREAD,
+    STRIDE,
+    STRIDE_COLUMNS,
+    TOP,
     X,
     Y,
 )
@@ -165,6 +176,38 @@ class Emitter:
         note = "channels into another order"
         self.emit(GATHER, name, note, operands, tensor.blocks, copy.blocks)
         return copy
+
+    def spread(
+        self,
+        name: str,
+        source: Tensor,
+        size: tuple[int, int],
+        corner: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        value: float = 0.0,
+    ) -> Tensor:
+        """Pixels of a map `stride` apart from each other on a map of `size` filled with `value`, the first one at `corner`;
+        what falls outside is cut off."""
+        result = layout.allocate(name, (source.shape[0], *size), source.lanes)
+        operands: dict[int, Operand] = {
+            Y: result.blocks[0],
+            BLOCKS: len(result.blocks),
+            BLOCK_PITCH: result.pixels * LANES,
+            INPUTS: source.blocks,
+            ROWS: source.shape[1],
+            COLUMNS: source.shape[2],
+            OUT_COLUMNS: size[1],
+            CONSTANTS: self.constants(value),
+            STRIDE: stride[0],
+            STRIDE_COLUMNS: stride[1],
+            TOP: corner[0],
+            LEFT: corner[1],
+            FIRST: 0,
+            LAST: size[0],
+        }
+        note = f"{source.shape} -> {result.shape}, stride {stride}, from {corner}"
+        self.emit(SPREAD, name, note, operands, source.blocks, result.blocks)
+        return result
 
     def added(self, name: str, addends: list[Tensor], activation: str) -> Tensor:
         """The activation of the sum of one or two tensors in equal lanes, known by its name from now on."""

@@ -8,6 +8,8 @@ sums are in registers already.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from .simd import (
@@ -40,6 +42,7 @@ ACTIVATIONS = {"": 0, "relu": RELU, "relu6": RELU6, "leaky_relu": LEAKY}
 INFINITY = float("inf")
 
 
+@lru_cache(maxsize=256)
 def float_bits(value: float) -> int:
     """The 32 bits of a float, as instructions hold it."""
     return int(np.float32(value).view(np.uint32))

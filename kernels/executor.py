@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # These imports also list the kernels in `simd.KERNELS`, each after those that it calls, as Numba needs them.
 from .dense import dense, planar
-from .depthwise import depthwise
+from .depthwise import depthwise, depthwise_window
 from .elementwise import add_vectors, affine, not_finite, probe, sigmoid
 from .instructions import (
     ADD,
@@ -16,6 +16,7 @@ from .instructions import (
     DENSE,
     DEPTH_TO_SPACE,
     DEPTHWISE,
+    DEPTHWISE_WINDOW,
     GATHER,
     GLOBAL_AVERAGE,
     LOAD_IMAGE,
@@ -25,6 +26,7 @@ from .instructions import (
     PROBE,
     SIGMOID,
     SOFTMAX,
+    SPREAD,
     STORE_OUTPUT,
     UPSAMPLE,
     WIDTH,
@@ -36,7 +38,7 @@ from .pooling import global_average, window_pool
 from .reorder import gather, load_image, store_output
 from .simd import Integers, Pointer, at, floats_of, integers_at, integers_of, kernel
 from .softmax import softmax
-from .upsample import depth_to_space, upsample
+from .upsample import depth_to_space, spread, upsample
 from .winograd import winograd
 
 
@@ -75,6 +77,8 @@ def execute(
                 pointwise(instruction, program, arena, weights, source, target)
             elif opcode == DEPTHWISE:
                 depthwise(instruction, program, arena, weights, source, target)
+            elif opcode == DEPTHWISE_WINDOW:
+                depthwise_window(instruction, program, arena, weights, source, target)
             elif opcode == WINOGRAD:
                 winograd(instruction, program, arena, weights, source, target)
             elif opcode == DENSE:
@@ -95,6 +99,8 @@ def execute(
                 affine(instruction, program, arena, weights, source, target)
             elif opcode == UPSAMPLE:
                 upsample(instruction, program, arena, weights, source, target)
+            elif opcode == SPREAD:
+                spread(instruction, program, arena, weights, source, target)
             elif opcode == DEPTH_TO_SPACE:
                 depth_to_space(instruction, program, arena, weights, source, target)
             elif opcode == GATHER:

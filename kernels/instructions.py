@@ -18,6 +18,7 @@ from collections.abc import Mapping
     PLANAR,  # a k x k convolution of the caller's image
     WINOGRAD,  # a 3x3 convolution by F(4x4, 3x3) or F(6x6, 3x3)
     DEPTHWISE,  # a 3x3 convolution of each channel by itself
+    DEPTHWISE_WINDOW,  # a convolution of each channel by itself with any window, of a map in a frame
     GLOBAL_AVERAGE,  # the mean of a whole map
     WINDOW_POOL,  # mean or maximum over windows
     SIGMOID,  # 1 / (1 + exp(-x))
@@ -25,12 +26,13 @@ from collections.abc import Mapping
     ADD,  # activation(x + other), or activation(x)
     AFFINE,  # x * scale + shift
     UPSAMPLE,  # every pixel repeated
+    SPREAD,  # pixels apart from each other, or a map in a frame
     DEPTH_TO_SPACE,  # blocks of channels into the places of a larger map
     GATHER,  # channels into other lanes
     LOAD_IMAGE,  # the caller's planar image into channel blocks
     STORE_OUTPUT,  # channel blocks into the caller's planar array
     PROBE,  # multiply-adds alone, to measure the peak of a core
-) = range(18)
+) = range(20)
 
 #: What runs, for people, by opcode.
 OPCODES = (
@@ -40,6 +42,7 @@ OPCODES = (
     "planar",
     "winograd",
     "depthwise",
+    "depthwise_window",
     "global_average",
     "window_pool",
     "sigmoid",
@@ -47,6 +50,7 @@ OPCODES = (
     "add",
     "affine",
     "upsample",
+    "spread",
     "depth_to_space",
     "gather",
     "load_image",
@@ -64,7 +68,7 @@ PIXELS = 4  # pixels of a block; where blocks lie side by side, of all of them
 BLOCKS = 5  # channel blocks of the result
 BLOCK_PITCH = 6  # from one block of the result to the next
 WEIGHTS = 7  # offset in the weights of the packed matrix
-CONSTANTS = 8  # offset in the weights of scale and shift, of 1 / area, or of the limits of lanes
+CONSTANTS = 8  # offset in the weights of scale and shift, 1 / area, what fills a frame, or the limits of lanes
 INPUTS = (
     9  # list: the offset in the arena of each input block (for GATHER, of each lane; -1 for zeros)
 )
@@ -87,7 +91,7 @@ KERNEL_ROWS = 25  # of a window: what it spans, which is more than its taps wher
 KERNEL_COLUMNS = 26
 STRIDE = 27  # rows from one window to the next; columns as well if there is no STRIDE_COLUMNS
 STRIDE_COLUMNS = 28
-TOP = 29  # rows of padding above the map
+TOP = 29  # rows of padding above the map; of SPREAD also less than none, which cuts the map
 LEFT = 30  # columns of padding left of it
 PHASE = 31  # columns of the copied band that a stride puts side by side, see `dense.py`
 COPY = 32  # 1 if the band is copied, 0 if it is read where it lies
@@ -104,6 +108,8 @@ REPEAT_ROWS = 42  # rows of the result for each one of the input
 REPEAT_COLUMNS = 43  # columns of the result for each one of the input
 SLOPE = 44  # of a leaky ReLU: the 32 bits of the float
 INPUT_PITCH = 45  # from one block of the input to the next
+DILATION = 46  # rows from one tap of a window to the next
+DILATION_COLUMNS = 47
 
 #: Integers of an instruction.
 WIDTH = 48
@@ -137,6 +143,10 @@ FIELDS: Mapping[int, tuple[int, ...]] = {
         *(STRIDE, TOP, LEFT, FLAGS, RESIDUAL, FIRST, LAST, ZEROS),
         *(INPUT_PITCH, BLOCK_PITCH, SLOPE),
     ),
+    DEPTHWISE_WINDOW: (
+        *(*_RESULT, X, INPUT_PITCH, WEIGHTS, COLUMNS, OUT_COLUMNS, KERNEL_ROWS, KERNEL_COLUMNS),
+        *(STRIDE, STRIDE_COLUMNS, DILATION, DILATION_COLUMNS, FIRST, LAST),
+    ),
     GLOBAL_AVERAGE: (Y, PIXELS, BLOCKS, CONSTANTS, INPUTS),
     WINDOW_POOL: (
         *(Y, MAXIMUM, BLOCKS, CONSTANTS, INPUTS, ROWS, COLUMNS, OUT_COLUMNS),
@@ -147,6 +157,10 @@ FIELDS: Mapping[int, tuple[int, ...]] = {
     ADD: (Y, X, OTHER, PIXELS, FLAGS, SLOPE),
     AFFINE: (Y, X, PIXELS, CONSTANTS),
     UPSAMPLE: (Y, BLOCKS, INPUTS, ROWS, COLUMNS, REPEAT_ROWS, REPEAT_COLUMNS, FIRST, LAST),
+    SPREAD: (
+        *(Y, BLOCKS, BLOCK_PITCH, INPUTS, ROWS, COLUMNS, OUT_COLUMNS, CONSTANTS),
+        *(STRIDE, STRIDE_COLUMNS, TOP, LEFT, FIRST, LAST),
+    ),
     DEPTH_TO_SPACE: (Y, BLOCKS, INPUTS, ROWS, COLUMNS, REPEAT_ROWS, REPEAT_COLUMNS, FIRST, LAST),
     GATHER: (Y, PIXELS, BLOCKS, INPUTS),
     LOAD_IMAGE: (Y, PIXELS, DEPTH, CONSTANTS),

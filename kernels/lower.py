@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from refnet.graph import Graph, Node
 
 from . import layout
-from .algorithm import UnsupportedError, choose, is_depthwise, is_image
+from .algorithm import UnsupportedError, choose, is_by_channel, is_image
 from .assembler import Operand
 from .emitter import Emitter, Shapes, Weights
 from .fusion import RELUS, fuse
@@ -41,7 +41,7 @@ from .instructions import (
     Y,
 )
 from .layout import Tensor
-from .lower_pool import pool
+from .lower_pool import MEANS, pool
 from .packing import PackedWeights, channel_limits
 from .plan import Output
 from .streaming import lower_convolution
@@ -49,6 +49,7 @@ from .streaming import lower_convolution
 #: Besides activations, what makes a tensor whose channels lie in the same lanes as its operands'.
 LANE_BY_LANE = (
     *("add", "sigmoid", "softmax", "normalize", "average_pool", "max_pool", "upsample"),
+    *("global_average_pool", "global_max_pool", "conv_transpose", "pad"),
 )
 
 
@@ -94,7 +95,7 @@ def block_starts(graph: Graph, shapes: Shapes) -> dict[str, frozenset[int]]:
         return name
 
     for node in graph.nodes:
-        if node.op in (*RELUS, *LANE_BY_LANE) or is_depthwise(node, graph, shapes):
+        if node.op in (*RELUS, *LANE_BY_LANE) or is_by_channel(node, graph):
             for name in node.inputs:
                 parent[root(name)] = root(node.name)
     # Sets of tensors that share a layout are united above; a slice of one of them counts for all.
@@ -134,7 +135,7 @@ def _make(emitter: Emitter, name: str, begun: set[str]) -> None:
     for made in epilogue.names if epilogue else (node.name,):
         for reader in emitter.fusion.consumers[made]:
             # A pool takes its mean while the map is still in cache.
-            if reader.op == "average_pool" and reader.name in emitter.fusion.producers:
+            if reader.op in MEANS and reader.name in emitter.fusion.producers:
                 _make(emitter, reader.name, begun)
 
 
@@ -311,6 +312,34 @@ def upsample(emitter: Emitter, node: Node) -> None:
     emitter.emit(UPSAMPLE, node.name, note, operands, source.blocks, result.blocks)
 
 
+def spread(emitter: Emitter, node: Node) -> None:
+    """What is left of a transposed convolution before the convolution that `rewrites.spread_transposed` made of it."""
+    a, name = node.attributes, node.inputs[0]
+    (top, left), (_, rows, columns) = a["padding"], emitter.shapes[node.name]
+    if (a["kernel"], a["groups"]) != ((1, 1), emitter.shapes[name][0]):
+        raise UnsupportedError(f"{node.name} is a transposed convolution that was not rewritten")
+    source = emitter.stored(name)
+    emitter.tensors[node.name] = emitter.spread(
+        node.name, source, (rows, columns), (-top, -left), a["stride"]
+    )
+
+
+def pad(emitter: Emitter, node: Node) -> None:
+    """A map in a frame of one value."""
+    (channels, *corner), mode = node.attributes["widths"], node.attributes["mode"]
+    if len(corner) != 2 or any(channels) or mode != "constant":
+        raise UnsupportedError(
+            f"{node.name} pads by {node.attributes['widths']} with mode {mode!r}; the engine has a kernel for "
+            "rows and columns of a constant"
+        )
+    (top, _), (left, _) = corner
+    _, rows, columns = emitter.shapes[node.name]
+    emitter.tensors[node.name] = emitter.spread(
+        *(node.name, emitter.stored(node.inputs[0]), (rows, columns), (top, left)),
+        value=node.attributes["value"],
+    )
+
+
 def depth_to_space(emitter: Emitter, node: Node) -> None:
     """Every pixel a square, whose pixels come from different channels."""
     shape, block = emitter.shapes[node.name], node.attributes["block"]
@@ -391,6 +420,10 @@ LOWERINGS: Mapping[str, Callable[[Emitter, Node], None]] = {
     "normalize": normalize,
     "average_pool": pool,
     "max_pool": pool,
+    "global_average_pool": pool,
+    "global_max_pool": pool,
     "upsample": upsample,
+    "conv_transpose": spread,
+    "pad": pad,
     "depth_to_space": depth_to_space,
 }

@@ -34,12 +34,16 @@ from .instructions import (
     DENSE,
     DEPTH,
     DEPTHWISE,
+    DEPTHWISE_WINDOW,
+    DILATION,
+    DILATION_COLUMNS,
     FIRST,
     FLAGS,
     GROUP,
     INPUT_BLOCKS,
     INPUT_PITCH,
     INPUTS,
+    KERNEL_COLUMNS,
     KERNEL_ROWS,
     LAST,
     LEFT,
@@ -59,6 +63,7 @@ from .instructions import (
     SINGLE,
     SLOPE,
     STRIDE,
+    STRIDE_COLUMNS,
     TOP,
     WEIGHTS,
     WINOGRAD,
@@ -204,9 +209,11 @@ def lower_whole(emitter: Emitter, node: Node) -> None:
     else:
         source = emitter.stored(taken)
     # A depthwise layer cannot move a channel to another lane, so its results take the layout of its input.
-    target = destination(emitter, node, epilogue, source if name == "depthwise" else None)
+    by_channel = name in ("depthwise", "depthwise_window")
+    target = destination(emitter, node, epilogue, source if by_channel else None)
     if (
-        name not in ("pointwise", "depthwise")
+        not by_channel
+        and name != "pointwise"
         and target.residual is not None
         and len(target.runs()) > 1
     ):
@@ -235,35 +242,35 @@ class Pointwise:
         self.in_lanes, self.counts = source.lanes, source.counts()
         # Panels of four blocks for one pixel, of two else: it decides how weights are packed, hence it is in the key.
         self.single = int(source.pixels == 1)
-        self.depth = sum(self.counts)
-        self.note = emitter.fusion.epilogues[node.name].note
-        #: {(first, last output block): offset of their weights}, which all bands share.
+        self.epilogue = emitter.fusion.epilogues[node.name].note
+        # An input of padding lanes only has a depth of 0.
+        depth = sum(self.counts)
+        self.note = f"{max(depth, 1)} -> {emitter.shapes[node.name][0]} channels"
+        #: Fields that all bands share, and {(first, last output block): offset of their weights}.
+        self._fields: dict[int, Operand] = {
+            SEGMENT_COUNT: len(self.counts),
+            DEPTH: depth,
+            SINGLE: self.single,
+            GROUP: max(CACHE // max(depth, 1) // GROUP_PIXELS, 1) * GROUP_PIXELS,
+        }
         self._offsets: dict[tuple[int, int], int] = {}
 
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
         """One instruction for each stretch of output blocks whose residual lies together."""
-        segments = [x for place in zip(source.blocks, self.counts, strict=True) for x in place]
-        # An input of padding lanes only has a depth of 0.
-        depth = max(self.depth, 1)
-        operands: dict[int, Operand] = {
-            SEGMENTS: tuple(segments),
-            SEGMENT_COUNT: len(self.counts),
-            DEPTH: self.depth,
-            SINGLE: self.single,
-            FIRST: start,
-            LAST: stop,
-            GROUP: max(CACHE // depth // GROUP_PIXELS, 1) * GROUP_PIXELS,
-        }
-        made = self.emitter.shapes[self.node.name][0]
-        note = f"{depth} -> {made} channels, pixels {start} to {stop}{self.note}"
+        places = zip(source.blocks, self.counts, strict=True)
+        segments: tuple[Operand, ...] = tuple(itertools.chain.from_iterable(places))
+        note = f"{self.note}, pixels {start} to {stop}{self.epilogue}"
         for first, last in destination.runs():
             self.emitter.emit(
                 POINTWISE,
                 self.node.name,
                 note,
                 {
-                    **operands,
+                    **self._fields,
                     **destination.operands(first, last),
+                    SEGMENTS: segments,
+                    FIRST: start,
+                    LAST: stop,
                     WEIGHTS: self._packed(first, last),
                 },
                 [*source.blocks, *destination.reads(first, last)],
@@ -467,6 +474,9 @@ class Planar:
 
         self.weights = emitter.packed.get((node.name, "planar", lanes), make)
         self.constants = emitter.constants(*emitter.images[node.inputs[0]])
+        made = emitter.shapes[node.name]
+        self.note = f"{self.geometry} image {source.shape} -> {made}"
+        self.note += emitter.fusion.epilogues[node.name].note
 
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
         """One instruction."""
@@ -489,11 +499,10 @@ class Planar:
             SCRATCH: scratch,
             INPUT_BLOCKS: channels,
         }
-        epilogue, shape = emitter.fusion.epilogues[node.name], emitter.shapes[node.name]
         emitter.emit(
             PLANAR,
             node.name,
-            f"{geometry} image {source.shape} -> {shape}{epilogue.note}",
+            self.note,
             {**operands, **geometry.operands(), **destination.operands(0, blocks)},
             destination.reads(),
             destination.writes(),
@@ -578,58 +587,109 @@ class Depthwise:
         self, emitter: Emitter, node: Node, source: Tensor, lanes: tuple[int, ...]
     ) -> None:
         self.emitter, self.node, self.lanes = emitter, node, lanes
-        self.extent = emitter.shapes[node.name][1]
-        self.zeros = _zeros(emitter, source.shape[2])
-
-    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
-        """One instruction for each stretch of blocks that lie at equal distances."""
-        emitter, node, shape = self.emitter, self.node, self.emitter.shapes[self.node.name]
-        stride = node.attributes["stride"][0]
-        # A band's blocks are as far apart as its own pixels, not as those of the whole map that it stands for.
-        pitch = _pitch(source)
-        operands: dict[int, Operand] = {
-            INPUT_PITCH: pitch,
+        (stride, _), shape = node.attributes["stride"], emitter.shapes[node.name]
+        self.extent = shape[1]
+        self.epilogue = emitter.fusion.epilogues[node.name].note
+        self.note = f"{source.shape} -> {shape}, stride {stride}"
+        #: Fields that all bands share, and {(first, last block): offset of their weights}.
+        self._fields: dict[int, Operand] = {
             ROWS: source.shape[1],
             COLUMNS: source.shape[2],
             OUT_COLUMNS: shape[2],
             STRIDE: stride,
             TOP: node.attributes["padding"][0],
             LEFT: node.attributes["padding"][1],
-            FIRST: start,
-            LAST: stop,
-            ZEROS: self.zeros,
+            ZEROS: _zeros(emitter, source.shape[2]),
         }
-        note = f"{source.shape} -> {shape}, stride {stride}"
-        if (start, stop) != (0, self.extent):
-            note += f", rows {start} to {stop}"
-        note += emitter.fusion.epilogues[node.name].note
+        self._offsets: dict[tuple[int, int], int] = {}
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """One instruction for each stretch of blocks that lie at equal distances."""
+        # A band's blocks are as far apart as its own pixels, not as those of the whole map that it stands for.
+        emitter, node, pitch = self.emitter, self.node, _pitch(source)
+        rows = "" if (start, stop) == (0, self.extent) else f", rows {start} to {stop}"
         # The kernel steps from block to block by a constant, so an instruction ends where either list has a gap.
         cuts = {i for run in layout.runs(pitch // LANES, source.blocks) for i in run}
         cuts |= {i for run in destination.runs() for i in run}
         for first, last in itertools.pairwise(sorted(cuts)):
+            if (first, last) not in self._offsets:
+                lanes = self.lanes[first * LANES : last * LANES]
+                self._offsets[first, last] = _packed(emitter, node, lanes)
             places: dict[int, Operand] = {
                 X: source.blocks[first],
-                WEIGHTS: self._packed(first, last),
+                INPUT_PITCH: pitch,
+                WEIGHTS: self._offsets[first, last],
+                FIRST: start,
+                LAST: stop,
             }
-            result = destination.operands(first, last)
             emitter.emit(
                 DEPTHWISE,
                 node.name,
-                note,
-                {**operands, **places, **result},
+                f"{self.note}{rows}{self.epilogue}",
+                {**self._fields, **places, **destination.operands(first, last)},
                 [*source.blocks[first:last], *destination.reads(first, last)],
                 destination.writes(),
             )
 
-    def _packed(self, first: int, last: int) -> int:
-        """The offset of the weights of blocks first to last."""
-        emitter, node, lanes = self.emitter, self.node, self.lanes[first * LANES : last * LANES]
 
-        def make() -> NDArray[np.float32]:
-            # By lanes, not by band: all bands of a stream ask for the same stretches of blocks.
-            return depthwise_kernel.pack(*emitter.parameters(node), lanes)
+class DepthwiseWindow:
+    """Any convolution of each channel by itself, by output rows, of a copy of its map in a frame of zeros."""
 
-        return emitter.packed.get((node.name, "depthwise", lanes), make)
+    def __init__(
+        self, emitter: Emitter, node: Node, source: Tensor, lanes: tuple[int, ...]
+    ) -> None:
+        self.emitter, self.node, self.lanes = emitter, node, lanes
+        self.extent = emitter.shapes[node.name][1]
+
+    def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
+        """The copy, and one instruction for each stretch of blocks whose residual lies together."""
+        emitter, node, a = self.emitter, self.node, self.node.attributes
+        shape, stride, dilation = emitter.shapes[node.name], a["stride"], a["dilation"]
+        _, rows, columns = shape
+        # The last tile of a row reads for all of its outputs, also for those that are not stored.
+        wide = -(-columns // depthwise_kernel.TILE) * depthwise_kernel.TILE
+        span = [(k - 1) * d + 1 for k, d in zip(a["kernel"], dilation, strict=True)]
+        size = (rows - 1) * stride[0] + span[0], (wide - 1) * stride[1] + span[1]
+        frame = emitter.spread(f"{node.name} frame", source, size, a["padding"])
+        operands: dict[int, Operand] = {
+            INPUT_PITCH: frame.pixels * LANES,
+            COLUMNS: size[1],
+            OUT_COLUMNS: columns,
+            KERNEL_ROWS: span[0],
+            KERNEL_COLUMNS: span[1],
+            STRIDE: stride[0],
+            STRIDE_COLUMNS: stride[1],
+            DILATION: dilation[0],
+            DILATION_COLUMNS: dilation[1],
+            FIRST: start,
+            LAST: stop,
+        }
+        taps = f"{a['kernel'][0]}x{a['kernel'][1]}/{stride[0]}"
+        note = f"{taps} {source.shape} -> {shape}{emitter.fusion.epilogues[node.name].note}"
+        for first, last in destination.runs():
+            places: dict[int, Operand] = {
+                X: frame.blocks[first],
+                WEIGHTS: _packed(emitter, node, self.lanes[first * LANES : last * LANES]),
+            }
+            result = destination.operands(first, last)
+            emitter.emit(
+                DEPTHWISE_WINDOW,
+                node.name,
+                note,
+                {**operands, **places, **result},
+                [*frame.blocks[first:last], *destination.reads(first, last)],
+                destination.writes(),
+            )
+
+
+def _packed(emitter: Emitter, node: Node, lanes: tuple[int, ...]) -> int:
+    """The offset of the weights of a depthwise layer for these lanes."""
+
+    def make() -> NDArray[np.float32]:
+        # By lanes, not by band: all bands of a stream ask for the same stretches of blocks.
+        return depthwise_kernel.pack(*emitter.parameters(node), lanes)
+
+    return emitter.packed.get((node.name, "depthwise", lanes), make)
 
 
 def _pitch(tensor: Tensor) -> int:
@@ -654,4 +714,5 @@ ALGORITHMS: Mapping[str, Callable[[Emitter, Node, Tensor, tuple[int, ...]], Prep
     "planar": Planar,
     "winograd": Winograd,
     "depthwise": Depthwise,
+    "depthwise_window": DepthwiseWindow,
 }

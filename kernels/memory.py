@@ -27,8 +27,9 @@ def place(buffers: Iterable[Buffer], guard: int = 0) -> int:
     size = 0
     for buffer in sorted(buffers, key=lambda b: (-b.floats, b.first)):
         life = range(buffer.first, buffer.last + 1)
-        busy = dict.fromkeys(other for number in life for other in alive[number])
+        busy = set().union(*[alive[number] for number in life])
         offset = 0
+        # In which order buffers of one offset come does not matter: the gap is looked for after the longest.
         for other in sorted(busy, key=lambda b: b.offset):
             # The gap before the next busy buffer is large enough.
             if offset + buffer.floats + guard <= other.offset:

@@ -23,6 +23,7 @@ from .instructions import (
     DEPTH,
     DEPTH_TO_SPACE,
     DEPTHWISE,
+    DEPTHWISE_WINDOW,
     FIRST,
     KERNEL_COLUMNS,
     KERNEL_ROWS,
@@ -35,6 +36,7 @@ from .instructions import (
     REPEAT_ROWS,
     SIDE,
     SOFTMAX,
+    SPREAD,
     UPSAMPLE,
     WINDOW_POOL,
     WINOGRAD,
@@ -49,8 +51,10 @@ GRAIN = {
     PLANAR: 1,
     WINOGRAD: 1,
     DEPTHWISE: 1,
+    DEPTHWISE_WINDOW: 1,
     SOFTMAX: 1,
     UPSAMPLE: 1,
+    SPREAD: 1,
     DEPTH_TO_SPACE: 1,
     WINDOW_POOL: 1,
 }
@@ -96,7 +100,9 @@ def work(instruction: Instruction) -> int:
         return results * (value(SIDE) + 2) ** 2 * value(DEPTH)
     if opcode == DEPTHWISE:
         return results * value(OUT_COLUMNS) * 9
-    if opcode == WINDOW_POOL:
+    if opcode == SPREAD:
+        return results * value(OUT_COLUMNS)
+    if opcode in (WINDOW_POOL, DEPTHWISE_WINDOW):
         return results * value(OUT_COLUMNS) * value(KERNEL_ROWS) * value(KERNEL_COLUMNS)
     if opcode in (UPSAMPLE, DEPTH_TO_SPACE):
         return results * value(COLUMNS) * value(REPEAT_ROWS) * value(REPEAT_COLUMNS)

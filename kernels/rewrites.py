@@ -14,19 +14,24 @@ from numpy.typing import NDArray
 
 from refnet.graph import Graph, Node, consumers
 
+from .algorithm import is_by_channel
 from .fusion import RELUS
 
 Weights = dict[str, NDArray[Any]]
 
 
 def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
-    """The graph that is planned: dead code gone, transposed convolutions unfolded, input normalisation folded, two-logit
-    softmaxes made sigmoids, activations and additions moved to the parts of a concatenation.
+    """The graph that is planned: dead code gone, transposed and grouped convolutions made of plain ones, lone batch norms made convolutions, input
+    normalisation folded, two-logit softmaxes made sigmoids, activations and additions moved to the parts of a
+    concatenation.
 
     What changes is computed in float64; all other weights are passed on as they are."""
     # First, so that the passes count only consumers that matter; again at the end, since they leave nodes behind.
     graph = drop_dead(graph)
     graph, new = unfold_transposed(graph, weights)
+    graph, new = spread_transposed(graph, new)
+    graph, new = split_groups(graph, new)
+    graph, new = scale_channels(graph, new)
     graph, new = fold_normalization(graph, new)
     graph, new = collapse_softmax(graph, new)
     return drop_dead(distribute_additions(distribute_activations(graph))), new
@@ -44,8 +49,11 @@ def drop_dead(graph: Graph) -> Graph:
 
 
 def unfold_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
-    """A transposed convolution whose windows neither overlap nor leave gaps is a 1x1 convolution to all pixels of a
-    window, and these put where they belong; an activation of it comes before that, on the smaller map."""
+    """A transposed convolution that makes a square of pixels of each one is a convolution to all pixels of the square,
+    and these put where they belong; an activation of it comes before that, on the smaller map.
+
+    The convolution is 1x1 where the windows neither overlap nor leave gaps. Where they overlap, it has the taps of all
+    pixels of the square, and zeros where a pixel has no such tap: 3x3 for 4x4 windows of stride 2 and padding 1."""
     consuming = consumers(graph)
     nodes: list[Node] = []
     gone: set[str] = set()
@@ -54,20 +62,20 @@ def unfold_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tupl
     for node in graph.nodes:
         if node.name in gone:
             continue
-        if not _unfoldable(node):
+        reach = _square(node)
+        if reach is None:
             nodes.append(node)
             continue
-        # (C, O, k, k) to (k k O, C, 1, 1).
-        weight = weights[node.parameters["weight"]]
-        taken, _, block, _ = weight.shape
+        weight, block = weights[node.parameters["weight"]], node.attributes["stride"][0]
         names = {"weight": f"{node.name}.unfolded"}
-        weights[names["weight"]] = weight.transpose(2, 3, 1, 0).reshape(-1, taken, 1, 1)
+        weights[names["weight"]] = _unfolded(weight, node, reach)
         if "bias" in node.parameters:
             names["bias"] = f"{node.name}.unfolded_bias"
             weights[names["bias"]] = np.tile(weights[node.parameters["bias"]], block**2)
         for name in names.values():
             state[name] = weights[name].shape
-        window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        size = (2 * reach[0] + 1, 2 * reach[1] + 1)
+        window = {"kernel": size, "stride": (1, 1), "padding": reach, "dilation": (1, 1)}
         last, taps = node.name, f"{node.name} unfolded"
         nodes.append(Node(taps, "conv", node.inputs, {**window, "groups": 1}, names))
         readers = consuming[node.name]
@@ -82,15 +90,142 @@ def unfold_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tupl
     return replace(graph, nodes=tuple(nodes), state_dict=state), weights
 
 
-def _unfoldable(node: Node) -> bool:
+def _square(node: Node) -> tuple[int, int] | None:
+    """Of a transposed convolution that makes a square of pixels of each one, how many pixels further up or down, left or
+    right the pixels of a square read. None where it makes something else, or where spreading is as cheap."""
     a = node.attributes
-    return (
-        node.op == "conv_transpose"
-        and a["groups"] == 1
-        and a["kernel"] == a["stride"]
-        and a["kernel"][0] == a["kernel"][1]
-        and (a["padding"], a["output_padding"], a["dilation"]) == ((0, 0), (0, 0), (1, 1))
+    if node.op != "conv_transpose" or a["groups"] != 1 or a["stride"][0] != a["stride"][1]:
+        return None
+    keys = ("kernel", "stride", "padding", "output_padding", "dilation")
+    axes = [tuple(a[key][axis] for key in keys) for axis in (0, 1)]
+    # Of n pixels, (n - 1) s - 2 p + d (k - 1) + 1 + more are made; that shall be n s.
+    if any(d * (k - 1) + 1 + more - 2 * p != s for k, s, p, more, d in axes):
+        return None
+    rows, columns = (
+        max((abs(source) for _, _, source in _taps(node, axis)), default=0) for axis in (0, 1)
     )
+    cheap = (2 * rows + 1) * (2 * columns + 1) <= a["kernel"][0] * a["kernel"][1]
+    return (rows, columns) if cheap else None
+
+
+def _taps(node: Node, axis: int) -> list[tuple[int, int, int]]:
+    """(place in the square, tap, pixel that it reads, counted from the one that the square is made of) along an axis: pixel
+    n adds its tap k at n s - p + d k."""
+    a = node.attributes
+    stride, padding, dilation = (a[key][axis] for key in ("stride", "padding", "dilation"))
+    return [
+        (place, tap, (place + padding - dilation * tap) // stride)
+        for place in range(stride)
+        for tap in range(a["kernel"][axis])
+        if (place + padding - dilation * tap) % stride == 0
+    ]
+
+
+def _unfolded(weight: NDArray[Any], node: Node, reach: tuple[int, int]) -> NDArray[Any]:
+    """Weights (C, O, kh, kw) of a transposed convolution as those of a convolution to all pixels of a square, row by row."""
+    taken, made, *_ = weight.shape
+    block, (rows, columns) = node.attributes["stride"][0], reach
+    wide = np.zeros((block, block, made, taken, 2 * rows + 1, 2 * columns + 1), weight.dtype)
+    for row, i, above in _taps(node, 0):
+        for column, j, left in _taps(node, 1):
+            wide[row, column, :, :, above + rows, left + columns] = weight[:, :, i, j].T
+    return wide.reshape(-1, taken, *wide.shape[4:])
+
+
+def spread_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """Any other transposed convolution is a convolution with the mirrored kernel of a map on which the pixels stand
+    `stride` apart, in a frame of zeros as wide as the kernel reaches.
+
+    That map is written as a transposed convolution with one tap of 1 by itself, whose negative padding is the frame."""
+    nodes: list[Node] = []
+    weights, state = dict(weights), dict(graph.state_dict)
+    for node in graph.nodes:
+        if node.op != "conv_transpose":
+            nodes.append(node)
+            continue
+        a, names = node.attributes, {**node.parameters, "weight": f"{node.name}.mirrored"}
+        weight, groups = weights[node.parameters["weight"]], a["groups"]
+        taken, made, *kernel = weight.shape
+        # (C, O / groups, kh, kw) to (O, C / groups, kh, kw).
+        grouped = weight.reshape(groups, taken // groups, made, *kernel).swapaxes(1, 2)
+        mirrored = grouped.reshape(groups * made, taken // groups, *kernel)[:, :, ::-1, ::-1]
+        spread, one = f"{node.name} spread", f"{node.name}.spread"
+        weights[names["weight"]], weights[one] = mirrored, np.ones((taken, 1, 1, 1))
+        state[names["weight"]], state[one] = mirrored.shape, (taken, 1, 1, 1)
+        cut = tuple(
+            p - d * (k - 1)
+            for p, d, k in zip(a["padding"], a["dilation"], a["kernel"], strict=True)
+        )
+        window = {"kernel": (1, 1), "dilation": (1, 1), "padding": cut, "groups": taken}
+        nodes.append(Node(spread, "conv_transpose", node.inputs, {**a, **window}, {"weight": one}))
+        window = {"kernel": a["kernel"], "stride": (1, 1), "padding": (0, 0)}
+        attributes = {**window, "dilation": a["dilation"], "groups": groups}
+        nodes.append(Node(node.name, "conv", (spread,), attributes, names))
+    return replace(graph, nodes=tuple(nodes), state_dict=state), weights
+
+
+def split_groups(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """A grouped convolution is a concatenation of convolutions of slices, except where each channel is a group of its own."""
+    nodes: list[Node] = []
+    weights, state = dict(weights), dict(graph.state_dict)
+    for node in graph.nodes:
+        groups = node.attributes["groups"] if node.op == "conv" else 1
+        if groups == 1 or is_by_channel(node, graph):
+            nodes.append(node)
+            continue
+        made, taken, *_ = graph.state_dict[node.parameters["weight"]]
+        parts = []
+        for group in range(groups):
+            names = {}
+            for role, name in node.parameters.items():
+                names[role] = f"{node.name}.{role} of group {group}"
+                first, last = made // groups * group, made // groups * (group + 1)
+                weights[names[role]] = weights[name][first:last]
+                state[names[role]] = weights[names[role]].shape
+            cut, part = f"{node.name} input of group {group}", f"{node.name} group {group}"
+            channels = {"start": group * taken, "stop": (group + 1) * taken}
+            nodes.append(Node(cut, "slice", node.inputs, channels))
+            nodes.append(Node(part, "conv", (cut,), {**node.attributes, "groups": 1}, names))
+            parts.append(part)
+        nodes.append(Node(node.name, "concat", tuple(parts), {"axis": 1}))
+    return replace(graph, nodes=tuple(nodes), state_dict=state), weights
+
+
+def scale_channels(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """A batch norm that no convolution has taken in, or a factor and an addend for each channel of a map, is a 1x1
+    convolution of each channel by itself."""
+    shapes = graph.shapes()
+    nodes: list[Node] = []
+    weights, state = dict(weights), dict(graph.state_dict)
+    for node in graph.nodes:
+        shape = shapes[node.name]
+        if not _is_scaling(node, graph, shapes):
+            nodes.append(node)
+            continue
+        p = {role: weights[name].astype(np.float64) for role, name in node.parameters.items()}
+        one, zero = np.ones(shape[0]), np.zeros(shape[0])
+        scale, shift = one * p.get("weight", one).ravel(), zero + p.get("bias", zero).ravel()
+        if node.op == "batch_norm":
+            scale = scale / np.sqrt(p["running_var"] + node.attributes["epsilon"])
+            shift = shift - p["running_mean"] * scale
+        names = {"weight": f"{node.name}.scale", "bias": f"{node.name}.shift"}
+        for name, array in zip(names.values(), (scale.reshape(-1, 1, 1, 1), shift), strict=True):
+            weights[name], state[name] = array, array.shape
+        window = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        attributes = {**window, "groups": shape[0]}
+        nodes.append(Node(node.name, "conv", node.inputs, attributes, names))
+    return replace(graph, nodes=tuple(nodes), state_dict=state), weights
+
+
+def _is_scaling(node: Node, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a node multiplies each channel of a map by a constant and adds another one."""
+    if len(shapes[node.name]) != 3 or node.op not in ("batch_norm", "affine"):
+        return False
+    if node.op == "batch_norm":
+        return True
+    # One number for all channels, or one for each, at every pixel.
+    sizes = [graph.state_dict[name] for name in node.parameters.values()]
+    return shapes[node.name] == shapes[node.inputs[0]] and all(s[1:] == (1, 1) for s in sizes)
 
 
 def fold_normalization(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:

@@ -85,9 +85,10 @@ def _kind(emitter: Emitter, node: Node) -> str:
     """The algorithm of a layer; "pool" of a pool over windows, and "" of what is never streamed."""
     if node.name in emitter.algorithms:
         return emitter.algorithms[node.name].name if node.op == "conv" else ""
-    if node.op in ("max_pool", "average_pool") and not lower_pool.is_global(emitter, node):
-        return "pool"
-    return ""
+    if node.op not in ("max_pool", "average_pool") or lower_pool.is_global(emitter, node):
+        return ""
+    # The frame of other windows is made of the whole map.
+    return "pool" if lower_pool.is_inside(emitter, node) else ""
 
 
 def _made(emitter: Emitter, node: Node) -> str:

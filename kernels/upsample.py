@@ -1,19 +1,27 @@
-"""Larger maps: every pixel becomes a rectangle, of copies or of pixels of other channels."""
+"""Larger maps: every pixel becomes a rectangle, of copies or of pixels of other channels; or pixels stand apart from each
+other, or in a frame."""
 
 from __future__ import annotations
 
 from .instructions import (
+    BLOCK_PITCH,
     BLOCKS,
     COLUMNS,
+    CONSTANTS,
     FIRST,
     INPUTS,
     LAST,
+    LEFT,
+    OUT_COLUMNS,
     REPEAT_COLUMNS,
     REPEAT_ROWS,
     ROWS,
+    STRIDE,
+    STRIDE_COLUMNS,
+    TOP,
     Y,
 )
-from .simd import LANES, Integers, Pointer, at, integers_at, kernel, load, store
+from .simd import LANES, Integers, Pointer, at, broadcast, integers_at, kernel, load, store
 
 
 @kernel
@@ -69,3 +77,53 @@ def depth_to_space(
                     x = at(arena, place + r * columns * LANES)
                     for c in range(columns):
                         store(y, (c * across + j) * LANES, load(x, c * LANES))
+
+
+@kernel
+def spread(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """SPREAD: output rows FIRST to LAST. Pixel (r, c) goes to (TOP + r * STRIDE, LEFT + c * STRIDE_COLUMNS), where the
+    result has such a place; everywhere else is the value of CONSTANTS."""
+    rows, columns = instruction[ROWS], instruction[COLUMNS]
+    out_columns, line = instruction[OUT_COLUMNS], instruction[OUT_COLUMNS] * LANES
+    stride, step = instruction[STRIDE], instruction[STRIDE_COLUMNS]
+    top, left = instruction[TOP], instruction[LEFT]
+    inputs = integers_at(program, instruction[INPUTS])
+    filling = broadcast(weights, instruction[CONSTANTS])
+    # Columns begin to end of the map have a place.
+    begin = 0
+    while begin < columns and left + begin * step < 0:
+        begin += 1
+    end = columns
+    while end > begin and left + (end - 1) * step >= out_columns:
+        end -= 1
+    start = left + begin * step
+    for block in range(instruction[BLOCKS]):
+        y = at(arena, instruction[Y] + block * instruction[BLOCK_PITCH])
+        source = 0
+        for r in range(instruction[FIRST], instruction[LAST]):
+            while source < rows and top + source * stride < r:
+                source += 1
+            held = begin
+            if source < rows and top + source * stride == r:
+                held = end
+            to = at(y, r * line)
+            c = 0
+            # Pixels that are neighbours leave nothing to fill between them.
+            if step == 1 and begin < held:
+                while c < start:
+                    store(to, c * LANES, filling)
+                    c += 1
+                c = start + held - begin
+            while c < out_columns:
+                store(to, c * LANES, filling)
+                c += 1
+            x = at(arena, inputs[block] + source * columns * LANES)
+            for column in range(begin, held):
+                store(to, (left + column * step) * LANES, load(x, column * LANES))

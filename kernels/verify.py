@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .assembler import Instruction
+from .depthwise import TILE
 from .epilogue import RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
 from .instructions import (
     ADD,
@@ -35,6 +36,9 @@ from .instructions import (
     DEPTH,
     DEPTH_TO_SPACE,
     DEPTHWISE,
+    DEPTHWISE_WINDOW,
+    DILATION,
+    DILATION_COLUMNS,
     FIELDS,
     FIRST,
     FLAGS,
@@ -73,6 +77,7 @@ from .instructions import (
     SIGMOID,
     SINGLE,
     SOFTMAX,
+    SPREAD,
     STORE_OUTPUT,
     STRIDE,
     STRIDE_COLUMNS,
@@ -402,6 +407,11 @@ class _Owners:
             return
         # Intervals first to last - 1 overlap the range or touch its ends.
         first, last = bisect_left(self._stops, start), bisect_right(self._starts, stop)
+        if first == last:
+            self._starts.insert(first, start)
+            self._stops.insert(first, stop)
+            self._buffers.insert(first, buffer)
+            return
         if last == first + 1 and self._buffers[first] is buffer:
             self._starts[first] = min(self._starts[first], start)
             self._stops[first] = max(self._stops[first], stop)
@@ -612,6 +622,26 @@ def _depthwise(i: Fields, program: Program, access: Access) -> None:
     access.weights.append((i[ZEROS], i[ZEROS] + columns * LANES))
 
 
+def _depthwise_window(i: Fields, program: Program, access: Access) -> None:
+    first, last, line, out_columns = i[FIRST], i[LAST], i[COLUMNS] * LANES, i[OUT_COLUMNS]
+    down, across = i[DILATION], i[DILATION_COLUMNS]
+    _extent(i, last)
+    sizes = (i[KERNEL_ROWS], i[KERNEL_COLUMNS], i[STRIDE], i[STRIDE_COLUMNS], down, across)
+    _require(min(out_columns, *sizes) >= 1, "a window has no size")
+    # All outputs of a tile are made, though the last ones may not be stored.
+    tiles = -(-out_columns // TILE)
+    reach = (tiles * TILE - 1) * i[STRIDE_COLUMNS] + i[KERNEL_COLUMNS]
+    _require(reach <= i[COLUMNS], "tiles read %d of %d columns", reach, i[COLUMNS])
+    if first < last:
+        top, bottom = first * i[STRIDE], (last - 1) * i[STRIDE] + i[KERNEL_ROWS]
+        for block in range(i[BLOCKS]):
+            x = i[X] + block * i[INPUT_PITCH]
+            access.reads.append((x + top * line, x + bottom * line))
+    taps = -(-i[KERNEL_ROWS] // down) * -(-i[KERNEL_COLUMNS] // across)
+    access.weights.append((i[WEIGHTS], i[WEIGHTS] + i[BLOCKS] * (taps + 1) * LANES))
+    _results(i, access, [(first * out_columns, last * out_columns)])
+
+
 def _winograd(i: Fields, program: Program, access: Access) -> None:
     segments, inputs, blocks = program.segments(i, i[INPUT_BLOCKS]), i[INPUT_BLOCKS], i[BLOCKS]
     rows, columns, group, side = i[ROWS], i[COLUMNS], i[GROUP], i[SIDE]
@@ -710,6 +740,23 @@ def _upsample(i: Fields, program: Program, access: Access) -> None:
         access.writes.append((y + i[FIRST] * made, y + i[LAST] * made))
 
 
+def _spread(i: Fields, program: Program, access: Access) -> None:
+    first, last, rows, line = i[FIRST], i[LAST], i[ROWS], i[COLUMNS] * LANES
+    _extent(i, last)
+    sizes = (rows, i[COLUMNS], i[OUT_COLUMNS], i[STRIDE], i[STRIDE_COLUMNS])
+    _require(min(sizes) >= 1, "a map has no size, or its pixels no distance")
+    # The rows of the map that have a place among those of the result.
+    top = max(-((i[TOP] - first) // i[STRIDE]), 0)
+    bottom = min(-((i[TOP] - last) // i[STRIDE]), rows)
+    made = i[OUT_COLUMNS] * LANES
+    for block, x in enumerate(program.list(i[INPUTS], i[BLOCKS])):
+        y = i[Y] + block * i[BLOCK_PITCH]
+        if top < bottom:
+            access.reads.append((x + top * line, x + bottom * line))
+        access.writes.append((y + first * made, y + last * made))
+    access.weights.append((i[CONSTANTS], i[CONSTANTS] + 1))
+
+
 def _depth_to_space(i: Fields, program: Program, access: Access) -> None:
     rows, line, blocks = i[ROWS], i[COLUMNS] * LANES, i[BLOCKS]
     down, across = i[REPEAT_ROWS], i[REPEAT_COLUMNS]
@@ -763,6 +810,7 @@ _ACCESS: dict[int, Callable[[Fields, Program, Access], None]] = {
     DENSE: _dense,
     PLANAR: _planar,
     DEPTHWISE: _depthwise,
+    DEPTHWISE_WINDOW: _depthwise_window,
     WINOGRAD: _winograd,
     GLOBAL_AVERAGE: _global_average,
     WINDOW_POOL: _window_pool,
@@ -771,6 +819,7 @@ _ACCESS: dict[int, Callable[[Fields, Program, Access], None]] = {
     ADD: _vectors,
     AFFINE: _vectors,
     UPSAMPLE: _upsample,
+    SPREAD: _spread,
     DEPTH_TO_SPACE: _depth_to_space,
     GATHER: _gather,
     LOAD_IMAGE: _load_image,

@@ -160,8 +160,8 @@ def conv_transpose(
     """The transposed convolution of x (N, C, H, W) by weight (C, O / groups, kh, kw), plus bias (O,).
 
     Each value of `x`, times the kernel, is added at `stride` times its place. `padding` rows and columns are
-    cut off on every side, and `output_padding` more (of zeros, or less than nothing) are kept at the
-    bottom and on the right.
+    cut off on every side (or, where that is less than nothing, added as zeros), and `output_padding` more (of zeros, or
+    less than nothing) are kept at the bottom and on the right.
     """
     window = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     o = weight.shape[1] * groups
@@ -169,14 +169,14 @@ def conv_transpose(
     n, c, h, w = x.shape
     y = np.zeros((n, o, *_canvas(h, w, rows, columns, **window)), x.dtype)
     grouped = x.reshape(n, groups, c // groups, h * w)
-    for i, j, patch in _patches(y, h, w, kernel, stride, dilation):
+    for i, j, patch in _patches(_inside(y, padding), h, w, kernel, stride, dilation):
         tap = weight[:, :, i, j]
         if groups == c == o:
             patch += tap.T.reshape(c, 1, 1) * x
         else:
             matrix = tap.reshape(groups, c // groups, o // groups).swapaxes(1, 2)
             patch += (matrix @ grouped).reshape(n, o, h, w)
-    top, left = padding
+    top, left = (max(p, 0) for p in padding)
     y = y[:, :, top : top + rows, left : left + columns]
     return y if bias is None else y + bias[:, None, None]
 
@@ -222,11 +222,11 @@ def conv_transpose_vjp(
     (n, c, h, w), o = x.shape, dy.shape[1]
     window = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     canvas = np.zeros((n, o, *_canvas(h, w, dy.shape[2], dy.shape[3], **window)), dy.dtype)
-    top, left = padding
+    top, left = (max(p, 0) for p in padding)
     canvas[:, :, top : top + dy.shape[2], left : left + dy.shape[3]] = dy
     dx = np.zeros(x.shape, dy.dtype)
     grouped = dx.reshape(n, groups, c // groups, h * w)
-    for i, j, patch in _patches(canvas, h, w, kernel, stride, dilation):
+    for i, j, patch in _patches(_inside(canvas, padding), h, w, kernel, stride, dilation):
         matrix = weight[:, :, i, j].reshape(groups, c // groups, o // groups)
         grouped += matrix @ patch.reshape(n, groups, o // groups, h * w)
     return (dx,)
@@ -287,12 +287,19 @@ def _canvas(
     padding: Pair,
     dilation: Pair,
 ) -> Pair:
-    """Size of the map that all kernels fit into, before `padding` is cut off and `rows`, `columns` are kept."""
+    """Size of the map that all kernels fit into, before `padding` is cut off and `rows`, `columns` are kept; with the
+    zeros of a padding below nothing in front."""
     high, wide = (
         max((size - 1) * stride[a] + dilation[a] * (kernel[a] - 1) + 1, padding[a] + kept)
+        + max(-padding[a], 0)
         for a, (size, kept) in enumerate(((height, rows), (width, columns)))
     )
     return high, wide
+
+
+def _inside(canvas: Array, padding: Pair) -> Array:
+    """A canvas behind the zeros that a padding below nothing puts in front."""
+    return canvas[:, :, max(-padding[0], 0) :, max(-padding[1], 0) :]
 
 
 def _pooled(

@@ -41,7 +41,7 @@ class Drawing:
     def grow(self) -> None:
         """One more operation, of a recent tensor, unless that is too small for it."""
         x = self.names[-1 - min(self.draw(0, 3), len(self.names) - 1)]
-        name, kind = f"n{len(self.names)}", self.draw(0, 15 if self.norms else 12)
+        name, kind = f"n{len(self.names)}", self.draw(0, 18 if self.norms else 15)
         channels, *size = self.net.shape[x]
         if kind <= 2:
             self._conv(x, name)
@@ -76,9 +76,24 @@ class Drawing:
             x = self.net.add("slice", f"{name}.cut", x, start=start, stop=channels)
             first = bool(self.draw(0, 1))
             self.names.append(self.net.add("depth_to_space", name, x, block=2, depth_first=first))
-        elif kind in (13, 14):
+        elif kind == 13 and channels > 1:
+            rows, columns = self.draw(1, 4), self.draw(1, 4)
+            step = (self.draw(1, 2), self.draw(1, 2))
+            around: Any = {"stride": step, "padding": (rows - 1, columns - 1), "groups": channels}
+            self.names.append(self.net.conv(x, name, channels, (rows, columns), **around))
+        elif kind == 14 and max(size) <= 14:
+            groups = 2 if channels % 2 == 0 else 1
+            taps, step = ((self.draw(1, n), self.draw(1, n)) for n in (4, 2))
+            made = groups * self.draw(1, 9)
+            y = self.net.conv_transpose(x, name, made, taps, stride=step, groups=groups)
+            self.names.append(y)
+        elif kind == 15 and max(size) <= 14:
+            widths = ((0, 0), (self.draw(0, 1), self.draw(0, 2)), (self.draw(0, 1), 0))
+            border: Any = {"widths": widths, "mode": "constant", "value": 0.5}
+            self.names.append(self.net.add("pad", name, x, **border))
+        elif kind in (16, 17):
             self.names.append(self.net.batch_norm(x, name))
-        elif kind == 15:
+        elif kind == 18:
             self._branches(x, name)
 
     def _conv(self, x: str, name: str) -> None:

@@ -81,24 +81,62 @@ class Net(Builder):
         x: str,
         prefix: str,
         channels: int,
-        kernel: int,
+        kernel: int | tuple[int, int],
         *,
-        stride: int = 1,
-        padding: int = 0,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
         groups: int = 1,
     ) -> str:
-        weight = (f"{prefix}.weight", (channels, self.shape[x][0] // groups, kernel, kernel))
+        size = pair(kernel)
+        weight = (f"{prefix}.weight", (channels, self.shape[x][0] // groups, *size))
         return self.add(
             "conv",
             prefix,
             x,
             parameters={"weight": weight, "bias": (f"{prefix}.bias", (channels,))},
-            kernel=(kernel, kernel),
-            stride=(stride, stride),
-            padding=(padding, padding),
-            dilation=(1, 1),
+            kernel=size,
+            stride=pair(stride),
+            padding=pair(padding),
+            dilation=pair(dilation),
             groups=groups,
         )
+
+    def conv_transpose(
+        self,
+        x: str,
+        prefix: str,
+        channels: int,
+        kernel: tuple[int, int],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        output_padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        bias: bool = True,
+    ) -> str:
+        weight = (f"{prefix}.weight", (self.shape[x][0], channels // groups, *kernel))
+        parameters = {"weight": weight} | (
+            {"bias": (f"{prefix}.bias", (channels,))} if bias else {}
+        )
+        return self.add(
+            "conv_transpose",
+            prefix,
+            x,
+            parameters=parameters,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
+            dilation=dilation,
+            groups=groups,
+        )
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """A number for rows and columns alike as a pair."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def window_size(size: int, kernel: int, stride: int, padding: int) -> int:

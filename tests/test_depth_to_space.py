@@ -1,4 +1,4 @@
-"""Channels that become pixels, and transposed convolutions that are nothing else."""
+"""Channels that become pixels; transposed and grouped convolutions, which are made of other layers."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refnet.errors import ShapeError
 from refnet.kernels import partition, runner
 from tests import kernel_checks as checks
 
@@ -66,18 +67,104 @@ def test_the_convolution_and_its_activation_may_both_be_read() -> None:
     checks.check(graph, checks.DIRECT, runs="depth_to_space")
 
 
-@pytest.mark.parametrize("change", ["overlap", "padding", "groups"])
-def test_other_transposed_convolutions_are_refused(change: str) -> None:
-    net = checks.Net((6, 3, 4))
-    window: Any = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}
-    window |= {"overlap": {"stride": (1, 1)}, "padding": {"padding": (1, 1)}}.get(change, {})
-    window |= {"output_padding": (0, 0), "dilation": (1, 1)}
-    groups = 6 if change == "groups" else 1
-    weight = {"weight": ("w", (6, 6 // groups, 2, 2))}
-    y = net.add("conv_transpose", "up", "input", parameters=weight, groups=groups, **window)
-    graph = checks.graph_of(net, y)
-    with pytest.raises(checks.UnsupportedError, match="'conv_transpose'"):
-        checks.compile_plan(graph, checks.random_weights(graph))
+PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@settings(max_examples=80)
+@given(
+    channels=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    groups=st.sampled_from([1, 1, 2, 3]),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=PAIR,
+    dilation=PAIR,
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    more=st.tuples(st.integers(-2, 2), st.integers(-2, 2)),
+    op=st.sampled_from(["", "relu", "sigmoid"]),
+)
+def test_transposed_convolutions_of_any_window(
+    channels: tuple[int, int],
+    groups: int,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    more: tuple[int, int],
+    op: str,
+) -> None:
+    taken, made = (n * groups for n in channels)
+    window: Any = {"stride": stride, "padding": padding, "dilation": dilation}
+    net = checks.Net((taken, *size))
+    try:
+        y = net.conv_transpose(
+            *("input", "up", made, kernel), groups=groups, output_padding=more, **window
+        )
+    except ShapeError:
+        return  # more is cut off than there is
+    y = net.add(op, "y", y) if op else y
+    checks.check(checks.graph_of(net, y), checks.WINOGRAD)
+
+
+@settings(max_examples=30)
+@given(
+    channels=st.integers(2, 40),
+    rows=SIDE,
+    columns=SIDE,
+    window=st.sampled_from([(4, 2, 1, 0), (3, 2, 1, 1), (3, 2, 0, 0), (6, 3, 2, 1), (2, 2, 0, 0)]),
+)
+def test_transposed_depthwise_convolutions(
+    channels: int, rows: int, columns: int, window: tuple[int, int, int, int]
+) -> None:
+    """4x4 of stride 2 and padding 1 is bilinear upsampling."""
+    kernel, stride, padding, more = map(checks.pair, window)
+    net = checks.Net((channels, rows, columns))
+    y = net.conv_transpose(
+        *("input", "up", channels, kernel),
+        stride=stride,
+        padding=padding,
+        output_padding=more,
+        groups=channels,
+    )
+    checks.check(checks.graph_of(net, y), checks.DIRECT, runs="spread")
+
+
+@pytest.mark.parametrize(
+    ("window", "runs"),
+    [
+        ((4, 2, 1, 0), "depth_to_space"),  # a 3x3 convolution to four pixels
+        ((3, 2, 1, 1), "depth_to_space"),
+        ((6, 2, 2, 0), "depth_to_space"),
+        ((3, 2, 1, 0), "spread"),  # one row and one column fewer than twice as many
+        ((3, 2, 0, 0), "spread"),
+        ((2, 1, 0, 0), "spread"),
+    ],
+)
+def test_squares_where_windows_make_them(window: tuple[int, int, int, int], runs: str) -> None:
+    kernel, stride, padding, more = map(checks.pair, window)
+    net = checks.Net((20, 9, 10))
+    y = net.conv_transpose(
+        *("input", "up", 24, kernel), stride=stride, padding=padding, output_padding=more
+    )
+    plan = checks.check(checks.graph_of(net, y), checks.WINOGRAD, runs=runs)
+    assert len({"depth_to_space", "spread"} & {*checks.opcodes(plan)}) == 1
+
+
+@settings(max_examples=20)
+@given(
+    groups=st.integers(2, 5),
+    taken=st.integers(1, 9),
+    made=st.integers(1, 9),
+    kernel=st.integers(1, 3),
+    bias=st.booleans(),
+)
+def test_grouped_convolutions(groups: int, taken: int, made: int, kernel: int, bias: bool) -> None:
+    net = checks.Net((groups * taken, 7, 8))
+    x = net.add("relu", "first", net.conv("input", "point", groups * taken, 1))
+    y = net.conv(x, "conv", groups * made, kernel, padding=kernel // 2, groups=groups)
+    graph = checks.graph_of(net, net.conv(net.add("relu", "relu", y), "last", 3, 1))
+    plan = checks.check(graph, checks.WINOGRAD)
+    assert "gather" not in checks.opcodes(plan)
 
 
 def test_threads_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,3 +68,34 @@ def test_normalize_anywhere_equals_the_definition() -> None:
     y = net.conv(y, "dw", 8, 3, padding=1, groups=8)
     y = net.add("normalize", "second", net.add("relu", "act", y), mean=-1.0, std=2.0)
     checks.check(checks.graph_of(net, net.conv(y, "conv", 4, 3, padding=1)), checks.DIRECT)
+
+
+@settings(max_examples=20)
+@given(
+    channels=st.integers(1, 40),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    kind=st.sampled_from(["batch_norm", "both", "weight", "bias", "one for all"]),
+    image=st.booleans(),
+)
+def test_a_factor_and_an_addend_for_each_channel(
+    channels: int, size: tuple[int, int], kind: str, image: bool
+) -> None:
+    """Of the image itself, or of what layers make that have other readers."""
+    net = checks.Net((channels, *size))
+    x = "input" if image else net.add("sigmoid", "first", "input")
+    if kind == "batch_norm":
+        y = net.batch_norm(x, "norm")
+    else:
+        wide = (1 if kind == "one for all" else channels, 1, 1)
+        roles = ("weight", "bias") if kind in ("both", "one for all") else (kind,)
+        y = net.add("affine", "norm", x, parameters={role: (f"{role}s", wide) for role in roles})
+    y = net.add("relu", "relu", y)
+    checks.check(checks.graph_of(net, y, net.conv(y, "next", 5, 1)), checks.DIRECT)
+
+
+def test_constants_of_each_pixel_are_refused() -> None:
+    net = checks.Net((3, 4, 5))
+    y = net.add("affine", "y", "input", parameters={"weight": ("w", (1, 4, 5))})
+    graph = checks.graph_of(net, net.conv(y, "next", 5, 1))
+    with pytest.raises(checks.UnsupportedError, match="no kernel for 'affine'"):
+        checks.compile_plan(graph, checks.random_weights(graph))

@@ -26,6 +26,9 @@ Pass: TypeAlias = Callable[[Graph, Weights], tuple[Graph, Weights]]
 PASSES: dict[str, Pass] = {
     "drop_dead": lambda graph, weights: (rewrites.drop_dead(graph), weights),
     "unfold_transposed": rewrites.unfold_transposed,
+    "spread_transposed": rewrites.spread_transposed,
+    "split_groups": rewrites.split_groups,
+    "scale_channels": rewrites.scale_channels,
     "fold_normalization": rewrites.fold_normalization,
     "collapse_softmax": rewrites.collapse_softmax,
     "distribute_activations": lambda graph, weights: (

@@ -1,7 +1,8 @@
-"""ONNX's own tests of its operators, which the package onnx carries, on the reference.
+"""ONNX's own tests of its operators, which the package onnx carries, on the reference and on the engine.
 
 Every case whose first input is an image (N, C, H, W) is read; its other inputs become constants of the file, as
-they are in a network. A case may be refused with one of our errors; none may come out wrong or crash.
+they are in a network. A case may be refused with one of our errors; none may come out wrong or crash. What the engine
+has no kernels for it leaves to the reference: whole networks, or their last layers.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refnet.errors import RefnetError
+from refnet.engine import Engine
+from refnet.errors import BackendError, RefnetError
 from refnet.exchange.onnx_network import read_network
 from refnet.exchange.onnx_ops import READERS
+from refnet.graph import Graph
 from refnet.model import Model
 from refnet.ops import Array
 
 onnx = pytest.importorskip("onnx", reason="ONNX files need the extra `onnx`")
 
-#: How many cases come out right, at least.
-RIGHT = 135
+#: How many cases come out right, at least, and how many of them by kernels alone.
+RIGHT, BY_KERNELS = 135, 75
 
 
 def _cases() -> Iterator[tuple[Any, Any, list[Array], list[Array]]]:
@@ -67,13 +70,40 @@ def _with_constants(model: Any, inputs: list[Array]) -> bytes:
     return data
 
 
+def _differs(case: Any, made: tuple[Array, ...], outputs: list[Array]) -> str:
+    """What is wrong with the outputs of a case; nothing where they are right."""
+    close = len(made) == len(outputs) and all(
+        a.size == b.size and np.allclose(a.reshape(b.shape), b, rtol=case.rtol, atol=1e-6)
+        for a, b in zip(made, outputs, strict=True)
+    )
+    return "" if close else f"{[a.shape for a in made]} for {[b.shape for b in outputs]}"
+
+
+def _by_engine(
+    graph: Graph, weights: dict[str, Array], x: Array
+) -> tuple[str, str, tuple[Array, ...]]:
+    """(what ran the graph, why it was not the engine alone, outputs)."""
+    engine = Engine(graph, weights)
+    try:
+        (made, _), plan = engine.run(x), engine.plan(x.shape[1:])
+    except BackendError as error:
+        # As a model does that asks for no backend: it warns and runs by NumPy.
+        with pytest.warns(RuntimeWarning, match="compiled backend cannot run"):
+            found = Model(graph, weights)(x)
+        return "by the reference", str(error), found if isinstance(found, tuple) else (found,)
+    if plan.rest:
+        return "last layers by the reference", ", ".join(node.op for node in plan.rest), made
+    return "by kernels", "", made
+
+
 def test_no_case_of_onnxs_own_comes_out_wrong(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the cases themselves, which overflow on purpose
         cases = list(_cases())
     path = tmp_path / "case.onnx"
     counts: Counter[str] = Counter()
-    wrong, refused = [], []
+    engine: Counter[str] = Counter()
+    wrong, refused, left = [], [], []
     for case, model, inputs, outputs in cases:
         name = case.name
         if not {node.op_type for node in model.graph.node} & set(READERS) or not inputs:
@@ -94,15 +124,26 @@ def test_no_case_of_onnxs_own_comes_out_wrong(tmp_path: Path) -> None:
             counts["crashed"] += 1
             wrong.append(f"{name}: {type(error).__name__}: {error}")
             continue
-        made = found if isinstance(found, tuple) else (found,)
-        close = len(made) == len(outputs) and all(
-            a.size == b.size and np.allclose(a.reshape(b.shape), b, rtol=case.rtol, atol=1e-6)
-            for a, b in zip(made, outputs, strict=True)
-        )
-        counts["right" if close else "wrong"] += 1
-        if not close:
-            wrong.append(f"{name}: {[a.shape for a in made]} for {[b.shape for b in outputs]}")
-    print(dict(counts))
-    print("\n".join(refused))
+        difference = _differs(case, found if isinstance(found, tuple) else (found,), outputs)
+        counts["wrong" if difference else "right"] += 1
+        if difference:
+            wrong.append(f"{name}: {difference}")
+        try:
+            how, why, made = _by_engine(graph, weights, inputs[0].astype(np.float32))
+        except Exception as error:
+            engine["crashed"] += 1
+            wrong.append(f"{name} on the engine: {type(error).__name__}: {error}")
+            continue
+        difference = _differs(case, made, outputs)
+        engine["wrong" if difference else how] += 1
+        if difference:
+            wrong.append(f"{name} on the engine: {difference}")
+        if why:
+            left.append(f"{name}, {how}: {why}")
+    print("reference:", dict(counts))
+    print("engine:", dict(engine), "refused:", counts["refused"])
+    print("\n".join([*refused, *left]))
     assert not wrong, "\n".join(wrong)
     assert counts["right"] >= RIGHT
+    assert sum(engine.values()) == counts["right"]
+    assert engine["by kernels"] >= BY_KERNELS

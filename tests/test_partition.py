@@ -28,6 +28,7 @@ def plan() -> checks.Plan:
         x = net.add("add", "sum", x, y)
         x = net.conv(x, "depthwise", 40, 3, stride=2, padding=1, groups=40)
         x = net.conv(x, "dense2", 24, 3, stride=2)
+        x = net.conv(x, "window", 24, 5, padding=2, groups=24)
         x = net.add("upsample", "larger", x, factor=(2, 2))
         x = net.add("depth_to_space", "largest", x, block=2, depth_first=True)
         window: Any = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}

@@ -79,6 +79,45 @@ def test_engine_and_gradient_equal_the_reference() -> None:
     np.testing.assert_allclose((gradient * step).sum(), (cotangent * slope).sum(), rtol=1e-9)
 
 
+@settings(max_examples=40)
+@given(
+    channels=st.integers(1, 40),
+    height=SIDE,
+    width=SIDE,
+    rows=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    columns=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    value=st.sampled_from([0.0, 1.5, -np.inf]),
+)
+def test_a_map_in_a_frame(
+    channels: int,
+    height: int,
+    width: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    value: float,
+) -> None:
+    net = checks.Net((channels, height, width))
+    widths = ((0, 0), rows, columns)
+    graph = checks.graph_of(
+        net, net.add("pad", "y", "input", widths=widths, mode="constant", value=value)
+    )
+    plan = checks.compile_plan(graph, {}, guard=16)
+    assert "spread" in checks.opcodes(plan)
+    x = checks.image((channels, height, width))
+    (y,) = checks.run_guarded(plan, x)
+    assert_array_equal(y, np.pad(x, ((0, 0), *widths), constant_values=value))
+
+
+@pytest.mark.parametrize(
+    ("widths", "mode"), [(((0, 1), (0, 0), (0, 0)), "constant"), (((0, 0), (1, 1), (1, 1)), "edge")]
+)
+def test_other_frames_are_refused(widths: tuple[tuple[int, int], ...], mode: str) -> None:
+    net = checks.Net((3, 6, 6))
+    graph = checks.graph_of(net, net.add("pad", "y", "input", widths=widths, mode=mode, value=0.0))
+    with pytest.raises(checks.UnsupportedError, match="pads by"):
+        checks.compile_plan(graph, {})
+
+
 @pytest.mark.parametrize("factor", [(0, 1), (1, -1)])
 def test_a_factor_below_one_is_refused(factor: tuple[int, int]) -> None:
     with pytest.raises(ShapeError, match="whole factors"):

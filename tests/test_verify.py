@@ -110,6 +110,8 @@ def plan_of_every_kernel(lanes: int) -> checks.Plan:
     square = net.add(
         "depth_to_space", "square", net.conv(y, "four", 12, 1), block=2, depth_first=True
     )
+    square = net.conv(square, "window", 3, 5, stride=2, dilation=(1, 2), padding=4, groups=3)
+    square = net.add("add", "again", net.add("relu", "act", square), square)
     leaky = net.add("leaky_relu", "leaky", square, slope=0.1)
     outputs = (linear, moved, net.add("cells", "cells", valid), blocked, larger, leaky)
     graph = checks.graph_of(net, *outputs)
