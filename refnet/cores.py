@@ -10,6 +10,9 @@ from contextvars import ContextVar
 
 from refnet.errors import OptionError
 
+#: More threads than any machine has cores; tens of thousands would not be made in minutes.
+MOST_THREADS = 1024
+
 _SHARING: ContextVar[bool] = ContextVar("_SHARING", default=False)
 
 
@@ -29,13 +32,14 @@ def thread_count(asked: int | None = None) -> int:
     started, and in `sharing`: others of its kind have the other cores.
 
     Raises:
-        OptionError: `asked` is no whole number of at least 1.
+        OptionError: `asked` is no whole number from 1 to `MOST_THREADS`.
     """
     if asked is None:
         return 1 if _SHARING.get() or _in_a_pool() else cores()
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= MOST_THREADS:
         raise OptionError(
-            f"threads is a whole number of at least 1, or None for the cores at hand, not {asked!r}"
+            f"threads is a whole number from 1 to {MOST_THREADS:,}, or None for the cores at hand, not "
+            f"{asked!r}"
         )
     return asked
 

@@ -148,8 +148,9 @@ def test_a_wrong_dtype_or_backend_is_named(tinynet: refnet.Model) -> None:
         tinynet.run(x, dtype="float16")
     with pytest.raises(OptionError, match="auto, compiled, numpy"):
         tinynet.run(x, backend="cuda")
-    with pytest.raises(OptionError, match="threads"):
-        refnet.load("tinynet", tinynet.weights, threads=0)
+    for count in (0, 10**6):
+        with pytest.raises(OptionError, match="threads is a whole number from 1 to 1,024"):
+            refnet.load("tinynet", tinynet.weights, threads=count)
 
 
 def test_weights_that_do_not_fit_are_listed() -> None:

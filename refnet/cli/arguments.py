@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from refnet.cores import MOST_THREADS
 from refnet.errors import CheckpointError, OptionError, WeightsError
 from refnet.exchange.graphs import read_onnx
 from refnet.graph import Graph
@@ -21,8 +22,6 @@ from refnet.networks import NETWORKS, network_options, parse_options, split_name
 from refnet.networks.defaults import PUBLISHED
 
 NETWORK = "a name that `refnet networks` lists, name:option=value, or a file"
-#: More threads than any machine has cores.
-MOST_THREADS = 1024
 
 
 def threshold(text: str) -> float:

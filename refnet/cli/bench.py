@@ -24,7 +24,6 @@ from refnet.benchmark import (
 from refnet.benchmark.media import measure_media
 from refnet.benchmark.photos import Engine, measure_photos, peer
 from refnet.cli.arguments import (
-    MOST_THREADS,
     NETWORK,
     add_json,
     add_overwrite,
@@ -34,6 +33,7 @@ from refnet.cli.arguments import (
     whole_number,
 )
 from refnet.cli.parser import add_verb
+from refnet.cores import MOST_THREADS
 from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
 from refnet.faces.analyzer import FaceAnalyzer
