@@ -206,8 +206,8 @@ def test_scaling_is_the_networks_own() -> None:
     ("command", "words"),
     [
         (["erf"], "name a network"),
-        (["erf", "lffd-face-v2", "--branch", "6"], "branches 1 to 5"),
-        (["erf", "lffd-face-v2", "--tensor", "conv99"], "no tensor 'conv99'"),
+        (["erf", "lffd-face-v2:width=0.5", "--branch", "6"], "branches 1 to 5"),
+        (["erf", "lffd-face-v2:width=0.5", "--tensor", "conv99"], "no tensor 'conv99'"),
         (["erf", "lffd-head", "--trained"], "goes with --image"),
         (["erf", "lffd-head", "--heat-map", "x.png"], "choose it with --branch"),
         (["erf", "lffd-head", "--branch", "1", "--compare", "x.png"], "pass --trained and --image"),
