@@ -27,6 +27,8 @@ DISTANCE = 1000.0
 _AHEAD = np.array([0.0, 0, 1])
 #: Rounds of weighing points by how well they fit, which takes an open mouth or a raised brow out.
 _ROUNDS = 2
+#: A turn, in radians, that is none: the fit is done.
+SMALL = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +162,15 @@ def _refined(seen: Array, weights: Array, fit: _Fit) -> _Fit:
         normal = jacobian.T @ jacobian
         normal += damping * np.diag(np.diag(normal) + 1e-12)
         step = -np.linalg.solve(normal, jacobian.T @ residual)
+        if (
+            np.abs(step[:3]).max() < SMALL
+        ):  # there, and rounding alone says which of two such fits is better
+            break
         tried = fit.moved(step)
         new_residual, new_jacobian = _weighted(seen, by, tried)
         if tried.translation[2] > 0 and new_residual @ new_residual <= residual @ residual:
             fit, damping = tried, damping / 10
             residual, jacobian = new_residual, new_jacobian
-            if np.abs(step[:3]).max() < 1e-9:
-                break
         elif damping > 1e10:
             break
         else:
@@ -186,18 +190,23 @@ def _weighted(seen: Array, by: Array, fit: _Fit) -> tuple[Array, Array]:
 
 def _residual(seen: Array, fit: _Fit) -> tuple[Array, Array]:
     """Distances in the image (2K,), and their derivatives (2K, 6 + M) by a small turn, a shift and the bends."""
-    turned = (HEAD + np.tensordot(fit.bend, MODES, 1)) @ fit.rotation.T
-    x, y, z = (turned + fit.translation).T
-    residual = np.stack([x / z, y / z], axis=1) - seen
-    zero = np.zeros_like(z)
-    by_point = np.stack(
-        [np.stack([1 / z, zero, -x / z**2], axis=1), np.stack([zero, 1 / z, -y / z**2], axis=1)],
-        axis=1,
-    )
-    by_turn = np.cross(turned[:, None, :], by_point)
-    by_bend = np.einsum("kpd,mkd->kpm", by_point, MODES @ fit.rotation.T)
-    jacobian = np.concatenate([by_turn, by_point, by_bend], axis=2)
-    return residual.reshape(-1), jacobian.reshape(len(z) * 2, -1)
+    count, bends = len(seen), len(fit.bend)
+    turned = ((HEAD + np.tensordot(fit.bend, MODES, 1)) @ fit.rotation.T).T
+    x, y, z = turned + fit.translation[:, None]
+    a, b, c = turned
+    near = 1 / z
+    over_x, over_y = -x * near**2, -y * near**2
+    residual = np.stack([x * near, y * near], axis=1) - seen
+    # A pixel's row is the derivative by the point, (near, 0, over_x) or (0, near, over_y): so it stands for the
+    # shift, turned × row for the turn, mode · row for a bend. Written out, as this runs a dozen times a face.
+    jacobian = np.zeros((count, 2, 6 + bends))
+    first, second = jacobian[:, 0].T, jacobian[:, 1].T
+    first[0], first[1], first[2] = b * over_x, c * near - a * over_x, -b * near
+    second[0], second[1], second[2] = b * over_y - c * near, -a * over_y, a * near
+    first[3], first[5], second[4], second[5] = near, over_x, near, over_y
+    by_x, by_y, by_z = (MODES @ fit.rotation.T).transpose(2, 0, 1)
+    first[6:], second[6:] = near * by_x + over_x * by_z, near * by_y + over_y * by_z
+    return residual.reshape(-1), jacobian.reshape(count * 2, -1)
 
 
 def _turn(vector: Array) -> Array:

@@ -253,7 +253,13 @@ class Job:
         """What is in a frame; of a video the faces with their tracks."""
         assert frame.image is not None
         if frame.time is None or self._of_objects:
-            return self.analyzer(frame.image)
+            found = self.analyzer(frame.image)
+            if self.results is not None and isinstance(found, Faces):
+                for (
+                    face
+                ) in found:  # which keep them: worked out here, photos do not wait for each other's
+                    _ = face.measures
+            return found
         if frame.index == 0:
             self.tracker = self._tracker()
         return self.tracker(frame.image, frame.time)
