@@ -6,7 +6,9 @@ The first run decodes DATA/train into OUT/photos and labels five points with the
 DATA/pfld/onnx, if they are there. `--minutes` ends a run early; the next one with the same OUT goes on from
 its state, which is all that has to be kept: OUT/checkpoint.safetensors. The learning rate is constant and falls
 over the last part of the steps; `--steps`, `--flat` and `--rate` may change from run to run, so that the fall
-can begin when the time is up. The last run writes OUT/lffd-light.safetensors and its card.
+can begin when the time is up. The last run writes OUT/lffd-light.safetensors and its card. The state of the run that
+made the released weights is beside this file, as lffd-light.checkpoint.safetensors: copied to OUT, with more steps, it
+goes on.
 """
 
 from __future__ import annotations
