@@ -5,8 +5,9 @@
 DIR holds `train/` with face crops and photos, and `pfld/onnx/` with three trained 98-point networks.
 They, averaged with their mirrored runs, label every face; the student learns the labels from augmented
 crops by the wing loss on pixels. A tenth of the identities and photos is set aside before anything
-else. The run can be cut off and started again; at its end stand the weights and their figures. `--start` goes on from a trained.safetensors, such as pfld-ultralight-slim.trained.safetensors beside
-this file: width 0.5 after 166,000 crops, which is not good enough to be released.
+else. The run can be cut off and started again; at its end stand the weights and their figures. `--start`
+goes on from a trained.safetensors, such as pfld-ultralight-slim.trained.safetensors beside this file: width
+0.5 after 166,000 crops, which is not good enough to be released.
 """
 
 from __future__ import annotations
