@@ -86,3 +86,11 @@ def test_of_several_scales_each_keeps_the_sizes_it_is_good_at(monkeypatch: Any) 
     np.testing.assert_allclose(found.boxes[1:, 2], sides / seen[1])
     (whole,) = FaceDetector(nms=None, scales=seen).head.candidates([image])
     assert len(whole) == 6
+
+
+def test_what_is_thinner_than_a_pixel_when_shrunk_is_not_looked_at() -> None:
+    detector = FaceDetector()
+    head: Any = detector.head
+    head.model = None  # calling it would fail
+    for shape in ((1, 100_000, 3), (3000, 2, 3)):
+        assert len(detector(np.zeros(shape, np.uint8))) == 0

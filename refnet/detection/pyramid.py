@@ -71,6 +71,8 @@ class ScaledHead(ABC):
             by_shape.setdefault(image.shape, []).append(i)
         found = [Candidates.none() for _ in images]
         for shape, members in by_shape.items():
+            if self.settings.scales is None and max(shape[:2]) > AUTOMATIC_SIDE * min(shape[:2]):
+                continue  # shrunk to the automatic size it is thinner than a pixel: nothing can be in it
             step = max(1, min(batch_size, TILED_ABOVE // max(1, shape[0] * shape[1])))
             for at in range(0, len(members), step):
                 chunk = members[at : at + step]
