@@ -92,5 +92,5 @@ def test_what_is_thinner_than_a_pixel_when_shrunk_is_not_looked_at() -> None:
     detector = FaceDetector()
     head: Any = detector.head
     head.model = None  # calling it would fail
-    for shape in ((1, 100_000, 3), (3000, 2, 3)):
+    for shape in ((1, 100_000, 3), (1, 3000, 3), (3000, 2, 3)):
         assert len(detector(np.zeros(shape, np.uint8))) == 0
