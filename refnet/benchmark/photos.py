@@ -18,6 +18,7 @@ from refnet.arrays import Array
 from refnet.detection.detector import FaceDetector
 from refnet.errors import ImageError, RefnetError
 from refnet.media.images import opencv, read_image
+from refnet.media.resize import resize
 from refnet.optional import require
 
 #: The number of faces that an engine finds in an image, uint8 (H, W, 3) BGR.
@@ -73,7 +74,7 @@ def measure_photos(
             shape = _resized(read_image(path), long_side).shape
         except RefnetError:
             continue
-        # Whoever reads a file first finds it in memory no less: it was just read. Turns change all the same.
+        # The file has just been read for its shape, so the first engine finds it in the system's cache too.
         for name in names[number % len(names) :] + names[: number % len(names)]:
             start = time.perf_counter()
             image = _resized(read_image(path), long_side)
@@ -156,6 +157,5 @@ def _yunet(file: Path, detector: FaceDetector, threads: int) -> Engine:
 def _resized(image: Array, long_side: int | None) -> Array:
     if long_side is None or max(image.shape[:2]) == long_side:
         return image
-    cv2, scale = opencv(), long_side / max(image.shape[:2])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=method))
+    scale = long_side / max(image.shape[:2])
+    return resize(image, scale=scale, averaged=scale < 1)

@@ -235,9 +235,10 @@ def run_detection(arguments: argparse.Namespace) -> int:
     found: list[list[Detections]] = [[] for _ in detectors]
     seen = []
     for photo in progress(photos, unit="photos"):
-        image: Any = photo.image
         if arguments.long_side:
             image, photo = at_long_side(photo, arguments.long_side)
+        else:
+            image = read_image(photo.image)
         seen.append(photo)
         for detector, own in zip(detectors, found, strict=True):
             own.append(detector(image))

@@ -13,7 +13,8 @@ from refnet.errors import OptionError
 from refnet.faces.crops import cut, square_crop
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.schemes import as_68
-from refnet.media.images import opencv, read_image
+from refnet.media.images import read_image
+from refnet.media.resize import resize
 from refnet.ops import Array
 from refnet.training.annotations import BoxedPhoto, LandmarkFace
 from refnet.training.metrics import AveragePrecision, average_precision, matched
@@ -96,11 +97,10 @@ def at_long_side(photo: BoxedPhoto, long_side: int) -> tuple[Array, BoxedPhoto]:
     Raises:
         ImageError: the photo cannot be read.
     """
-    cv2, image = opencv(), read_image(photo.image)
+    image = read_image(photo.image)
     scale = long_side / max(image.shape[:2])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=method)
-    return np.asarray(resized), replace(photo, boxes=photo.boxes * scale)
+    resized = resize(image, scale=scale, averaged=scale < 1)
+    return resized, replace(photo, boxes=photo.boxes * scale)
 
 
 @dataclass(frozen=True)
