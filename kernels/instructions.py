@@ -9,7 +9,8 @@ Offsets and pitches are in floats unless said otherwise. A pixel of a block is o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 (
     NOTHING,
@@ -166,4 +167,39 @@ FIELDS: Mapping[int, tuple[int, ...]] = {
     LOAD_IMAGE: (Y, PIXELS, DEPTH, CONSTANTS),
     STORE_OUTPUT: (Y, PIXELS, DEPTH, INPUTS, CHANNEL_PITCH, PIXEL_PITCH),
     PROBE: (Y, ROUNDS),
+}
+
+
+class Share(NamedTuple):
+    """How the extent of an instruction, FIRST to LAST, is shared among threads.
+
+    Attributes:
+        grain: the smallest share, of what FIRST and LAST count.
+        work: given the value of each field, about how many multiply-adds, or values moved, one of what FIRST and LAST
+            count takes for each channel of the result.
+    """
+
+    grain: int
+    work: Callable[[Callable[[int], int]], int]
+
+
+#: {opcode: how it is shared}. All other opcodes are never cut.
+SHARES: Mapping[int, Share] = {
+    POINTWISE: Share(14, lambda field: field(DEPTH)),  # the pixels of a tile
+    DENSE: Share(1, lambda field: field(OUT_COLUMNS) * field(DEPTH)),
+    PLANAR: Share(1, lambda field: field(OUT_COLUMNS) * field(DEPTH)),
+    WINOGRAD: Share(1, lambda field: (field(SIDE) + 2) ** 2 * field(DEPTH)),
+    DEPTHWISE: Share(1, lambda field: field(OUT_COLUMNS) * 9),
+    DEPTHWISE_WINDOW: Share(
+        1, lambda field: field(OUT_COLUMNS) * field(KERNEL_ROWS) * field(KERNEL_COLUMNS)
+    ),
+    SOFTMAX: Share(1, lambda field: 30),  # multiply-adds for one exponential, about
+    UPSAMPLE: Share(1, lambda field: field(COLUMNS) * field(REPEAT_ROWS) * field(REPEAT_COLUMNS)),
+    SPREAD: Share(1, lambda field: field(OUT_COLUMNS)),
+    DEPTH_TO_SPACE: Share(
+        1, lambda field: field(COLUMNS) * field(REPEAT_ROWS) * field(REPEAT_COLUMNS)
+    ),
+    WINDOW_POOL: Share(
+        1, lambda field: field(OUT_COLUMNS) * field(KERNEL_ROWS) * field(KERNEL_COLUMNS)
+    ),
 }

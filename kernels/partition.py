@@ -16,52 +16,12 @@ from numpy.typing import NDArray
 
 from . import verify
 from .assembler import Assembler, Instruction
-from .instructions import (
-    BLOCKS,
-    COLUMNS,
-    DENSE,
-    DEPTH,
-    DEPTH_TO_SPACE,
-    DEPTHWISE,
-    DEPTHWISE_WINDOW,
-    FIRST,
-    KERNEL_COLUMNS,
-    KERNEL_ROWS,
-    LAST,
-    NOTHING,
-    OUT_COLUMNS,
-    PLANAR,
-    POINTWISE,
-    REPEAT_COLUMNS,
-    REPEAT_ROWS,
-    SIDE,
-    SOFTMAX,
-    SPREAD,
-    UPSAMPLE,
-    WINDOW_POOL,
-    WINOGRAD,
-)
+from .instructions import BLOCKS, FIRST, LAST, NOTHING, SHARES
 from .plan import Plan
 from .simd import LANES
 
-#: {opcode: the smallest share}, of what FIRST and LAST count. All other opcodes are never cut.
-GRAIN = {
-    POINTWISE: 14,  # the pixels of a tile
-    DENSE: 1,
-    PLANAR: 1,
-    WINOGRAD: 1,
-    DEPTHWISE: 1,
-    DEPTHWISE_WINDOW: 1,
-    SOFTMAX: 1,
-    UPSAMPLE: 1,
-    SPREAD: 1,
-    DEPTH_TO_SPACE: 1,
-    WINDOW_POOL: 1,
-}
 #: Multiply-accumulates, or values moved, below which waiting for each other costs more than sharing gains.
 LEAST_WORK = 1 << 20
-#: Additions and multiplications for one exponential, about.
-EXPONENTIAL = 30
 
 
 @dataclass(frozen=True)
@@ -87,26 +47,11 @@ def work(instruction: Instruction) -> int:
         assert isinstance(operand, int)
         return operand
 
-    opcode = instruction.opcode
-    if opcode not in GRAIN:
+    share = SHARES.get(instruction.opcode)
+    if share is None:
         return 0
-    # What FIRST and LAST count are pixels or rows here, patches for Winograd: the products below differ accordingly.
     results = (value(LAST) - value(FIRST)) * value(BLOCKS) * LANES
-    if opcode == POINTWISE:
-        return results * value(DEPTH)
-    if opcode in (DENSE, PLANAR):
-        return results * value(OUT_COLUMNS) * value(DEPTH)
-    if opcode == WINOGRAD:
-        return results * (value(SIDE) + 2) ** 2 * value(DEPTH)
-    if opcode == DEPTHWISE:
-        return results * value(OUT_COLUMNS) * 9
-    if opcode == SPREAD:
-        return results * value(OUT_COLUMNS)
-    if opcode in (WINDOW_POOL, DEPTHWISE_WINDOW):
-        return results * value(OUT_COLUMNS) * value(KERNEL_ROWS) * value(KERNEL_COLUMNS)
-    if opcode in (UPSAMPLE, DEPTH_TO_SPACE):
-        return results * value(COLUMNS) * value(REPEAT_ROWS) * value(REPEAT_COLUMNS)
-    return results * EXPONENTIAL
+    return results * share.work(value)
 
 
 def partition(plan: Plan, threads: int) -> Partition:
@@ -166,7 +111,7 @@ def _share(instruction: Instruction, thread: int, threads: int) -> Instruction |
     """A contiguous share of an instruction, cut at multiples of its grain; None where nothing is left for a thread."""
     first, last = instruction.operands[FIRST], instruction.operands[LAST]
     assert isinstance(first, int) and isinstance(last, int)
-    grain = GRAIN[instruction.opcode]
+    grain = SHARES[instruction.opcode].grain
     start, stop = (
         first + (last - first) * t // threads // grain * grain for t in (thread, thread + 1)
     )

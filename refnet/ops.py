@@ -1,17 +1,7 @@
 """The vocabulary: every operation once, in plain NumPy, for any float dtype. It is the definition.
 
-An operation is six functions of the same keywords (a node's attributes and parameters):
-
-    forward(x, ..., **parameters, **attributes) -> y
-    shape(inputs, parameters, **attributes)     -> shape of y for one image, without the batch axis
-    vjp(dy, inputs, y, **parameters, **attributes) -> one cotangent per input
-    field(inputs, shapes, **attributes)         -> the receptive field of y
-    reads(region, shape, **attributes)          -> region of an input that a region of y depends on
-    makes(region, shape, inputs, parameters, **attributes)
-                                                -> region of y that is made where `region` is asked for
-
-The last three are those of `refnet.receptive` by default, which suit whatever slides a window (it has an
-attribute `kernel`) and whatever keeps each unit in its place.
+`refnet.operation` says what makes up an operation. Its functions and its entry in the table `OPS` are in one file: here,
+in `windows.py` if it slides a window, in `rearrangements.py` if it moves values.
 
 Legend: N images, C channels in, O channels out, H x W rows and columns, (kh, kw) kernel taps. Feature
 maps are (N, C, H, W), vectors (N, F). A vector-Jacobian product takes the cotangent `dy` of the
@@ -22,9 +12,9 @@ at 0, ReLU6 at 0 and 6, hard functions at their corners, ties of a maximum) the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +23,7 @@ from refnet.arrays import Array as Array
 from refnet.arrays import Pair as Pair
 from refnet.arrays import Shape as Shape
 from refnet.errors import ShapeError
+from refnet.operation import Op
 from refnet.receptive import (
     ReceptiveField,
     Region,
@@ -41,9 +32,7 @@ from refnet.receptive import (
     broadcast_field,
     broadcast_reads,
     flattened_field,
-    layer_field,
     layer_reads,
-    same_makes,
     whole,
 )
 
@@ -560,38 +549,11 @@ def cells_vjp(dy: Array, inputs: Sequence[Array], y: Array) -> tuple[Array]:
     return (dy.swapaxes(1, 2).reshape(inputs[0].shape),)
 
 
-def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array, **attributes: Any) -> tuple[Array]:
-    return (dy.reshape(inputs[0].shape),)
-
-
 # -------------------------------------------------------------------------------------- the table
 
-
-class Op(NamedTuple):
-    """One operation.
-
-    Attributes:
-        forward, shape, vjp, field, reads, makes: see the module's documentation.
-        gate: an element-wise non-linearity, or a softmax. An open network, which is linear, has the
-            identity in its place.
-        opened: the vector-Jacobian product in an open network, of an operation that is no gate and is
-            not linear either; None where it is the same.
-        outside: what a window meets beyond the borders of its input.
-    """
-
-    forward: Callable[..., Array]
-    shape: Callable[..., Shape]
-    vjp: Callable[..., tuple[Array, ...]]
-    gate: bool = False
-    field: Callable[..., ReceptiveField | None] = layer_field
-    reads: Callable[..., Region | None] = layer_reads
-    makes: Callable[..., Region] = same_makes
-    opened: Callable[..., tuple[Array, ...]] | None = None
-    outside: float = 0.0
-
-
+#: Every operation by name: those of this file, and those that slide a window or move values, each declared in the file
+#: that defines it.
 OPS: Mapping[str, Op] = {
-    "conv": Op(windows.conv, windows.conv_shape, windows.conv_vjp),
     "batch_norm": Op(batch_norm, same_shape, batch_norm_vjp),
     "linear": Op(
         linear, linear_shape, linear_vjp, field=linear_field, reads=all_reads, makes=all_makes
@@ -647,110 +609,11 @@ OPS: Mapping[str, Op] = {
         opened=reduce_opened,
     ),
     "normalize": Op(normalize, same_shape, normalize_vjp),
-    "conv_transpose": Op(
-        windows.conv_transpose,
-        windows.conv_transpose_shape,
-        windows.conv_transpose_vjp,
-        field=windows.conv_transpose_field,
-        reads=all_reads,
-        makes=all_makes,
-    ),
-    "average_pool": Op(
-        windows.average_pool,
-        windows.pool_shape,
-        windows.average_pool_vjp,
-        reads=windows.average_pool_reads,
-        makes=windows.average_pool_makes,
-    ),
-    "max_pool": Op(
-        windows.max_pool,
-        windows.pool_shape,
-        windows.max_pool_vjp,
-        opened=windows.average_pool_vjp,
-        outside=-math.inf,
-    ),
-    "global_average_pool": Op(
-        windows.global_average_pool,
-        windows.global_pool_shape,
-        windows.global_average_pool_vjp,
-        field=flattened_field,
-        reads=all_reads,
-    ),
-    "global_max_pool": Op(
-        windows.global_max_pool,
-        windows.global_pool_shape,
-        windows.global_max_pool_vjp,
-        opened=windows.global_average_pool_vjp,
-        field=flattened_field,
-        reads=all_reads,
-    ),
     "add": Op(add, same_shape, add_vjp),
     "concat": Op(concat, concat_shape, concat_vjp, reads=concat_reads, makes=concat_makes),
     "slice": Op(slice_channels, slice_shape, slice_vjp),
-    "flatten": Op(flatten, flatten_shape, reshape_vjp, field=flattened_field),
+    "flatten": Op(flatten, flatten_shape, rearrangements.reshape_vjp, field=flattened_field),
     "cells": Op(cells, cells_shape, cells_vjp),
-    "transpose": Op(
-        rearrangements.transpose,
-        rearrangements.transpose_shape,
-        rearrangements.transpose_vjp,
-        field=rearrangements.list_field,
-        reads=all_reads,
-        makes=all_makes,
-    ),
-    "reshape": Op(
-        rearrangements.reshape,
-        rearrangements.reshape_shape,
-        reshape_vjp,
-        field=rearrangements.list_field,
-        reads=all_reads,
-        makes=all_makes,
-    ),
-    "take": Op(
-        rearrangements.take,
-        rearrangements.take_shape,
-        rearrangements.take_vjp,
-        field=rearrangements.take_field,
-        reads=rearrangements.take_reads,
-        makes=rearrangements.take_makes,
-    ),
-    "pad": Op(
-        rearrangements.pad,
-        rearrangements.pad_shape,
-        rearrangements.pad_vjp,
-        field=rearrangements.pad_field,
-        reads=rearrangements.pad_reads,
-        makes=rearrangements.pad_makes,
-    ),
-    "depth_to_space": Op(
-        rearrangements.depth_to_space,
-        rearrangements.depth_to_space_shape,
-        rearrangements.depth_to_space_vjp,
-        field=rearrangements.depth_to_space_field,
-        reads=rearrangements.depth_to_space_reads,
-        makes=rearrangements.depth_to_space_makes,
-    ),
-    "space_to_depth": Op(
-        rearrangements.space_to_depth,
-        rearrangements.space_to_depth_shape,
-        rearrangements.space_to_depth_vjp,
-        field=rearrangements.space_to_depth_field,
-        reads=rearrangements.space_to_depth_reads,
-    ),
-    "shuffle": Op(rearrangements.shuffle, rearrangements.shuffle_shape, rearrangements.shuffle_vjp),
-    "upsample": Op(
-        rearrangements.upsample,
-        rearrangements.upsample_shape,
-        rearrangements.upsample_vjp,
-        field=rearrangements.upsample_field,
-        reads=rearrangements.upsample_reads,
-        makes=rearrangements.upsample_makes,
-    ),
-    "upsample_linear": Op(
-        rearrangements.upsample_linear,
-        rearrangements.upsample_linear_shape,
-        rearrangements.upsample_linear_vjp,
-        field=rearrangements.upsample_linear_field,
-        reads=all_reads,
-        makes=all_makes,
-    ),
+    **windows.OPS,
+    **rearrangements.OPS,
 }

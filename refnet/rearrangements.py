@@ -15,9 +15,11 @@ import numpy as np
 
 from refnet.arrays import Array, Pair, Shape
 from refnet.errors import ShapeError
+from refnet.operation import Op
 from refnet.receptive import (
     ReceptiveField,
     Region,
+    all_makes,
     all_reads,
     layer_reads,
     moved_field,
@@ -65,6 +67,10 @@ def reshape_shape(
     inputs: Sequence[Shape], parameters: Mapping[str, Shape], *, shape: Shape
 ) -> Shape:
     return _whole(shape, inputs[0])
+
+
+def reshape_vjp(dy: Array, inputs: Sequence[Array], y: Array, **attributes: Any) -> tuple[Array]:
+    return (dy.reshape(inputs[0].shape),)
 
 
 def _whole(shape: Shape, source: Shape) -> Shape:
@@ -488,3 +494,72 @@ def _interpolation(size: int, factor: int, coordinates: str) -> Array:
     matrix[output, low] += 1 - (at - low)
     matrix[output, high] += at - low
     return matrix
+
+
+#: {name: operation}, all that this file defines.
+OPS: Mapping[str, Op] = {
+    "transpose": Op(
+        transpose,
+        transpose_shape,
+        transpose_vjp,
+        field=list_field,
+        reads=all_reads,
+        makes=all_makes,
+    ),
+    "reshape": Op(
+        reshape,
+        reshape_shape,
+        reshape_vjp,
+        field=list_field,
+        reads=all_reads,
+        makes=all_makes,
+    ),
+    "take": Op(
+        take,
+        take_shape,
+        take_vjp,
+        field=take_field,
+        reads=take_reads,
+        makes=take_makes,
+    ),
+    "pad": Op(
+        pad,
+        pad_shape,
+        pad_vjp,
+        field=pad_field,
+        reads=pad_reads,
+        makes=pad_makes,
+    ),
+    "depth_to_space": Op(
+        depth_to_space,
+        depth_to_space_shape,
+        depth_to_space_vjp,
+        field=depth_to_space_field,
+        reads=depth_to_space_reads,
+        makes=depth_to_space_makes,
+    ),
+    "space_to_depth": Op(
+        space_to_depth,
+        space_to_depth_shape,
+        space_to_depth_vjp,
+        field=space_to_depth_field,
+        reads=space_to_depth_reads,
+    ),
+    "shuffle": Op(shuffle, shuffle_shape, shuffle_vjp),
+    "upsample": Op(
+        upsample,
+        upsample_shape,
+        upsample_vjp,
+        field=upsample_field,
+        reads=upsample_reads,
+        makes=upsample_makes,
+    ),
+    "upsample_linear": Op(
+        upsample_linear,
+        upsample_linear_shape,
+        upsample_linear_vjp,
+        field=upsample_linear_field,
+        reads=all_reads,
+        makes=all_makes,
+    ),
+}

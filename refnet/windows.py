@@ -9,7 +9,17 @@ import numpy as np
 
 from refnet.arrays import Array, Pair, Shape
 from refnet.errors import ShapeError
-from refnet.receptive import ReceptiveField, Region, all_reads, layer_reads, scaled_field, whole
+from refnet.operation import Op
+from refnet.receptive import (
+    ReceptiveField,
+    Region,
+    all_makes,
+    all_reads,
+    flattened_field,
+    layer_reads,
+    scaled_field,
+    whole,
+)
 
 
 def window_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
@@ -529,3 +539,46 @@ def global_pool_shape(inputs: Sequence[Shape], parameters: Mapping[str, Shape]) 
     if len(inputs[0]) != 3:
         raise ShapeError(f"a map is pooled, (channels, rows, columns), not {inputs[0]}")
     return inputs[0][0], 1, 1
+
+
+#: {name: operation}, all that this file defines.
+OPS: Mapping[str, Op] = {
+    "conv": Op(conv, conv_shape, conv_vjp),
+    "conv_transpose": Op(
+        conv_transpose,
+        conv_transpose_shape,
+        conv_transpose_vjp,
+        field=conv_transpose_field,
+        reads=all_reads,
+        makes=all_makes,
+    ),
+    "average_pool": Op(
+        average_pool,
+        pool_shape,
+        average_pool_vjp,
+        reads=average_pool_reads,
+        makes=average_pool_makes,
+    ),
+    "max_pool": Op(
+        max_pool,
+        pool_shape,
+        max_pool_vjp,
+        opened=average_pool_vjp,
+        outside=-math.inf,
+    ),
+    "global_average_pool": Op(
+        global_average_pool,
+        global_pool_shape,
+        global_average_pool_vjp,
+        field=flattened_field,
+        reads=all_reads,
+    ),
+    "global_max_pool": Op(
+        global_max_pool,
+        global_pool_shape,
+        global_max_pool_vjp,
+        opened=global_average_pool_vjp,
+        field=flattened_field,
+        reads=all_reads,
+    ),
+}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refnet.kernels import instructions, lower, lower_convolution, machine_code, partition, verify
+from refnet.kernels import instructions, lower, lower_convolution, machine_code, verify
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "kernels").glob("*.py"), *(ROOT / "tests").glob("*.py")])
@@ -70,7 +70,7 @@ def test_every_opcode_has_its_fields_and_its_place_in_every_table() -> None:
     for fields in instructions.FIELDS.values():
         assert len({*fields}) == len(fields) and {*fields} <= {*instructions.NAMES}
     assert {*verify._ACCESS} == opcodes - {instructions.PROBE}
-    for opcode in partition.GRAIN:
+    for opcode in instructions.SHARES:
         assert {instructions.FIRST, instructions.LAST} <= {*instructions.FIELDS[opcode]}
     names = {*lower_convolution.ALGORITHMS, "depthwise"}
     assert names <= {*instructions.OPCODES} and "conv" in lower.LOWERINGS

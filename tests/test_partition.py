@@ -57,7 +57,7 @@ def test_shares_give_the_bits_of_the_whole(plan: checks.Plan, threads: int) -> N
         for n in range(first, last)
         if together
     }
-    assert shared == {ops.OPCODES[opcode] for opcode in partition.GRAIN}
+    assert shared == {ops.OPCODES[opcode] for opcode in ops.SHARES}
 
 
 def changed(
@@ -78,7 +78,7 @@ def changed(
     monkeypatch.setattr(partition, "_share", wrong)
 
 
-@pytest.mark.parametrize("opcode", sorted(set(partition.GRAIN) - {ops.PLANAR, ops.POINTWISE}))
+@pytest.mark.parametrize("opcode", sorted(set(ops.SHARES) - {ops.PLANAR, ops.POINTWISE}))
 @pytest.mark.parametrize(("column", "change"), [(ops.FIRST, -1), (ops.FIRST, 1), (ops.LAST, 1)])
 def test_shares_that_overlap_leave_gaps_or_go_too_far_are_refused(
     plan: checks.Plan, monkeypatch: pytest.MonkeyPatch, opcode: int, column: int, change: int

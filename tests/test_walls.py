@@ -172,23 +172,58 @@ def named_in(path: Path) -> set[str]:
     return words
 
 
-def test_an_operation_with_a_kernel_is_named_in_six_files_and_where_its_extent_is_cut() -> None:
-    """`refnet.ops` and five of the engine; `rearrangements`, beside `ops`, has the definition itself.
-
-    Networks use it, and other formats write it, in files of their own.
-    """
-    naming = {
+def naming(word: str) -> set[str]:
+    """The files of refnet and its kernels, networks and weights aside, that name an operation."""
+    return {
         str(path.relative_to(ROOT))
-        for folder in ("refnet", "kernels")
+        for folder in ("refnet", "kernels", "weights", "parity")
         for path in (ROOT / folder).rglob("*.py")
-        if not {"networks", "exchange", "benchmark"} & {*path.parts}
-        and "upsample" in named_in(path)
+        if not {"networks", "twins"} & {*path.parts} and word in named_in(path)
     }
-    engine = ("upsample", "instructions", "executor", "lower", "verify", "partition")
-    assert naming == {
-        *("refnet/ops.py", "refnet/rearrangements.py"),
+
+
+def test_an_operation_with_a_kernel_is_named_in_six_files_and_in_one_for_each_format() -> None:
+    """Its definition and five files of the engine; what it is in ONNX, read and written, and in torch."""
+    engine = ("upsample", "instructions", "executor", "lower", "verify")
+    formats = ("onnx_ops", "onnx_export", "torch_ops")
+    assert naming("upsample") == {
+        "refnet/rearrangements.py",
         *(f"kernels/{name}.py" for name in engine),
+        *(f"refnet/exchange/{name}.py" for name in formats),
     }
+
+
+def test_an_operation_without_a_kernel_is_named_in_one_file_and_in_one_for_each_format() -> None:
+    formats = {"refnet/exchange/onnx_ops.py", "refnet/exchange/onnx_export.py"}
+    assert naming("space_to_depth") == {"refnet/rearrangements.py"} | formats
+
+
+def test_an_operation_and_its_entry_are_in_one_file() -> None:
+    from refnet import ops, rearrangements, windows
+
+    own = {*ops.OPS} - {*windows.OPS} - {*rearrangements.OPS}
+    for module, names in ((ops, own), (windows, windows.OPS), (rearrangements, rearrangements.OPS)):
+        for name in names:
+            assert ops.OPS[name].forward.__module__ == module.__name__, name
+
+
+def test_an_opcode_is_named_by_the_executor_the_verifier_and_one_file_that_emits_it() -> None:
+    """Whatever else differs from opcode to opcode is told by the tables of `instructions.py`."""
+    from refnet.kernels import instructions
+
+    found: dict[str, set[str]] = {name: set() for name in instructions.OPCODES}
+    for path in (ROOT / "kernels").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "instructions":
+                for alias in node.names:
+                    if alias.name.lower() in found:
+                        found[alias.name.lower()].add(path.stem)
+    # A thread without a share does nothing, and the peak of a core is measured without a plan.
+    assert found.pop("nothing") == {"verify", "partition"}
+    assert found.pop("probe") == {"executor", "runner"}
+    for name, files in found.items():
+        (emitting,) = files - {"executor", "verify"}
+        assert len(files) == 3 and emitting.startswith(("lower", "emitter")), (name, files)
 
 
 def test_one_file_compiles() -> None:

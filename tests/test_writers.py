@@ -11,7 +11,7 @@ import pytest
 import refnet
 from refnet.benchmark import PEERS, measure, ncnn_files, startup, tflite_file, torch_script
 from refnet.errors import BackendError, UnsupportedError
-from refnet.exchange import onnx_export
+from refnet.exchange import onnx_export, torch_ops
 from refnet.graph import Graph, Node
 from refnet.ops import OPS, Array
 from refnet.passes import fold
@@ -63,7 +63,7 @@ def test_a_module_to_train_names_what_it_lacks_too(network: tuple[Graph, dict[st
 
 
 def test_tables_name_operations_of_the_vocabulary() -> None:
-    for table in (onnx_export.WRITERS, tflite_file.WRITERS, torch_script.WRITERS):
+    for table in (onnx_export.WRITERS, tflite_file.WRITERS, torch_ops.WRITERS):
         assert set(table) <= set(OPS)
 
 

@@ -7,7 +7,7 @@ training mode a batch norm uses the batch's statistics and updates its running o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refnet.exchange.torch_ops import WRITERS
 from refnet.exchange.writers import require_writers
 from refnet.graph import BUFFERS, Graph, Node, last_uses
 from refnet.ops import Array
@@ -43,7 +44,7 @@ class GraphModule(nn.Module):
         outputs: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
-        require_writers(graph, {*OPERATIONS, "batch_norm"}, "a torch module")
+        require_writers(graph, WRITERS, "a torch module")
         self.graph = graph
         self.outputs = graph.outputs if outputs is None else outputs
         for name, shape in graph.state_dict.items():
@@ -65,6 +66,7 @@ class GraphModule(nn.Module):
             self.load_state_dict({**self.state_dict(), **state})
         # Nodes look their tensors up by name; a dictionary keeps that out of the hot loop.
         self._tensors: dict[str, Tensor] = {}
+        self._operations = {n.name: WRITERS[n.op](torch, n.attributes) for n in graph.nodes}
         self._last = {node.name: done for node, done in last_uses(graph)}
 
     def _apply(self, *arguments: Any, **keywords: Any) -> GraphModule:
@@ -84,7 +86,7 @@ class GraphModule(nn.Module):
             if node.op == "batch_norm":
                 known[node.name] = self._batch_norm(inputs[0], tensors, node.attributes["epsilon"])
             else:
-                known[node.name] = OPERATIONS[node.op](inputs, tensors, node.attributes)
+                known[node.name] = self._operations[node.name](*inputs, **tensors)
             for name in self._last[node.name]:
                 if name not in kept:
                     del known[name]
@@ -158,57 +160,3 @@ def initialize(module: GraphModule, scheme: str = "torch", seed: int | None = No
                 "he": math.sqrt(6 / fan_in),
             }[scheme]
             weight.uniform_(-bound, bound, generator=generator)
-
-
-Operation = Callable[[list[Tensor], Mapping[str, Tensor], Mapping[str, Any]], Tensor]
-
-
-def _conv(inputs: list[Tensor], tensors: Mapping[str, Tensor], a: Mapping[str, Any]) -> Tensor:
-    return functional.conv2d(
-        inputs[0],
-        tensors["weight"],
-        tensors.get("bias"),
-        stride=a["stride"],
-        padding=a["padding"],
-        dilation=a["dilation"],
-        groups=a["groups"],
-    )
-
-
-def _add(inputs: list[Tensor], tensors: Mapping[str, Tensor], a: Mapping[str, Any]) -> Tensor:
-    total = inputs[0] + inputs[1]
-    for x in inputs[2:]:
-        total = total + x
-    return total
-
-
-#: The vocabulary of `refnet.ops` but batch_norm, whose torch form depends on the module's mode.
-OPERATIONS: Mapping[str, Operation] = {
-    "conv": _conv,
-    "linear": lambda x, t, a: functional.linear(x[0], t["weight"], t["bias"]),
-    "relu": lambda x, t, a: functional.relu(x[0]),
-    "relu6": lambda x, t, a: functional.relu6(x[0]),
-    "leaky_relu": lambda x, t, a: functional.leaky_relu(x[0], a["slope"]),
-    "prelu": lambda x, t, a: functional.prelu(x[0], t["slope"]),
-    "elu": lambda x, t, a: functional.elu(x[0], a["alpha"]),
-    "silu": lambda x, t, a: functional.silu(x[0]),
-    "hard_sigmoid": lambda x, t, a: (a["slope"] * x[0] + a["shift"]).clamp(0, 1),
-    "hard_swish": lambda x, t, a: functional.hardswish(x[0]),
-    "tanh": lambda x, t, a: torch.tanh(x[0]),
-    "exp": lambda x, t, a: torch.exp(x[0]),
-    "sigmoid": lambda x, t, a: torch.sigmoid(x[0]),
-    "softmax": lambda x, t, a: torch.softmax(x[0], a["axis"]),
-    "normalize": lambda x, t, a: (x[0] - a["mean"]) / a["std"],
-    "average_pool": lambda x, t, a: functional.avg_pool2d(
-        x[0], a["kernel"], a["stride"], a["padding"]
-    ),
-    "max_pool": lambda x, t, a: functional.max_pool2d(x[0], a["kernel"], a["stride"], a["padding"]),
-    "upsample": lambda x, t, a: functional.interpolate(
-        x[0], scale_factor=tuple(map(float, a["factor"])), mode="nearest"
-    ),
-    "add": _add,
-    "concat": lambda x, t, a: torch.cat(x, a["axis"]),
-    "slice": lambda x, t, a: x[0][:, a["start"] : a["stop"]],
-    "flatten": lambda x, t, a: x[0].flatten(1),
-    "cells": lambda x, t, a: x[0].flatten(2).transpose(1, 2),
-}
