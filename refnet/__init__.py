@@ -40,10 +40,7 @@ from refnet.errors import (  # noqa: E402
     UnsupportedError,
     WeightsError,
 )
-from refnet.graph import Graph, Node  # noqa: E402
-from refnet.model import Model, load  # noqa: E402
 from refnet.networks import build, network_options, networks  # noqa: E402
-from refnet.version import __version__ as __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from refnet.batch import analyze_table
@@ -59,8 +56,11 @@ if TYPE_CHECKING:
         effective_receptive_field,
     )
     from refnet.fields.receptive_field import receptive_field
+    from refnet.graph import Graph, Node
     from refnet.media.images import read_image, write_image
+    from refnet.model import Model, load
     from refnet.receptive import ReceptiveField
+    from refnet.version import __version__ as __version__
 
 __all__ = [
     "ArgumentError",
@@ -114,11 +114,16 @@ _LATER = {
     "FaceLandmarker": "faces.landmarks",
     "FaceTracker": "faces.tracking",
     "Faces": "faces.face",
+    "Graph": "graph",
     "Landmarks": "faces.landmarks",
+    "Model": "model",
+    "Node": "graph",
     "ReceptiveField": "receptive",
     "Smoothing": "faces.smoothing",
+    "__version__": "version",
     "analyze_table": "batch",
     "effective_receptive_field": "fields.effective_receptive_field",
+    "load": "model",
     "read_image": "media.images",
     "receptive_field": "fields.receptive_field",
     "write_image": "media.images",

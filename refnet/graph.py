@@ -18,7 +18,6 @@ from typing import Any
 from refnet.errors import OptionError, ShapeError
 from refnet.ops import OPS, Shape
 from refnet.receptive import ReceptiveField, of_pixels
-from refnet.tables import align
 
 #: Buffers of a batch norm; all other tensors of a state dict are trained.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -182,6 +181,8 @@ class Graph:
         Args:
             input_shape: (C, H, W) of one image; the graph's own by default.
         """
+        from refnet.tables import align
+
         shapes, macs = self.shapes(input_shape), self.macs(input_shape)
         fields = self.receptive_fields(input_shape)
         rows = [

@@ -6,12 +6,13 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from refnet.arguments import nearest
 from refnet.arrays import Array
 from refnet.errors import OptionError, ShapeError, UnknownNetworkError
-from refnet.graph import Graph
+
+if TYPE_CHECKING:
+    from refnet.graph import Graph
 
 #: Every network, and the function that builds it; its file is imported when it is first built.
 NETWORKS: Mapping[str, str] = {
@@ -142,6 +143,8 @@ def check_options(name: str | None, options: Mapping[str, Any], also: Sequence[s
     unknown = [option for option in options if option not in known]
     if not unknown:
         return
+    from refnet.arguments import nearest
+
     possible = [*also, *known]
     near = nearest(unknown[0], possible)
     hint = f"did you mean {near}?" if near else f"it takes {', '.join(known)}"
@@ -192,6 +195,8 @@ def _builder(name: str) -> Callable[..., Graph]:
     if name in NETWORKS:
         builder: Callable[..., Graph] = getattr(_family(name), NETWORKS[name].split(".")[1])
         return builder
+    from refnet.arguments import nearest
+
     near = nearest(str(name), NETWORKS)
     hint = f"did you mean {near!r}? " if near else ""
     raise UnknownNetworkError(f"no network is named {name!r}; {hint}known: {', '.join(NETWORKS)}")
