@@ -24,7 +24,7 @@ from refnet.detection.detector import Detector
 from refnet.errors import OptionError, printable
 from refnet.media.images import IMAGE_SUFFIXES
 from refnet.media.mark import hide_from_git
-from refnet.media.sources import Sources, find_sources
+from refnet.media.sources import Sources, absent, find_sources
 from refnet.networks.defaults import DETECTOR
 from refnet.results.copies import AnnotatedCopies, FaceCrops, Render
 from refnet.results.job import Job, Outcome, Progress, counted
@@ -229,17 +229,14 @@ def _inside(output: str, name: str | None) -> str | None:
 
 def _any_there(sources: Sources) -> bool:
     """Whether any source is there; else a line for each that is not, and nothing is written."""
-    gone = [
-        source
-        for source in sources
-        if source.kind in ("image", "video")
-        and "\0" not in source.path
-        and not os.path.lexists(source.path)
-    ]
-    if len(gone) < len(sources):
-        return True
-    for source in gone:
-        _say(f"cannot read {source.path}: No such file or directory")
+    reasons: list[str] = []
+    for source in sorted(sources, key=lambda source: source.kind == "camera"):  # files are quicker
+        reason = absent(source)
+        if reason is None:
+            return True
+        reasons.append(reason)
+    for reason in reasons:
+        _say(reason)
     return False
 
 

@@ -297,6 +297,22 @@ def read_frames(sources: Iterable[Source]) -> Iterator[Frame]:
             yield Frame(source, None, f"cannot read {source.path}: {why}")
 
 
+def absent(source: Source) -> str | None:
+    """Why a file or a camera cannot be read that is not there, as a sentence; None of one that is there, and of an
+    address, of which only reading tells."""
+    path = source.path
+    if source.kind == "camera":
+        # Opening takes up to a second, and Linux tells without it which cameras it has.
+        if os.path.exists(f"/dev/video{path}"):
+            return None
+        capture = _opened(source)
+        there = capture.isOpened()
+        capture.release()
+        return None if there else _no_frame(source)
+    gone = source.kind in ("image", "video") and "\0" not in path and not os.path.lexists(path)
+    return f"cannot read {path}: No such file or directory" if gone else None
+
+
 def _check(source: Source) -> None:
     """Refuse what would be waited for without end, or is of a kind that OpenCV does not read.
 
