@@ -256,6 +256,32 @@ def test_wrong_arguments_are_named(landmarker: FaceLandmarker) -> None:
         FaceLandmarker(tinynet)
 
 
+def test_an_export_with_branches_is_said_to_need_them_merged(tmp_path: Path) -> None:
+    """As `torch.onnx.export` leaves a GhostOne: convolutions and their norms are one, under numbers for names."""
+    onnx = pytest.importorskip("onnx")
+    from refnet.exchange.onnx_export import to_onnx
+
+    graph = refnet.build("pfld-ghostone", form="training", width=0.25)
+    model = onnx.load_from_string(to_onnx(graph, random_weights(graph), fold_first=False))
+    names = {
+        tensor.name: f"onnx::Conv_{i}"
+        for i, tensor in enumerate(model.graph.initializer)
+        if ".rbr_skip." not in tensor.name
+    }
+    names |= {"landmarks": "output"}
+    for named in (*model.graph.initializer, *model.graph.output):
+        named.name = names.get(named.name, named.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    path = tmp_path / "unmerged.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(
+        OptionError, match=r"finds no landmarks; it has .*: merge them before the ex"
+    ):
+        FaceLandmarker(path)
+
+
 def test_drawing_leaves_the_image_and_marks_the_points(landmarker: FaceLandmarker) -> None:
     before = IMAGE.copy()
     big = np.zeros((900, 1200, 3), np.uint8)

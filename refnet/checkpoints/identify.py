@@ -7,7 +7,7 @@ compared layer by layer in execution order (`refnet.networks.options_in_order`).
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from refnet.checkpoints.elements import Array
@@ -247,6 +247,17 @@ def _misfit(graph: Graph, tensors: Tensors) -> str:
     return f"as {graph.name} ({options}): {'; '.join(listed)}" if listed else ""
 
 
+def unmerged(names: Iterable[str]) -> str:
+    """What to do about an export that has GhostOne's parallel branches still, after "it"; empty where the names of its
+    tensors show none."""
+    if not any(_BRANCH in name for name in names):
+        return ""
+    return (
+        "has the parallel branches that GhostOne is trained with: merge them before the export, or "
+        "convert the PyTorch checkpoint, whose branches refnet merges"
+    )
+
+
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(name[:160] for name in names[:_LISTED_AT_MOST])
     more = len(names) - _LISTED_AT_MOST
@@ -261,11 +272,8 @@ def _unidentified(checkpoint: Checkpoint, network: str | None, misfits: Sequence
         f"{checkpoint.path}: the {len(tensors)} tensors{place} are not those of "
         f"{network or 'a network known here'}. Found: {found}."
     ]
-    if checkpoint.layers and any(_BRANCH in name for name in tensors):
-        lines.append(
-            "It has the parallel branches that GhostOne is trained with: merge them before the export, or "
-            "convert the PyTorch checkpoint, whose branches refnet merges."
-        )
+    if checkpoint.layers and (advice := unmerged(tensors)):
+        lines.append(f"It {advice}.")
     lines += [f"Read {misfit}." for misfit in misfits[:3]]
     for path, state_dict in checkpoint.state_dicts.items():
         others: list[str] = []

@@ -193,7 +193,10 @@ class FaceLandmarker(CalledWithImages):
             check_landmarks(named, named in LANDMARKERS)
         self.model = model_for(model, weights, threads=threads, backend=backend)
         graph = self.model.graph
-        check_landmarks(graph.name, "landmarks" in graph.outputs)
+        if "landmarks" not in graph.outputs:
+            from refnet.checkpoints.identify import unmerged
+
+            check_landmarks(graph.name, False, unmerged(self.model.weights))
         self._count = graph.shapes()[graph.outputs[-1]][-1] // 2
         self.refine, self.margin = refine, float(margin)
         self.preprocessing = (defaults or defaults_of(graph)).preprocessing

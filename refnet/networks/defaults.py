@@ -221,17 +221,19 @@ NEUTRAL = Defaults()
 LANDMARKERS = tuple(name for name in DEFAULTS if name.startswith("pfld"))
 
 
-def check_landmarks(name: str, finds: bool) -> None:
+def check_landmarks(name: str, finds: bool, advice: str = "") -> None:
     """Refuse the network `name` as a landmarker unless it `finds` landmarks.
 
     Raises:
-        OptionError: the message names those that do.
+        OptionError: the message says what it is and what to do, after "it", where `advice` does; else it names those
+            that do.
     """
     if finds:
         return
     detection = defaults_of(name).detection
     what = f"boxes of {' and '.join(detection.classes)}, no" if detection else "no"
-    raise OptionError(f"{name} finds {what} landmarks; landmark networks: {', '.join(LANDMARKERS)}")
+    rest = f"it {advice}" if advice else f"landmark networks: {', '.join(LANDMARKERS)}"
+    raise OptionError(f"{name} finds {what} landmarks; {rest}")
 
 
 def defaults_of(network: Graph | str) -> Defaults:
