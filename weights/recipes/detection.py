@@ -2,11 +2,25 @@
 
     python -m weights.recipes.detection --data DIR --out DIR
 
-DIR holds `train/` with photos and tables of boxes, and photos without people; --crops adds the faces
-that the landmark recipe has labelled. Targets, mining and
-sampling are LFFD's; its plain SGD and its divisor of the box loss are not: Adam and a box loss by
-positives learn in a thousandth of its two million steps. A tenth of the photos is set aside first; it
-gives the average precision of the log, on whole photos and on composed scenes.
+The released lffd-face-v2 came from this recipe. `faces.py` is newer and cannot take its place: it trains lffd-light,
+whose cells give one score and five points, by a loss for those. An LFFD gives two logits and a box in shares of its
+receptive field; its targets, mining and sampling here are the paper's. Its plain SGD and its divisor of the box loss are
+not: Adam and a box loss by positives learn in a thousandth of its two million steps.
+
+DIR holds, as far as it is there:
+
+    train/web_photos/{without_mask,with_mask}/   photos of a face or a few, and beside each folder a table of
+                                                 boxes, such as web_photos/with_mask_faces_pseudo.csv
+    train/coco256/{train2017,val2017}/           photos of everything, with such tables; those without a person
+                                                 in train/coco256/labels_yolo/ are backgrounds
+    validation/crowds, validation/dlib_faces     photos that are only measured on
+
+A table has the columns image, x1, y1, x2, y2 and score; --crops adds the faces that the landmark recipe has labelled.
+The web photos that the released weights learned from are not kept: the recipe is the record of how they were made, and
+how an LFFD learns from photos and boxes of one's own.
+
+A tenth of the photos is set aside first; it gives the average precision of the log, on whole photos and on
+composed scenes.
 """
 
 from __future__ import annotations
@@ -222,7 +236,11 @@ def train(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="weights.recipes.detection", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="weights.recipes.detection",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of train/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--crops", type=Path, help="faces.npz of the landmark recipe")
