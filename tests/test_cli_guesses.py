@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def call(words: str) -> int:
         ("detect photo.jpg --iou 0.5", "nms_threshold"),
         ("detect photo.jpg --save-txt", "did you mean --results?"),
         ("faces photo.jpg --save-crop", "did you mean --crops?"),
+        ("faces photo.jpg --aligned 112", "that --crops DIR writes"),
         ("val lffd-face-v2", "did you mean refnet evaluate?"),
         ("benchmark lffd-face-v2", "did you mean refnet bench?"),
         # deface
@@ -246,6 +248,7 @@ def test_signals_end_a_run_in_order(here: Path, number: int, code: int, suffix: 
     process.send_signal(number)
     said = process.communicate(timeout=30)[1].decode()
     assert process.returncode == code and "Traceback" not in said, said
+    assert re.search(r"refnet: interrupted, \d+ frames? of 0 videos, ", said)
     assert cv2.VideoCapture("out.mp4").read()[0]
     if suffix == "jsonl":
         assert all(json.loads(line) for line in Path("r.jsonl").read_text().splitlines())

@@ -331,6 +331,20 @@ def test_kinds_that_are_left_out_are_said(tmp_path: Path) -> None:
     assert "pillow-heif" in str(frame.error)
 
 
+def test_folders_with_nothing_to_look_at_are_named(tmp_path: Path, capsys: Any) -> None:
+    empty, drawn = tmp_path / "empty", tmp_path / "drawn"
+    for folder in (empty, drawn):
+        folder.mkdir()
+    (drawn / "a.jpg").touch()
+    (drawn / ".refnet").write_text('"a.jpg"\n')
+    assert main(["faces", str(empty), str(drawn), "-o", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"refnet: no photo and no video in {empty}",
+        f"refnet: no photo and no video in {drawn}, but drawings of refnet's",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".avif", ".jfif", ".jpe", ".pgm", ".webp", ".jp2"])
 def test_rarer_formats_are_read(tmp_path: Path, suffix: str) -> None:
     image, written = image_of(50, 60), {".jfif": ".jpg", ".pgm": ".pnm"}.get(suffix, suffix)

@@ -17,6 +17,7 @@ from refnet.cli.media import (
 )
 from refnet.cli.parser import add_verb
 from refnet.detection.detector import FaceDetector
+from refnet.errors import OptionError
 from refnet.faces.analyzer import FaceAnalyzer
 from refnet.faces.smoothing import Smoothing
 from refnet.faces.tracking import MIN_AGE, SEARCH_EVERY
@@ -77,6 +78,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.aligned is not None and arguments.crops is None:
+        raise OptionError(
+            "--aligned is the side of the crops that --crops DIR writes; name a folder"
+        )
     crops = None if arguments.crops is None else FaceCrops(Path(arguments.crops), arguments.aligned)
     return run_job(
         arguments,

@@ -132,7 +132,8 @@ def run_job(
     for note in sources.notes:
         _say(note)
     if not sources:
-        _say("nothing to look at: no photo and no video there")
+        if not sources.notes:
+            _say("nothing to look at: the list of paths is empty")
         return 1
     if not _any_there(sources):
         return 1
@@ -156,7 +157,7 @@ def run_job(
         **settings,
     )
     outcome = job.run(sources)
-    if not arguments.quiet and (len(sources) > 1 or outcome.skipped):
+    if not arguments.quiet and (len(sources) > 1 or outcome.skipped or outcome.interrupted):
         _say(_summary(outcome, target))
     if not arguments.quiet and copies is not None and copies.codec == "mp4v":
         _say("videos are MPEG-4 Part 2, which browsers do not show: this OpenCV writes no H.264")
@@ -271,6 +272,8 @@ def _summary(outcome: Outcome, results: str | None) -> str:
     if outcome.frames:
         parts.append(f"{counted(outcome.frames, 'frame')} of {counted(outcome.videos, 'video')}")
     parts = [*(parts or ["nothing new"]), counted(outcome.faces, outcome.what)]
+    if outcome.interrupted:
+        parts.insert(0, "interrupted")
     if outcome.skipped:
         parts.append(f"{outcome.skipped} done before")
     if outcome.failed:

@@ -147,7 +147,8 @@ def find_sources(
 
     A word that names nothing is kept as a photo, so that reading it says why it cannot be read. In
     folders, what refnet has drawn is left out (see `refnet.media.mark`), and so are files that are no
-    files, such as pipes, and photos of a kind that OpenCV does not read; `notes` says so.
+    files, such as pipes, and photos of a kind that OpenCV does not read; `notes` says so, and names
+    the folders in which there is nothing else.
 
     Args:
         words: see the module.
@@ -173,6 +174,7 @@ class _Search:
         self.exclude = exclude.resolve() if exclude is not None else None
         self.unreadable: Counter[str] = Counter()
         self.special: list[str] = []
+        self.bare: list[str] = []
 
     def notes(self) -> list[str]:
         """A sentence for each kind of file that was left out."""
@@ -181,7 +183,7 @@ class _Search:
             f"{OTHER_SUFFIXES[suffix]}"
             for suffix, count in sorted(self.unreadable.items())
         ]
-        return [*self.special, *kinds]
+        return [*self.bare, *self.special, *kinds]
 
     def listed(self, word: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
         """(path, name) of every file that a word stands for."""
@@ -207,12 +209,13 @@ class _Search:
             yield word, f"camera-{word}-{started}" if camera else Path(word).name
 
     def _folder(self, word: str) -> Iterator[tuple[str, str]]:
-        root = Path(word)
+        root, own, listed = Path(word), False, False
         for folder, folders, files in os.walk(root):
             folders[:] = sorted(
                 f for f in folders if f[0] != "." and Path(folder, f).resolve() != self.exclude
             )
             drawn = marked(Path(folder))
+            own = own or bool(drawn)
             for file in sorted(files):
                 inside, suffix = Path(folder, file), Path(file).suffix.lower()
                 if file[0] == "." or file in drawn:
@@ -223,7 +226,12 @@ class _Search:
                     if what := _special(inside):
                         self.special.append(f"left out {inside}: it is {what}, no file")
                     else:
+                        listed = True
                         yield str(inside), str(inside.relative_to(root))
+        if not listed:
+            self.bare.append(
+                f"no photo and no video in {word}" + (", but drawings of refnet's" if own else "")
+            )
 
 
 def _special(path: str | Path) -> str | None:
