@@ -202,6 +202,28 @@ def test_a_smile_is_no_nod() -> None:
     assert np.abs(nods).max() < 6
 
 
+def faces_that_differ(pitch: float, count: int = 40) -> list[np.ndarray]:
+    """Points of heads with shapes and errors of their own, drawn as they are spread over faces."""
+    rng, found = np.random.default_rng(3), []
+    for _ in range(count):
+        shape = HEAD + np.tensordot(rng.normal(0, 1, len(MODES)), MODES, 1)
+        shape = shape + rng.normal(0, 0.4, shape.shape) * ERRORS[:, None]
+        points = np.zeros((98, 2))
+        points[list(POINTS)] = (shape @ turned(pitch, 0, 0).T)[:, :2]
+        found.append(points)
+    return found
+
+
+def test_that_faces_differ_is_hardly_taken_for_a_nod(monkeypatch: pytest.MonkeyPatch) -> None:
+    level, nodding = faces_that_differ(0), faces_that_differ(30)
+    read = [head_pose.head_pose(points).pitch for points in level]
+    far = [head_pose.head_pose(points).pitch for points in nodding]
+    monkeypatch.setattr(head_pose, "NODS", np.inf)  # as if any nod were as likely
+    flat = [head_pose.head_pose(points).pitch for points in level]
+    assert np.sqrt(np.mean(np.square(read))) < 0.75 * np.sqrt(np.mean(np.square(flat)))
+    assert np.mean(far) == pytest.approx(30, abs=3)
+
+
 def test_a_focal_length_needs_an_image() -> None:
     for shape, focal in ((None, 640), ((480, 640), 0), ((480, 640), float("nan"))):
         with pytest.raises(OptionError, match="focal is a length"):
