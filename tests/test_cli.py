@@ -74,6 +74,21 @@ def test_a_call_imports_the_file_of_its_own_verb_alone() -> None:
         ]
 
 
+def test_first_faces_wait_for_no_module_that_they_do_not_need(tmp_path: Path) -> None:
+    """Each takes a tenth of the start: NumPy's masked arrays, the reader of ONNX, browsers."""
+    pytest.importorskip("cv2")
+    photo = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
+    code = (
+        "import sys; from refnet.cli import main; code = main(sys.argv[1:]); "
+        "print(*sorted(sys.modules)); sys.exit(code)"
+    )
+    called = [sys.executable, "-c", code, "faces", str(photo), "-o", str(tmp_path), "-q"]
+    loaded = subprocess.run(called, check=True, capture_output=True, text=True).stdout.split()
+    assert "refnet.faces.analyzer" in loaded
+    needless = {"numpy.ma", "refnet.exchange.onnx_network", "webbrowser", "onnx", "torch"}
+    assert not needless & set(loaded)
+
+
 def test_networks_lists_every_network_and_its_figures(capsys: Any) -> None:
     assert main(["networks"]) == 0
     text = capsys.readouterr().out

@@ -14,7 +14,6 @@ from typing import Any
 
 from refnet.cores import MOST_THREADS
 from refnet.errors import CheckpointError, OptionError, WeightsError
-from refnet.exchange.graphs import read_onnx
 from refnet.graph import Graph
 from refnet.media.sources import OTHER_SUFFIXES, PHOTO_SUFFIXES, VIDEO_SUFFIXES
 from refnet.model import BACKENDS, Model, graph_of, load
@@ -193,6 +192,8 @@ def read_graph(text: str) -> Graph:
     """The graph of a network that was named. Raises OptionError, or as `refnet.load`."""
     path, options = file_with_options(text)
     if Path(path or text).suffix.lower() == ".onnx" and os.path.isfile(path or text):
+        from refnet.exchange.graphs import read_onnx
+
         return read_onnx(path or text, options).graph
     if path is not None:
         return load(path, backend="numpy", **options).graph

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import webbrowser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -168,6 +167,8 @@ def run_job(
 
 def _show(copies: AnnotatedCopies | None, sources: Sources) -> None:
     """Show the first drawing that there is; where there is none or nothing shows it, say so."""
+    import webbrowser  # here, since a first result waits for all imports above
+
     made = [] if copies is None else [copies.path(s) for s in sources if copies.path(s).exists()]
     if not made:
         _say("--open: there is no drawing to show")

@@ -70,7 +70,7 @@ def suppress(
     if labels.shape != scores.shape:
         raise ShapeError(f"labels are (N,) as the scores, {scores.shape}, not {labels.shape}")
     kept = []
-    for label in np.unique(labels[order]):
+    for label in sorted(set(labels[order].tolist())):  # np.unique would import masked arrays
         members = np.flatnonzero(labels[order] == label)
         kept.append(members[_greedy(boxes[order][members], threshold, overlap)])
     return order[np.sort(np.concatenate(kept))] if kept else order
