@@ -331,6 +331,22 @@ def test_kinds_that_are_left_out_are_said(tmp_path: Path) -> None:
     assert "pillow-heif" in str(frame.error)
 
 
+def test_folders_that_cannot_be_read_are_said(holiday: Path, monkeypatch: Any) -> None:
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    (holiday / "secret").mkdir()
+    before = find_sources([str(holiday)])
+    monkeypatch.setattr(os, "scandir", scandir)
+    sources = find_sources([str(holiday), str(holiday / "secret")])
+    assert [s.path for s in sources] == [s.path for s in before] and before.notes == []
+    assert sources.notes == [f"cannot read {holiday / 'secret'}: Permission denied"] * 2
+
+
 def test_folders_with_nothing_to_look_at_are_named(tmp_path: Path, capsys: Any) -> None:
     empty, drawn = tmp_path / "empty", tmp_path / "drawn"
     for folder in (empty, drawn):

@@ -148,7 +148,7 @@ def find_sources(
     A word that names nothing is kept as a photo, so that reading it says why it cannot be read. In
     folders, what refnet has drawn is left out (see `refnet.media.mark`), and so are files that are no
     files, such as pipes, and photos of a kind that OpenCV does not read; `notes` says so, and names
-    the folders in which there is nothing else.
+    the folders in which there is nothing else or that cannot be read.
 
     Args:
         words: see the module.
@@ -175,6 +175,7 @@ class _Search:
         self.unreadable: Counter[str] = Counter()
         self.special: list[str] = []
         self.bare: list[str] = []
+        self.denied: list[OSError] = []
 
     def notes(self) -> list[str]:
         """A sentence for each kind of file that was left out."""
@@ -183,7 +184,8 @@ class _Search:
             f"{OTHER_SUFFIXES[suffix]}"
             for suffix, count in sorted(self.unreadable.items())
         ]
-        return [*self.bare, *self.special, *kinds]
+        denied = [f"cannot read {error.filename}: {error.strerror}" for error in self.denied]
+        return [*self.bare, *denied, *self.special, *kinds]
 
     def listed(self, word: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
         """(path, name) of every file that a word stands for."""
@@ -209,8 +211,8 @@ class _Search:
             yield word, f"camera-{word}-{started}" if camera else Path(word).name
 
     def _folder(self, word: str) -> Iterator[tuple[str, str]]:
-        root, own, listed = Path(word), False, False
-        for folder, folders, files in os.walk(root):
+        root, own, listed, denied = Path(word), False, False, len(self.denied)
+        for folder, folders, files in os.walk(root, onerror=self.denied.append):
             folders[:] = sorted(
                 f for f in folders if f[0] != "." and Path(folder, f).resolve() != self.exclude
             )
@@ -228,7 +230,7 @@ class _Search:
                     else:
                         listed = True
                         yield str(inside), str(inside.relative_to(root))
-        if not listed:
+        if not listed and len(self.denied) == denied:
             self.bare.append(
                 f"no photo and no video in {word}" + (", but drawings of refnet's" if own else "")
             )
