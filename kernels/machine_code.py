@@ -40,6 +40,11 @@ from refnet.waiting import long_wait
 from . import elf, host, trust
 from .simd import KERNELS, LANES
 
+try:  # hashlib's own, without OpenSSL, whose import would cost a warm start 4 ms
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
+
 Entry = Callable[..., int]
 
 # The number changes with the layout of this file; what its code depends on is in the key.
@@ -94,9 +99,8 @@ class MachineCode:
 
 
 def _hash(content: bytes) -> str:
-    """64-bit SipHash in hex, as in .pyc files: detects damage, not tampering. Importing hashlib would cost a warm start
-    4 ms."""
-    return importlib.util.source_hash(content).hex()
+    """64 bits of BLAKE2b in hex, the same in every Python, since one wheel serves all. Against damage, not tampering."""
+    return blake2b(content, digest_size=8).hexdigest()
 
 
 def compile_kernels(level: str | None = None) -> MachineCode:
