@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from refnet.arrays import Array
-from refnet.faces.head_pose import HeadPose, head_pose
+from refnet.faces.head_pose import HeadPose, head_poses
 from refnet.faces.schemes import as_68, checked_98, mirrored
 
 #: (lid point, middle of its lid): moved by a third towards the middle they come closer to 300-W's.
@@ -91,11 +91,23 @@ def measure(
         image_shape: the image's (H, W, ...).
         confidence: of the points, see `refnet.Landmarks`.
     """
-    points = checked_98(points, one_face=True)
-    pose = head_pose(points, image_shape)
-    doubtful = confidence is not None and confidence < LEAST_CONFIDENCE
-    if doubtful or not pose.misfit <= MOST_MISFIT:
-        return FaceMeasures(None, None, None, None, confidence, None)
+    return measure_all(checked_98(points, one_face=True)[None], image_shape, [confidence])[0]
+
+
+def measure_all(
+    points: Array, image_shape: Sequence[int], confidences: Sequence[float | None]
+) -> list[FaceMeasures]:
+    """The same of several faces (F, 98, 2) of one image, whose poses are found together."""
+    told = [i for i, c in enumerate(confidences) if c is None or c >= LEAST_CONFIDENCE]
+    found = [FaceMeasures(None, None, None, None, c, None) for c in confidences]
+    for i, pose in zip(told, head_poses(points[told], image_shape), strict=True):
+        if pose.misfit <= MOST_MISFIT:
+            found[i] = _told(points[i], pose, confidences[i])
+    return found
+
+
+def _told(points: Array, pose: HeadPose, confidence: float | None) -> FaceMeasures:
+    """What trusted points (98, 2) tell of a face of this pose."""
     left, right = eye_aspect_ratio(points)
     askance = abs(pose.yaw) > ASKANCE
     return FaceMeasures(

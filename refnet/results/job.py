@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from refnet.detection.detections import Detections
 from refnet.detection.detector import Detector
 from refnet.errors import OptionError, RefnetError, printable
-from refnet.faces.face import Face, Faces
+from refnet.faces.face import Face, Faces, measure_together
 from refnet.faces.smoothing import Smoothing
 from refnet.faces.tracking import FaceTracker
 from refnet.media.background import Answer, Aside, Background, Prefetch
@@ -255,10 +255,8 @@ class Job:
         if frame.time is None or self._of_objects:
             found = self.analyzer(frame.image)
             if self.results is not None and isinstance(found, Faces):
-                for (
-                    face
-                ) in found:  # which keep them: worked out here, photos do not wait for each other's
-                    _ = face.measures
+                # Which has them: worked out here, photos do not wait for each other's.
+                measure_together(found)
             return found
         if frame.index == 0:
             self.tracker = self._tracker()

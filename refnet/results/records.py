@@ -7,7 +7,7 @@ from typing import Any
 
 from refnet.detection.detections import DETECTION_COLUMNS, KEYPOINTS, Detections, detection_rows
 from refnet.exchange.arrow import Columns
-from refnet.faces.face import FACE_COLUMNS, Faces
+from refnet.faces.face import FACE_COLUMNS, Faces, face_rows
 from refnet.ops import Pair
 
 #: Columns of a table before those that tell what was found.
@@ -111,5 +111,5 @@ class Record:
         if isinstance(self.faces, Detections):
             found = detection_rows(self.faces)
         else:
-            found = [face.to_row() for face in self.faces]
+            found = face_rows(self.faces)
         return [row | {what[:-1]: i} | one for i, one in enumerate(found)]
