@@ -42,6 +42,16 @@ def test_three_stages_are_at_work_at_once() -> None:
     assert done == list(range(COUNT))
 
 
+def test_several_writers_are_at_work_at_once_and_all_end() -> None:
+    together = threading.Barrier(3, timeout=FOREVER)
+    done: list[int] = []
+    with Background(count=3) as writer:
+        for i in range(6):
+            writer.call(lambda i=i: (together.wait(), done.append(i)))  # type: ignore[misc]
+    assert sorted(done) == list(range(6))
+    assert not [t for t in threading.enumerate() if t.name.startswith("refnet-background")]
+
+
 def test_what_goes_wrong_ahead_is_raised_at_its_place() -> None:
     def numbers() -> Iterator[int]:
         yield 1

@@ -12,7 +12,7 @@ import refnet
 from refnet.faces.face import Face, Faces
 from refnet.media.sources import find_sources
 from refnet.ops import Array
-from refnet.results.copies import AnnotatedCopies
+from refnet.results.copies import AnnotatedCopies, FaceCrops
 from refnet.results.job import Job
 from tests.detection_networks import f32, image_of
 
@@ -120,6 +120,24 @@ def test_photos_are_analyzed_at_once_and_stand_in_the_order_of_the_sources(tmp_p
     records = [json.loads(line) for line in results.read_text().splitlines()]
     assert [Path(r["source"]).stem for r in records] == ["50", "51", "52"]
     assert [r["width"] for r in records] == [50, 51, 52]
+
+
+def test_copies_of_photos_are_written_at_once_and_all_listed(photos: Path, tmp_path: Path) -> None:
+    """Each waits for the disk: two that wait for each other would never be done one after another."""
+    refnet.write_image(photos / "b.png", image_of(60, 70))
+    together, sources = threading.Barrier(2, timeout=20), find_sources([str(photos)])[:2]
+
+    def render(image: Array, _: Any) -> Array:
+        together.wait()
+        return image
+
+    copies, crops = AnnotatedCopies(tmp_path / "out", render), FaceCrops(tmp_path / "crops")
+    outcome = Job(OneFace(), None, copies=copies, crops=crops).run(sources)
+    assert outcome.images == 2 and not outcome.failed
+    again = AnnotatedCopies(tmp_path / "out", render)
+    again.settings = copies.settings
+    labels = {source.label for source in sources}
+    assert again.done(sources) == FaceCrops(tmp_path / "crops").done(sources) == labels
 
 
 def test_a_broken_photo_among_others_is_reported_in_its_place(photos: Path, tmp_path: Path) -> None:

@@ -74,17 +74,21 @@ class Prefetch(Generic[Item]):
 
 
 class Background:
-    """Calls functions one after another in a thread; up to `depth` of them wait.
+    """Calls functions in a thread, one after another, or in `count` threads, in any order; up to `depth` of them wait.
 
     `close`, or leaving the `with` block, waits until all calls are done. What a call raises is raised
     by the next `call` or by `close`, once; functions that can fail are better off to report it.
     """
 
-    def __init__(self, depth: int = 4) -> None:
+    def __init__(self, depth: int = 4, count: int = 1) -> None:
         self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._drain, name="refnet-background", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._drain, name=f"refnet-background-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> Background:
         return self
@@ -98,9 +102,11 @@ class Background:
         self._queue.put(function)
 
     def close(self) -> None:
-        """Wait for all calls, and end the thread."""
-        self._queue.put(None)
-        self._thread.join()
+        """Wait for all calls, and end the threads."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
         self._raise()
 
     def _raise(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,7 +42,7 @@ CODECS = ("avc1", "mp4v")
 
 
 class AnnotatedCopies:
-    """Writes the drawn frames of sources, in order, into a folder; used from one thread.
+    """Writes the drawn frames of sources into a folder: photos from any threads, videos in order.
 
     Photos keep their format, where OpenCV can write it. Videos and cameras become MP4 without sound, each
     frame at its time: H.264 where this OpenCV can write it, else MPEG-4 Part 2, which browsers do not show;
@@ -68,6 +69,7 @@ class AnnotatedCopies:
         self._marked: dict[Path, set[str]] = {}
         self._made: dict[Path, dict[str, Made]] = {}
         self._noted: set[Path] = set()  # folders whose list has the settings
+        self._lock = threading.Lock()  # of what is known of the lists
         #: Whether the folder is refnet's own, and no user's with other files in it.
         self._new = file is None and not folder.exists()
 
@@ -156,16 +158,17 @@ class AnnotatedCopies:
         if self.file is not None:
             return
         lines: list[Any] = [{"begun": path.name, "of": _key(source, path.parent)}]
-        if path.parent not in self._noted:
-            lines.insert(0, {"settings": dict(self.settings)})
-        if not self._is_ours(path):
-            if self._new:
-                hide_from_git(self.folder)
-                self._new = False
-            lines.insert(0, path.name)
-        note(path.parent, *lines)
-        self._noted.add(path.parent)
-        self._marked[path.parent].add(path.name)
+        with self._lock:
+            if path.parent not in self._noted:
+                lines.insert(0, {"settings": dict(self.settings)})
+            if not self._is_ours(path):
+                if self._new:
+                    hide_from_git(self.folder)
+                    self._new = False
+                lines.insert(0, path.name)
+            note(path.parent, *lines)
+            self._noted.add(path.parent)
+            self._marked[path.parent].add(path.name)
 
     def _end(self, path: Path, source: Source, *, whole: bool) -> None:
         """List what has come of a copy, when it is there."""
@@ -224,7 +227,7 @@ def _key(source: Source, folder: Path) -> str:
 
 
 class FaceCrops:
-    """Writes every face, cut out, as a PNG file into a folder; used from one thread.
+    """Writes every face, cut out, as a PNG file into a folder, from any threads.
 
     The folder's list, see `refnet.media.mark`, says of which sources all faces are there.
 
@@ -236,6 +239,7 @@ class FaceCrops:
     def __init__(self, folder: Path, aligned: int | None = None) -> None:
         self.folder, self.aligned = folder, aligned
         self._marked: dict[Path, set[str]] = {}
+        self._lock = threading.Lock()  # of what is known of the lists
 
     def done(self, sources: Iterable[Source]) -> set[str]:
         """The labels of the sources whose faces are all there, cut out in the same way."""
@@ -258,14 +262,7 @@ class FaceCrops:
         number = "" if frame.index is None else f"-{frame.index:06d}"
         for i, face in enumerate(faces, 1):
             path = self.folder / name.with_name(f"{name.stem}{number}-{i}.png")
-            ours = self._ours(path.parent)
-            if path.name not in ours:
-                if os.path.lexists(path):
-                    raise OutputError(
-                        f"cannot write {path}: it is there and refnet did not make it"
-                    )
-                note(path.parent, path.name)
-                ours.add(path.name)
+            self._claim(path)
             cut = (
                 face.crop(frame.image)
                 if self.aligned is None
@@ -273,8 +270,20 @@ class FaceCrops:
             )
             write_image(path, cut)
         if frame.last:
-            self._ours(self.folder)
+            with self._lock:
+                self._ours(self.folder)
             note(self.folder, {"cropped": _key(frame.source, self.folder), "aligned": self.aligned})
+
+    def _claim(self, path: Path) -> None:
+        """List a file in its folder, before it is there. Raises OutputError where there is one of another maker."""
+        with self._lock:
+            ours = self._ours(path.parent)
+            if path.name in ours:
+                return
+            if os.path.lexists(path):
+                raise OutputError(f"cannot write {path}: it is there and refnet did not make it")
+            note(path.parent, path.name)
+            ours.add(path.name)
 
     def _ours(self, folder: Path) -> set[str]:
         """The names in a folder that refnet has made; the folder is made where it is missing."""

@@ -1,6 +1,6 @@
 """From photos, videos and cameras to files: their faces as records, and copies with the faces drawn in.
 
-Three stages overlap: one thread decodes frames ahead, others run the networks, one draws and encodes copies;
+Three stages overlap: one thread decodes frames ahead, others run the networks, and others draw and encode copies;
 the caller's writes records, in the order of the sources. The queues between them are short, so that memory
 stays bounded. Decoding, the networks and encoding all run without Python's lock.
 """
@@ -35,6 +35,8 @@ from refnet.waiting import progress, waiting
 
 #: The analysis of a frame, under way; None of one that could not be read.
 Found = Answer[Faces | Detections] | None
+#: Copies of photos that are written at once: each waits for the disk, which takes as long as the analysis of a photo.
+WRITERS = 4
 #: How many faces of a photo a printed line shows.
 SHOWN = 4
 
@@ -175,7 +177,8 @@ class Job:
 
     def _run(self, sources: Sequence[Source], sink: Sink) -> None:
         frames = Prefetch(read_frames(sources))
-        writer, aside = Background(), Aside(self.workers)
+        photos = all(source.kind == "image" for source in sources)
+        writer, aside = Background(count=WRITERS if photos else 1), Aside(self.workers)
         try:
             for frame, answer in self._started(frames, aside):
                 self._handle(frame, answer, sink, writer)
