@@ -23,7 +23,7 @@ from refnet.graph import Graph, Node
 from .algorithm import UnsupportedError
 from .assembler import Assembler
 from .layout import blocks_of
-from .lower import lower
+from .lower import Decisions, lower
 from .memory import place_all
 from .packing import PackedWeights
 from .plan import Plan
@@ -48,6 +48,7 @@ class Compiler:
         self.graph, self.weights = simplify(graph, weights)
         # Packed layer by layer while the first size is lowered; later sizes find most of it there.
         self._packed = PackedWeights(_packed_floats(self.graph))
+        self._decided = Decisions(self.graph)
 
     def plan(
         self, shape: tuple[int, int, int] | None = None, guard: int = 0, *, partial: bool = False
@@ -61,14 +62,14 @@ class Compiler:
             UnsupportedError: the engine has no kernel for one of the layers; the message says which and why.
             ShapeError: the network cannot take this input.
         """
-        graph = self.graph
+        graph, decided = self.graph, self._decided
         channels, height, width = graph.input_shape if shape is None else shape
         # Also raises ShapeError where the network cannot take this size, before anything is lowered.
         shapes = graph.shapes((channels, height, width))
         rest: tuple[Node, ...] = ()
         while True:
             try:
-                emitter, outputs = lower(graph, self.weights, shapes, self._packed)
+                emitter, outputs = lower(decided, self.weights, shapes, self._packed)
                 break
             except UnsupportedError as error:
                 if not partial or error.layer is None:
@@ -77,6 +78,7 @@ class Compiler:
                 graph, rest = cut(self.graph, {error.layer, *(node.name for node in rest)})
                 if any(node.op in PRODUCTS for node in rest) or not graph.nodes:
                     raise
+                decided = Decisions(graph)
         shared, per_thread = place_all(emitter.instructions, guard)
         plan = Plan(
             name=graph.name,

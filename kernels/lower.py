@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from refnet.graph import Graph, Node
 
 from . import layout
-from .algorithm import UnsupportedError, choose, is_by_channel, is_image
+from .algorithm import UnsupportedError, choose, is_by_channel, is_depthwise, is_image
 from .assembler import Operand
 from .emitter import Emitter, Shapes, Weights
-from .fusion import RELUS, fuse
+from .fusion import RELUS, Fusion, deferred_relus, fuse
 from .instructions import (
     AFFINE,
     BLOCKS,
@@ -53,17 +53,42 @@ LANE_BY_LANE = (
 )
 
 
+class Decisions:
+    """What is decided for a graph, once for images of all sizes that it comes out the same for."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._starts: dict[str, frozenset[int]] = {}
+        self._fusions: dict[tuple[frozenset[str], tuple[bool, ...]], Fusion] = {}
+
+    def starts(self, shapes: Shapes) -> dict[str, frozenset[int]]:
+        """As `block_starts`, which asks shapes for channels alone; these are the same in images of all sizes."""
+        self._starts = self._starts or block_starts(self.graph, shapes)
+        return self._starts
+
+    def fusion(self, shapes: Shapes) -> Fusion:
+        """As `fuse`, which asks shapes for these two things alone."""
+        depthwise = [
+            is_depthwise(n, self.graph, shapes) for n in self.graph.nodes if n.op == "conv"
+        ]
+        key = deferred_relus(self.graph, shapes), tuple(depthwise)
+        if key not in self._fusions:
+            self._fusions[key] = fuse(self.graph, shapes)
+        return self._fusions[key]
+
+
 def lower(
-    graph: Graph, weights: Weights, shapes: Shapes, packed: PackedWeights
+    decided: Decisions, weights: Weights, shapes: Shapes, packed: PackedWeights
 ) -> tuple[Emitter, list[Output]]:
     """All instructions, in the emitter that made them, and where the outputs are.
 
     Raises:
         UnsupportedError: the engine has no kernel for one of the layers; the message says which and why.
     """
+    graph = decided.graph
     layers = [node for node in graph.nodes if node.op in ("conv", "linear")]
     algorithms = {node.name: choose(node, graph, shapes) for node in layers}
-    fusion, starts = fuse(graph, shapes), block_starts(graph, shapes)
+    fusion, starts = decided.fusion(shapes), decided.starts(shapes)
     for node in graph.nodes:
         # The larger of x and slope * x, which the kernels take, is something else above 1.
         if node.op == "leaky_relu" and node.attributes["slope"] > 1:

@@ -217,7 +217,11 @@ def accessed(program: Program, number: int) -> Access:
     Raises:
         PlanError: the integers contradict each other.
     """
-    access, i = Access(), program[number]
+    return _accessed(program[number], program)
+
+
+def _accessed(i: Fields, program: Program) -> Access:
+    access = Access()
     _ACCESS[i[OPCODE]](i, program, access)
     return access
 
@@ -232,19 +236,24 @@ def verify(plan: Plan) -> None:
         PlanError: with the instruction and the range that break the rule.
     """
     program = Program(plan.program, len(plan.instructions))
-    arena, image = plan.arena, math.prod(plan.input_shape)
-    # In the order of `touched` below; reads, writes and scratch are all places in the arena.
-    sizes = (arena, arena, arena, len(plan.weights), image, plan.output_size)
+    arena, weights, image = plan.arena, len(plan.weights), math.prod(plan.input_shape)
     # In program order: what an instruction may read is what those before it wrote.
     owners = _Owners()
     for number, instruction in enumerate(plan.instructions):
-        if program[number][OPCODE] != instruction.opcode:
+        fields = program[number]
+        if fields[OPCODE] != instruction.opcode:
             _fail(number, instruction, "is not a %s", OPCODES[instruction.opcode])
-        access = accessed(program, number)
+        access = _accessed(fields, program)
         reads, writes, scratch = map(_merged, (access.reads, access.writes, access.scratch))
-        touched = (reads, writes, scratch, access.weights, access.image, access.output)
         # Memory as a whole first. That also bounds FIRST, LAST and counts, whose products these ranges are.
-        for ranges, size in zip(touched, sizes, strict=True):
+        for ranges, size in (
+            (reads, arena),
+            (writes, arena),
+            (scratch, arena),
+            (access.weights, weights),
+            (access.image, image),
+            (access.output, plan.output_size),
+        ):
             for start, stop in ranges:
                 if not 0 <= start <= stop <= size:
                     _fail(number, instruction, "touches %d:%d of %d floats", start, stop, size)
@@ -262,6 +271,8 @@ def verify(plan: Plan) -> None:
             (access.writes, writes, instruction.writes),
         ):
             # Blocks of one buffer are neighbours: merged, they are one range to look up.
+            if not merged:
+                continue
             placed = [_buffer_around(start, stop, own) for start, stop in merged]
             ranges = merged
             if None in placed:
