@@ -192,7 +192,7 @@ def read_graph(text: str) -> Graph:
     """The graph of a network that was named. Raises OptionError, or as `refnet.load`."""
     path, options = file_with_options(text)
     if Path(path or text).suffix.lower() == ".onnx" and os.path.isfile(path or text):
-        from refnet.exchange.graphs import read_onnx
+        from refnet.exchange.graphs import read_onnx  # a seventh of the start of every other verb
 
         return read_onnx(path or text, options).graph
     if path is not None:

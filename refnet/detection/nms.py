@@ -69,10 +69,10 @@ def suppress(
     labels = np.asarray(labels)
     if labels.shape != scores.shape:
         raise ShapeError(f"labels are (N,) as the scores, {scores.shape}, not {labels.shape}")
-    kept = []
-    for label in sorted(set(labels[order].tolist())):  # np.unique would import masked arrays
-        members = np.flatnonzero(labels[order] == label)
-        kept.append(members[_greedy(boxes[order][members], threshold, overlap)])
+    kept, boxes, labels = [], boxes[order], labels[order]
+    for label in sorted(set(labels.tolist())):  # `np.unique` would import masked arrays
+        members = np.flatnonzero(labels == label)
+        kept.append(members[_greedy(boxes[members], threshold, overlap)])
     return order[np.sort(np.concatenate(kept))] if kept else order
 
 
