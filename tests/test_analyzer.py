@@ -182,6 +182,20 @@ def test_dictionaries_and_json_hold_the_same_plain_numbers() -> None:
     assert "track 1" in repr(faces[1]) and "98 landmarks" in repr(faces[1])
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_dictionaries_round_as_python_does(kind: Any) -> None:
+    rng = np.random.default_rng(5)
+    drawn = [rng.uniform(-5000, 5000, 20000), rng.integers(-4000, 4000, 20000) / 16]
+    halves = rng.integers(-(2**20), 2**20, 20000) / 2000
+    points = np.concatenate([*drawn, halves, [-0.0, 1e-9, -0.0004, 1e9]]).astype(kind)
+    face = Face(f32([0, 1 / 3, 9, 9]), 0.5, points.reshape(-1, 2), (9, 9))
+    found = face.to_dict()
+    assert repr(found["landmarks"]) == repr(
+        [[round(float(x), 3), round(float(y), 3)] for x, y in points.reshape(-1, 2)]
+    )
+    assert found["box"] == [0, 0.333, 9, 9]
+
+
 def test_rows_hold_every_column() -> None:
     points = f32(projected(0, 10, 0))
     face = Face(two_faces()[0].box, 0.9, points, (480, 640), 1, landmark_confidence=0.75)

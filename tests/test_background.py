@@ -45,9 +45,14 @@ def test_three_stages_are_at_work_at_once() -> None:
 def test_several_writers_are_at_work_at_once_and_all_end() -> None:
     together = threading.Barrier(3, timeout=FOREVER)
     done: list[int] = []
+
+    def write(i: int) -> None:
+        together.wait()
+        done.append(i)
+
     with Background(count=3) as writer:
         for i in range(6):
-            writer.call(lambda i=i: (together.wait(), done.append(i)))  # type: ignore[misc]
+            writer.call(partial(write, i))
     assert sorted(done) == list(range(6))
     assert not [t for t in threading.enumerate() if t.name.startswith("refnet-background")]
 

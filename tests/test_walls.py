@@ -362,6 +362,18 @@ def test_a_warm_start_imports_nothing_that_takes_long() -> None:
     assert not slow & set(loaded)
 
 
+def test_a_search_for_faces_imports_no_readers_of_other_files() -> None:
+    """A seventh of what `refnet faces` loads would be for detectors in ONNX, and masked arrays 8 ms."""
+    photo = ROOT / "docs" / "astronaut.jpg"
+    code = (
+        f"import sys; from refnet.cli import main; main(['faces', {str(photo)!r}, '--json']); "
+        "print(*sorted(sys.modules))"
+    )
+    printed, loaded = fresh_process(code).splitlines()
+    assert len(json.loads(printed)["faces"]) == 1 and "refnet.faces.landmarks" in loaded.split()
+    assert not {"refnet.exchange.onnx_ops", "numpy.ma", "onnx"} & set(loaded.split())
+
+
 def test_import_is_quick() -> None:
     """Under 0.25 s of processor time: wall time on a machine that others do not share."""
     code = "import time; t = time.process_time(); import refnet; print(time.process_time() - t)"

@@ -162,15 +162,13 @@ class Face:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers: box, score, and where known track_id, landmarks and measures."""
         found: dict[str, Any] = {
-            "box": [round(float(v), 3) for v in self.box],
+            "box": _thousandths(self.box),
             "score": round(self.score, 6),
         }
         if self.track_id is not None:
             found["track_id"] = self.track_id
         if self.landmarks is not None:
-            found["landmarks"] = [
-                [round(float(x), 3), round(float(y), 3)] for x, y in self.landmarks
-            ]
+            found["landmarks"] = _thousandths(self.landmarks)
         if self.measures is not None:
             found["measures"] = self.measures.to_dict()
         return found
@@ -363,6 +361,16 @@ def measure_together(faces: Sequence[Face]) -> None:
         found = measure_all(np.stack(list(unknown.values())), faces[0].image_size, sure)
         for i, own in zip(unknown, found, strict=True):
             vars(faces[i])["measures"] = own  # where `cached_property` keeps it
+
+
+def _thousandths(numbers: Array) -> list[Any]:
+    """`numbers` as Python's, rounded to three digits."""
+    if numbers.dtype != np.float32:
+        return [_thousandths(n) if n.ndim else round(float(n), 3) for n in np.asarray(numbers)]
+    # A thousand times a number of 24 bits is exact in float64, so that this is what `round` makes of each.
+    exact = np.rint(numbers.astype(np.float64) * 1000) / 1000
+    rounded: list[Any] = exact.tolist()
+    return rounded
 
 
 def _cells(face: Face) -> list[str]:
