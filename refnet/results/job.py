@@ -36,7 +36,7 @@ from refnet.waiting import progress, waiting
 #: The analysis of a frame, under way; None of one that could not be read.
 Found = Answer[Faces | Detections] | None
 #: Copies of photos that are written at once: each waits for the disk, which takes as long as the analysis of a photo.
-WRITERS = 4
+WRITERS = 3
 #: How many faces of a photo a printed line shows.
 SHOWN = 4
 
