@@ -31,9 +31,9 @@ from refnet.detection.published import (
     UltraLightHead,
     YuNetHead,
 )
-from refnet.detection.pyramid import checked_scales
+from refnet.detection.pyramid import ScaledHead, automatic_scales, checked_scales
 from refnet.errors import OptionError
-from refnet.media.images import Image, as_image, as_images
+from refnet.media.images import Image, as_image, as_images, read_reduced
 from refnet.model import Net, model_for, name_of
 from refnet.networks.defaults import (
     DEFAULTS,
@@ -185,7 +185,8 @@ class Detector(CalledWithImages):
 
         Args:
             image: a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) in BGR order or
-                (H, W), of any size.
+                (H, W), of any size. Of a JPEG that will be shrunk no more is decoded than that takes, see
+                `refnet.media.images.read_reduced`.
             rgb: the array's channels are in the order R, G, B.
             tile: run the network on tiles of this many pixels a side, which bounds memory. Tiles
                 overlap by the receptive field, so the result is that of the whole image. Done
@@ -198,6 +199,8 @@ class Detector(CalledWithImages):
             FileError: there is no such file. ImageError: it is no image.
             OptionError: the tile is too small for the network.
         """
+        if tile is None and (reduced := search_reduced(self, image)) is not None:
+            return reduced
         pixels = as_image(image, rgb=rgb)
         (found,) = self.head.candidates([pixels], tile=tile)
         return self.suppressed(found, pixels.shape)
@@ -307,6 +310,29 @@ class FaceDetector(Detector):
                 f"{name} finds boxes of {' and '.join(detection.classes)}, no faces; "
                 f"refnet.Detector gives its boxes. Faces are found by {', '.join(_face_networks())}"
             )
+
+
+def search_reduced(detector: Detector, image: Any) -> Detections | None:
+    """What the detector finds in a large JPEG of which it needs only a half, a quarter or an eighth of the size, in
+    pixels of the photo; None for all other images, and where scales were asked for.
+
+    Args:
+        image: as everywhere; a path or the bytes of a file.
+    """
+    head, settings = detector.head, detector.settings
+    if settings.scales is not None or not isinstance(head, ScaledHead):
+        return None
+    sizes, least = head.object_range, settings.min_size
+    read = read_reduced(image, lambda shape: automatic_scales(shape, sizes, least)[0])
+    if read is None:
+        return None
+    pixels, by, shape = read
+    if least is not None:
+        head = head.looking_from(least / by)
+    (found,) = head.candidates([pixels])
+    points = None if found.keypoints is None else found.keypoints * by
+    whole = replace(found, boxes=found.boxes * by, keypoints=points)
+    return detector.suppressed(whole, shape)
 
 
 def _settings(

@@ -33,7 +33,7 @@ class HeadSettings:
 
     threshold: float
     scales: tuple[float, ...] | None = None
-    min_size: int | None = None
+    min_size: float | None = None
     branches: tuple[int, ...] | None = None
 
 

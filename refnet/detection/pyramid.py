@@ -6,9 +6,11 @@ pixel.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,12 @@ class ScaledHead(ABC):
                 for i, own in zip(chunk, of_chunk, strict=True):
                     found[i] = own
         return found
+
+    def looking_from(self, min_size: float) -> ScaledHead:
+        """This head for objects from so many pixels of an image on."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, min_size=min_size)
+        return other
 
     def _scales(self, image: Array) -> tuple[float, ...]:
         """The scales at which `image` is looked at."""
@@ -196,7 +204,7 @@ class PyramidHead(ScaledHead):
 
 
 def automatic_scales(
-    shape: Sequence[int], sizes: Pair, min_size: int | None = None
+    shape: Sequence[int], sizes: Pair, min_size: float | None = None
 ) -> tuple[float, ...]:
     """The scales of a pyramid in which no object is too small or too large.
 

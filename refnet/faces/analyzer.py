@@ -8,7 +8,7 @@ from typing import Any
 from refnet.arguments import CalledWithImages, explicit
 from refnet.arrays import Array
 from refnet.detection.detections import Detections
-from refnet.detection.detector import FACE, Detector, FaceDetector
+from refnet.detection.detector import FACE, Detector, FaceDetector, search_reduced
 from refnet.errors import OptionError
 from refnet.faces.crops import LARGEST_CROP
 from refnet.faces.face import Face, Faces
@@ -81,7 +81,13 @@ class FaceAnalyzer(CalledWithImages):
         Raises:
             FileError: there is no such file. ImageError: it is no image.
         """
-        return self.batch([as_image(image, rgb=rgb)])[0]
+        found = search_reduced(self.detector, image)
+        if found is not None and self.landmarker is None:
+            return self.described([], [found])[0]
+        if found is not None and not len(self.usable(found)):
+            return Faces()
+        pixels = as_image(image, rgb=rgb)  # all of a photo with faces, for their crops
+        return self.batch([pixels])[0] if found is None else self.described([pixels], [found])[0]
 
     @explicit
     def batch(self, images: Iterable[Image], *, rgb: bool = False) -> list[Faces]:
@@ -129,5 +135,5 @@ class FaceAnalyzer(CalledWithImages):
     ) -> Sequence[Landmarks | None]:
         """Per image, the landmarks of its boxes."""
         if self.landmarker is None:
-            return [None] * len(images)
+            return [None] * len(found)
         return self.landmarker.batch(images, found)

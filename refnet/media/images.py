@@ -8,16 +8,16 @@ imported when a function here first needs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refnet.arrays import Array, Pair
 from refnet.errors import ImageError
 from refnet.files import reading, write_file
-from refnet.ops import Array
 from refnet.optional import require
 
 #: Formats that OpenCV writes colours in.
@@ -86,6 +86,73 @@ def decode_image(data: bytes | Array, name: str = "the image") -> Array:
             f"cannot decode {name}: it is damaged, or no image (JPEG, PNG, WebP, TIFF, BMP)"
         )
     return np.asarray(image)
+
+
+def read_reduced(
+    image: Any, largest_scale: Callable[[Pair], float]
+) -> tuple[Array, int, Pair] | None:
+    """A JPEG at a half, a quarter or an eighth of its size, which takes half the time and less to decode.
+
+    Its blocks of 8×8 waves are summed up for as many pixels as are wanted (Wallace 1992; libjpeg's scale_denom), which
+    differs from averages of pixels by half a level in the mean.
+
+    Args:
+        image: a path, or the bytes of a file.
+        largest_scale: of (height, width), which may be swapped: the largest scale at which the photo will be looked at.
+
+    Returns:
+        The image, uint8 (h, w, 3) BGR, turned upright; what it was divided by; and the (height, width) of the whole
+        photo, upright. None where this is no such file, where it would have to be enlarged again, where a side does not
+        divide, and where anything is damaged: decoding all of it tells what.
+    """
+    try:
+        content = _content_of_jpeg(image)
+    except OSError:
+        return None
+    stated = None if content is None else jpeg_size(content)
+    if content is None or stated is None:
+        return None
+    # Of a side that does not divide, the last pixel would be of fewer, and the first one where the photo is mirrored.
+    scale = largest_scale(stated)
+    by = next((n for n in (8, 4, 2) if scale * n <= 1 and not any(side % n for side in stated)), 1)
+    if by == 1:
+        return None
+    cv2 = opencv()
+    flag = getattr(cv2, f"IMREAD_REDUCED_COLOR_{by}")
+    reduced = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    if reduced is None:
+        return None
+    # EXIF data may have turned it by a quarter.
+    height, width = (side * by for side in reduced.shape[:2])
+    return (np.asarray(reduced), by, (height, width)) if {height, width} == {*stated} else None
+
+
+def _content_of_jpeg(image: Any) -> bytes | None:
+    """The bytes of the file, where it is a JPEG."""
+    if isinstance(image, str | os.PathLike):
+        with open(image, "rb") as file:
+            start = file.read(3)
+            return start + file.read() if start == b"\xff\xd8\xff" else None
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image) if bytes(image[:3]) == b"\xff\xd8\xff" else None
+    return None
+
+
+def jpeg_size(content: bytes) -> Pair | None:
+    """(height, width) that the frame header of a JPEG states (ITU-T T.81, B.2.2), not turned upright; None without one."""
+    at = 2
+    while at + 9 <= len(content) and content[at] == 0xFF:
+        kind = content[at + 1]
+        if kind == 0xFF:  # a byte of filling
+            at += 1
+        elif kind == 0xDA:  # the image itself
+            return None
+        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(content[at + n : at + n + 2], "big") for n in (5, 7))
+            return (height, width) if height and width else None
+        else:
+            at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4], "big"))
+    return None
 
 
 def write_image(path: str | os.PathLike[str], image: Any) -> None:
