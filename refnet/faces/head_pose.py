@@ -4,9 +4,9 @@ Points are (98, 2) in WFLW's scheme (`refnet.faces.schemes.WFLW_98`), x and y in
 
 The convention, of the head and of the camera alike: x to the image's right, y down, z away from the camera, in
 degrees. A head that looks straight into the lens reads 0, 0, 0, wherever in the image it is: angles are measured
-against the line of sight to it, as it looks in its crop. It is level where the line from the bridge of its nose
-to its chin is seen unforeshortened. From there it is first nodded by pitch (up is positive), then turned by yaw
-(to the image's right), then leant by roll (clockwise as seen): Rz(roll) · Ry(-yaw) · Rx(-pitch).
+against the line of sight to it, as it looks in its crop. Level is how people hold their heads before a camera, the
+median of many (`refnet.faces.head_shape`). From there it is first nodded by pitch (up is positive), then turned by
+yaw (to the image's right), then leant by roll (clockwise as seen): Rz(roll) · Ry(-yaw) · Rx(-pitch).
 """
 
 from __future__ import annotations
