@@ -11,11 +11,6 @@ go on. A line is a value in JSON:
     {"cropped": "../a.jpg", "aligned": 112}
                                           all faces of this file are there, with so many pixels a
                                           side, or null for as they are
-    {"file": "b.jpg", "of": "a.jpg", "settings": {...}, "done": true, "size": 5120, "changed": 17...}
-                                          a file that the user named was made of this one, whole or
-                                          not, and had so many bytes and this time, in nanoseconds
-
-A file that the user named is not on the list of refnet's own: it is refnet's as long as it has that size and time.
 """
 
 from __future__ import annotations
@@ -77,34 +72,6 @@ def made(folder: Path) -> dict[str, Made]:
             case {"done": str(name)} if name in found:
                 found[name] = Made(found[name].of, settings, done=True)
     return found
-
-
-def named(path: Path) -> Made | None:
-    """Of what and how the file `path`, which the user named, was made; None where refnet did not, or it has changed."""
-    found: Made | None = None
-    state = _state(path)
-    for value in _lines(path.parent):
-        match value:
-            case {"file": path.name, "of": str(source), "settings": dict(settings), **rest}:
-                same = state is not None and (rest.get("size"), rest.get("changed")) == state
-                found = Made(source, settings, rest.get("done") is True) if same else None
-    return found
-
-
-def note_named(path: Path, of: str, settings: Mapping[str, Any], done: bool) -> None:
-    """List a file that the user named, when it is there. Raises OutputError where that fails."""
-    if (state := _state(path)) is not None:
-        line = {"file": path.name, "of": of, "settings": dict(settings), "done": done}
-        note(path.parent, {**line, "size": state[0], "changed": state[1]})
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    """The size of a file and when it was last changed; None where it is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def cropped(folder: Path) -> dict[str, Any]:

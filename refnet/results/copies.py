@@ -14,16 +14,7 @@ from refnet.errors import OptionError, OutputError
 from refnet.faces.face import Faces
 from refnet.files import replacing
 from refnet.media.images import opencv, write_image
-from refnet.media.mark import (
-    Made,
-    cropped,
-    hide_from_git,
-    made,
-    marked,
-    named,
-    note,
-    note_named,
-)
+from refnet.media.mark import Made, cropped, hide_from_git, made, marked, note
 from refnet.media.mp4_times import set_times, uneven
 from refnet.media.sources import Frame, Source, copy_name, is_path, real_path
 from refnet.ops import Array
@@ -53,7 +44,7 @@ class AnnotatedCopies:
     Args:
         folder: where the copies go.
         render: what is drawn; by default the boxes, tracks or scores, and landmarks of the faces.
-        file: the copy's own path, where there is one source only. It is replaced as long as it is as refnet left it.
+        file: the copy's own path, where there is one source only; then nothing is listed.
     """
 
     def __init__(
@@ -63,7 +54,6 @@ class AnnotatedCopies:
         #: What copies are made with from now on, plain values by name.
         self.settings: Mapping[str, Any] = {}
         self._video: _Video | None = None
-        self._source: Source | None = None  # of the video
         #: The codec of the last video: "avc1" for H.264, "mp4v" for MPEG-4 Part 2; None before there is one.
         self.codec: str | None = None
         self._marked: dict[Path, set[str]] = {}
@@ -95,9 +85,7 @@ class AnnotatedCopies:
                     f"the drawing of {source.label} would replace {path}, which is one of the inputs; "
                     "name another place with -o"
                 )
-            if not os.path.lexists(path):
-                continue
-            if self._is_ours(path) if self.file is None else self._there(path) is not None:
+            if not os.path.lexists(path) or self._is_ours(path):
                 continue
             if self.file is None:
                 raise OptionError(
@@ -114,7 +102,7 @@ class AnnotatedCopies:
         """
         for source in sources:
             path = self.path(source)
-            if not os.path.lexists(path):
+            if self.file is not None or not os.path.lexists(path):
                 continue
             there = self._there(path)
             if there is None or there.of != _key(source, path.parent):
@@ -142,7 +130,7 @@ class AnnotatedCopies:
     def _there(self, path: Path) -> Made | None:
         """What the list says of a copy that an earlier run has made."""
         if self.file is not None:
-            return named(path)
+            return None
         if path.parent not in self._made:
             self._made[path.parent] = made(path.parent)
         return self._made[path.parent].get(path.name)
@@ -170,11 +158,9 @@ class AnnotatedCopies:
             self._noted.add(path.parent)
             self._marked[path.parent].add(path.name)
 
-    def _end(self, path: Path, source: Source, *, whole: bool) -> None:
-        """List what has come of a copy, when it is there."""
-        if self.file is not None:
-            note_named(path, _key(source, path.parent), self.settings, whole)
-        elif whole:
+    def _end(self, path: Path) -> None:
+        """List a copy as whole, when it is there."""
+        if self.file is None:
             note(path.parent, {"done": path.name})
 
     def write(self, frame: Frame, faces: Faces | Detections) -> None:
@@ -189,16 +175,16 @@ class AnnotatedCopies:
         if frame.source.kind == "image":
             self._begin(path, frame.source)
             write_image(path, drawn)
-            self._end(path, frame.source, whole=True)
+            self._end(path)
             return
         if self._video is None:
             self._begin(path, frame.source)
             self._video = _Video(path, drawn, frame.rate)
-            self._source = frame.source
             self.codec = self._video.codec
         self._video.write(drawn, frame.time)
         if frame.last:
-            self._close(whole=True)
+            self.close()
+            self._end(path)
 
     def close(self) -> None:
         """Finish a video that is not at its end, such as one that was interrupted.
@@ -206,13 +192,9 @@ class AnnotatedCopies:
         Raises:
             OutputError: it cannot be written.
         """
-        self._close(whole=False)
-
-    def _close(self, *, whole: bool) -> None:
         video, self._video = self._video, None
-        if video is not None and self._source is not None:
+        if video is not None:
             video.close()
-            self._end(video.path, self._source, whole=whole)
 
 
 def _key(source: Source, folder: Path) -> str:
