@@ -140,9 +140,18 @@ def _paste(canvas: np.ndarray, head: Portrait, pose: Pose) -> np.ndarray:
     corners = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]) - [(x1 + x2) / 2, (y1 + y2) / 2]
     upright = corners @ np.diag([scale * pose.squeeze, scale])
     box = np.concatenate([upright.min(0), upright.max(0)]) + [pose.x, pose.y] * 2
+    # All of the head is in a part of the canvas, and only that is mixed.
+    reach = abs(linear) @ np.array(head.image.shape[1::-1]) + 2
+    middle = np.array([pose.x, pose.y])
+    x1, y1 = np.clip(np.floor(middle - reach), 0, size).astype(int)
+    x2, y2 = np.clip(np.ceil(middle + reach), 0, size).astype(int)
+    if x2 <= x1 or y2 <= y1:
+        return box
+    matrix[:, 2] -= x1, y1
+    part, size = canvas[y1:y2, x1:x2], (int(x2 - x1), int(y2 - y1))
     pixels = cv2.warpAffine(head.image, matrix, size, flags=cv2.INTER_AREA)
     mask = cv2.warpAffine(head.mask, matrix, size)[:, :, None]
-    canvas[:] = (canvas + mask * (pixels.astype(np.float32) - canvas)).astype(np.uint8)
+    part[:] = (part + mask * (pixels.astype(np.float32) - part)).astype(np.uint8)
     return box
 
 
@@ -194,16 +203,13 @@ class Agreement:
         true, seen: boxes of the truth, and those of them that the tracker overlaps by 0.3: a detector's boxes
             are larger or smaller than these.
         numbers: {person: track numbers}.
-        searches: searches of whole images.
     """
 
     def __init__(self) -> None:
-        self.expected = self.found = self.shared = self.true = self.seen = self.searches = 0
+        self.expected = self.found = self.shared = self.true = self.seen = 0
         self.numbers: dict[int, set[int | None]] = {}
 
-    def add(
-        self, expected: Faces, found: Faces, truth: Mapping[int, np.ndarray], searches: int = 0
-    ) -> None:
+    def add(self, expected: Faces, found: Faces, truth: Mapping[int, np.ndarray]) -> None:
         """Count a frame."""
         self.expected += len(expected)
         self.found += len(found)
@@ -214,7 +220,6 @@ class Agreement:
         for i, j in best_pairs(iou(boxes, found.boxes), 0.3):
             self.seen += 1
             self.numbers.setdefault(people[i], set()).add(found[j].track_id)
-        self.searches += searches
 
     @property
     def recall(self) -> float:
@@ -225,6 +230,11 @@ class Agreement:
     def precision(self) -> float:
         """Share of the tracker's boxes that the search has."""
         return self.shared / max(self.found, 1)
+
+    @property
+    def agreement(self) -> float:
+        """Boxes that both have, over the boxes that either has."""
+        return self.shared / max(self.expected + self.found - self.shared, 1)
 
     @property
     def seen_of_truth(self) -> float:
