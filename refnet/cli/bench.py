@@ -21,7 +21,7 @@ from refnet.benchmark import (
     quiet,
     startup,
 )
-from refnet.benchmark.media import measure_media
+from refnet.benchmark.media import TimedTracker, measure_media
 from refnet.benchmark.photos import Engine, measure_photos, peer
 from refnet.cli.arguments import (
     NETWORK,
@@ -37,7 +37,6 @@ from refnet.cores import MOST_THREADS
 from refnet.detection.detector import FaceDetector
 from refnet.errors import OptionError
 from refnet.faces.analyzer import FaceAnalyzer
-from refnet.faces.tracking import FaceTracker
 from refnet.graph import Graph
 from refnet.media.sources import find_sources
 from refnet.networks import NETWORKS
@@ -160,12 +159,12 @@ def _print_media(arguments: argparse.Namespace) -> int:
     if arguments.photos and (arguments.peers or arguments.long_side):
         return _print_photos(arguments)
     analyzer = FaceAnalyzer(threads=arguments.threads)
-    tracker = FaceTracker(analyzer)
+    tracker = TimedTracker(analyzer)
     sources = find_sources([arguments.photos or arguments.video])
     result = measure_media(
-        sources,
-        lambda image, time: analyzer(image) if time is None else tracker(image, time),
+        *(sources, analyzer, tracker),
         seconds=arguments.seconds,
+        ahead=bool(arguments.video) and arguments.threads > 1,
     )
     if arguments.json:
         print_json(dataclasses.asdict(result))
@@ -174,6 +173,9 @@ def _print_media(arguments: argparse.Namespace) -> int:
         f"{result.images} images, {result.faces} faces: {result.per_second:.1f} images a second; "
         f"an image takes {result.read:.1f} ms to read and {result.analyze:.1f} ms to analyze (medians)"
     )
+    if result.stages:
+        parts = ", ".join(f"{stage} {spent:.2f}" for stage, spent in result.stages.items())
+        print(f"milliseconds of a frame (means): {parts}")
     return 0
 
 
