@@ -116,7 +116,7 @@ def clip_of(scenes: Sequence[Scene], *, grain: float = 3.0, seed: int = 0) -> It
             for person, (head, path) in enumerate(scene.people, first):
                 pose = path(i / FRAMES)
                 if pose is not None:
-                    box = _paste(canvas, head, pose)
+                    box = paste(canvas, head, pose)
                     middle = (box[:2] + box[2:]) / 2
                     if (middle > 0).all() and (middle < canvas.shape[1::-1]).all():
                         truth[person] = box
@@ -127,7 +127,7 @@ def clip_of(scenes: Sequence[Scene], *, grain: float = 3.0, seed: int = 0) -> It
         first += len(scene.people)
 
 
-def _paste(canvas: np.ndarray, head: Portrait, pose: Pose) -> np.ndarray:
+def paste(canvas: np.ndarray, head: Portrait, pose: Pose) -> np.ndarray:
     """Paste `head` into `canvas`; the box of its face there, which may leave it."""
     x1, y1, x2, y2 = head.face
     scale = pose.height / (y2 - y1)

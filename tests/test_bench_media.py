@@ -70,6 +70,18 @@ def test_the_command_prints_stages_of_videos_alone(
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+def test_the_clip_of_one_person_shows_one() -> None:
+    pytest.importorskip("cv2")
+    from tests.one_person import frames
+
+    images = list(frames(0.1))
+    assert [image.shape for image in images] == [(1080, 1920, 3)] * 3
+    assert len(refnet.FaceDetector()(images[0])) == 1
+    assert (
+        2 < (images[0][:40].astype(float) - images[1][:40]).std() < 40
+    )  # the camera and the grain move
+
+
 def test_one_image_is_too_few() -> None:
     photo = str(ROOT / "docs" / "astronaut.jpg")
     analyzer = refnet.FaceAnalyzer(threads=1)
