@@ -15,7 +15,14 @@ torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
 from weights.recipes import faces  # noqa: E402
-from weights.recipes.face_crops import BATCHES, SMALLEST, Batches, Crops, damaged  # noqa: E402
+from weights.recipes.face_crops import (  # noqa: E402
+    BATCHES,
+    SMALLEST,
+    Batches,
+    Crops,
+    damaged,
+    texture,
+)
 from weights.recipes.face_figures import figures, score_of  # noqa: E402
 from weights.recipes.face_loss import (  # noqa: E402
     EDGE,
@@ -26,7 +33,7 @@ from weights.recipes.face_loss import (  # noqa: E402
     diou,
     iou,
 )
-from weights.recipes.face_photos import Photo, photos, store  # noqa: E402
+from weights.recipes.face_photos import Photo, photos, store, unlabelled  # noqa: E402
 from weights.recipes.release import SECTIONS  # noqa: E402
 from weights.recipes.training import read_log  # noqa: E402
 
@@ -316,3 +323,31 @@ def test_calm_crops_are_single_and_seldom_damaged(monkeypatch: pytest.MonkeyPatc
     assert 4 <= len(seen) <= 26  # 14 are expected
     with pytest.raises(AssertionError, match="mosaic"):
         crops.batch(np.random.default_rng(0))
+
+
+def test_faces_that_nobody_labelled_are_those_that_touch_no_box() -> None:
+    boxes = np.array([[10, 10, 50, 50]], np.float32)
+    found = np.array(
+        [[12, 12, 48, 52], [60, 10, 90, 40], [20, 20, 30, 30], [45, 45, 85, 85]], float
+    )
+    np.testing.assert_array_equal(unlabelled(found, boxes), found[[1, 3]])
+    np.testing.assert_array_equal(unlabelled(found, boxes[:0]), found)
+    assert unlabelled(found[:0], boxes).shape == (0, 4)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_textures_are_images_of_any_look(seed: int) -> None:
+    image = texture(np.random.default_rng(seed), 96)
+    assert image.shape == (96, 96, 3)
+    assert image.dtype == np.uint8
+    assert image.std() > 1
+
+
+def test_some_crops_without_faces_are_textures(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = np.full((64, 64, 3), 7, np.uint8)
+    monkeypatch.setattr("weights.recipes.face_crops.texture", lambda rng, side: drawn)
+    crops, rng = Crops([empty()]), np.random.default_rng(0)
+    crops.calm = True
+    own = [crops._single(rng, 64) for _ in range(200)]
+    assert 20 < sum(bool((crop.image == 7).all()) for crop in own) < 90
+    assert all(len(crop.boxes) == len(crop.ignored) == len(crop.points) == 0 for crop in own)

@@ -27,11 +27,15 @@ from refnet.ops import Array
 from weights.recipes.face_photos import MIRRORED, Photo, photos
 
 #: How often a photo of each kind is drawn, where there are any.
-SHARES: Mapping[str, float] = {"faces": 0.68, "masks": 0.08, "occluded": 0.09, "empty": 0.15}
+SHARES: Mapping[str, float] = {"faces": 0.66, "masks": 0.08, "occluded": 0.09, "empty": 0.17}
 #: (side, crops) of a batch and how often it is drawn; each has about two million pixels.
 BATCHES = (((256, 32), 0.72), ((384, 14), 0.16), ((512, 8), 0.12))
+#: Share of the crops without faces that are drawn textures, such as a microscope or a wall shows.
+TEXTURES = 0.25
 #: Share of the crops that are four smaller ones.
 MOSAICS = 0.35
+#: Share of the crops whose face keeps about the size it has in the photo; of the others the size is drawn first.
+OWN_SIZE = 0.45
 #: How much of the damage, turning and covering is left in calm crops.
 CALM = 0.35
 #: Faces with a smaller longer side are ignored: 8 pixels is one cell of the finest branch.
@@ -110,6 +114,10 @@ class Crops:
 
     def _single(self, rng: np.random.Generator, side: int) -> Crop:
         kind = self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]
+        if kind == "empty" and rng.random() < TEXTURES:
+            none = np.zeros((0, 4), np.float32)
+            points = np.zeros((0, 5, 2), np.float32)
+            return Crop(texture(rng, side), none, np.zeros(0, bool), points)
         if kind == "empty":
             photo = self.empty[int(rng.integers(len(self.empty)))]
             scale = side / max(photo.image.shape[:2]) * math.exp(rng.uniform(-0.4, 1.2))
@@ -128,7 +136,7 @@ class Crops:
     def _target(self, rng: np.random.Generator, kind: str, side: int) -> tuple[Photo, int, float]:
         """A photo, one of its faces, and the longer side that the face is to have in the crop."""
         known, largest = self.faces[kind], self.largest[kind]
-        if rng.random() < 0.3:  # any face, at about its own size
+        if rng.random() < OWN_SIZE:  # any face, at about its own size
             photo = known[int(rng.integers(len(known)))]
             face = int(rng.choice(np.flatnonzero(~photo.ignored & (photo.sides >= SMALLEST))))
             return photo, face, min(photo.sides[face] * rng.uniform(0.5, 1.5), 1.1 * side)
@@ -244,6 +252,50 @@ def _moved(
     cut = np.clip(whole, 0, side)
     area = np.maximum((whole[:, 2:] - whole[:, :2]).prod(axis=1), 1e-6)
     return cut, (cut[:, 2:] - cut[:, :2]).prod(axis=1) / area
+
+
+def texture(rng: np.random.Generator, side: int) -> Array:
+    """An image (side, side, 3) without a face: noise of many sizes, and at times round and square spots on it.
+
+    Photos of things seldom show cells, gravel, fabric or dials; a detector takes their spots for small faces.
+    """
+    noise = np.zeros((side, side, 3), np.float32)
+    fall = rng.uniform(0.3, 1.3)
+    for octave in range(2, 8):
+        cells = 2**octave
+        drawn = rng.normal(0, cells**-fall, (cells, cells, 3 if rng.random() < 0.3 else 1))
+        enlarged = cv2.resize(drawn.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+        noise += enlarged.reshape(side, side, -1)
+    contrast = rng.uniform(5, 60) / max(float(noise.std()), 1e-6)
+    image = np.clip(noise * contrast + rng.uniform(30, 225, 3), 0, 255).astype(np.uint8)
+    if rng.random() < 0.75:
+        _spots(rng, image)
+    if rng.random() < 0.6:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 3.5)), np.uint8)
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    colourful = rng.choice([0.0, 0.25, 0.5, 1.0])
+    return np.asarray(cv2.addWeighted(image, colourful, gray, 1 - colourful, 0))
+
+
+def _spots(rng: np.random.Generator, image: Array) -> None:
+    """Draw spots of about one size and colour into the image, filled or as rings, some with a core."""
+    size, colour = math.exp(rng.uniform(math.log(3), math.log(45))), rng.uniform(0, 255, 3)
+    spread, cored = rng.uniform(2, 40), rng.random() < 0.5
+    ring, square = rng.random() < 0.25, rng.random() < 0.2
+    for _ in range(int(rng.integers(3, 60))):
+        centre = rng.uniform(0, image.shape[0], 2).astype(int).tolist()
+        axes = np.maximum(size * rng.uniform(0.6, 1.4, 2), 1).astype(int).tolist()
+        shade = np.clip(colour + rng.normal(0, spread, 3), 0, 255).tolist()
+        width = max(1, int(0.2 * size)) if ring else -1
+        if square:
+            corner = [centre[0] + axes[0], centre[1] + axes[1]]
+            cv2.rectangle(image, centre, corner, shade, width)
+            continue
+        cv2.ellipse(image, centre, axes, rng.uniform(0, 180), 0, 360, shade, width, cv2.LINE_AA)
+        if cored:
+            core = [max(1, axis // 3) for axis in axes]
+            dark = np.clip(np.array(shade) - rng.uniform(20, 90), 0, 255).tolist()
+            cv2.ellipse(image, centre, core, 0, 0, 360, dark, -1, cv2.LINE_AA)
 
 
 def damaged(rng: np.random.Generator, image: Array) -> Array:

@@ -21,7 +21,7 @@ from torch.nn import functional
 NEAR, NEAR_SHARE = 1.5, 0.25
 #: What a face may take at most, and what the box counts beside the score in the cost of a cell.
 MOST_CELLS, BOX_COST = 10, 3.0
-BOX_WEIGHT, POINT_WEIGHT = 2.0, 1.5
+BOX_WEIGHT, POINT_WEIGHT = 3.0, 1.5
 #: From a network's number to the distance of an edge: softplus(number) · stride · this.
 EDGE = 1.5
 

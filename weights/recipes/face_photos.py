@@ -42,6 +42,9 @@ MIRRORED = (1, 0, 2, 4, 3)
 LABELLED = 26
 #: Crops for the teachers, by the longer side of the box; they were trained on about this much margin.
 MARGIN = 1.15
+#: Kinds of photos whose boxes by hand leave out faces; what a published detector finds there beside them, with at
+#: least this score, is ignored: neither a face to learn nor background.
+INCOMPLETE, FOUND = ("masks", "occluded"), 0.3
 #: A face whose teachers differ by more, as a mean distance in shares of the crop, gets no points.
 AGREED = 0.028
 
@@ -79,14 +82,18 @@ class _Listed:
     kind: str
 
 
-def store(data: Path, folder: Path, teachers: Sequence[Path] = ()) -> int:
+def store(
+    data: Path, folder: Path, teachers: Sequence[Path] = (), detector: Path | None = None
+) -> int:
     """Decode all photos of `data` into `folder`, and return how many there are.
 
     Args:
         teachers: ONNX files of landmark networks for 98 points (BGR in -1 to 1, 112×112). Five points of
             every clear face are the mean of all of them on the face and on its mirror image.
+        detector: ONNX file of a face detector, which shows the faces that nobody has labelled.
     """
     models = [refnet.load(path) for path in teachers]
+    finder = refnet.FaceDetector(detector, threshold=FOUND, scales=(1.0,)) if detector else None
     folder.mkdir(parents=True, exist_ok=True)
     sizes, kinds, counts = [], [], []
     boxes, ignored, points = [], [], []
@@ -103,13 +110,16 @@ def store(data: Path, folder: Path, teachers: Sequence[Path] = ()) -> int:
             for i in np.flatnonzero(listed.clear):
                 if (own[i, 2:] - own[i, :2]).min() >= LABELLED and models:
                     five[i] = five_points(models, image, own[i])
+            more = np.zeros((0, 4), np.float32)
+            if finder is not None and listed.kind in INCOMPLETE:
+                more = unlabelled(finder(image).boxes, own)
             file.write(image.tobytes())
             sizes.append(image.shape[:2])
             kinds.append(listed.kind)
-            counts.append(len(own))
-            boxes.append(own)
-            ignored.append(listed.ignored)
-            points.append(five)
+            counts.append(len(own) + len(more))
+            boxes += [own, more]
+            ignored += [listed.ignored, np.ones(len(more), bool)]
+            points += [five, np.full((len(more), 5, 2), np.nan, np.float32)]
     np.savez(
         folder / "photos.npz",
         sizes=np.array(sizes, np.int64),
@@ -164,6 +174,16 @@ def five_points(teachers: Sequence[Model], image: Array, box: Array) -> Array:
     if np.linalg.norm(np.array(guesses) - mean, axis=2).mean() > AGREED:
         return np.full((5, 2), np.nan, np.float32)
     return np.asarray((mean - 0.5) * side + centre, np.float32)
+
+
+def unlabelled(found: Array, boxes: Array) -> Array:
+    """Those of the boxes `found` (N, 4) that touch none of `boxes` (B, 4) by more than a quarter of the smaller one."""
+    low = np.maximum(found[:, None, :2], boxes[:, :2])
+    high = np.minimum(found[:, None, 2:], boxes[:, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=2)
+    areas = [(own[:, 2:] - own[:, :2]).prod(axis=1) for own in (found, boxes)]
+    smaller = np.minimum(areas[0][:, None], areas[1])
+    return np.asarray(found[(shared <= 0.25 * smaller).all(axis=1)], np.float32)
 
 
 def _listed(data: Path) -> Iterator[_Listed]:
