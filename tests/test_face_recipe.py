@@ -32,6 +32,7 @@ from weights.recipes.face_loss import (  # noqa: E402
     detection_loss,
     diou,
     iou,
+    worth,
 )
 from weights.recipes.face_photos import Photo, photos, store, unlabelled  # noqa: E402
 from weights.recipes.release import SECTIONS  # noqa: E402
@@ -351,3 +352,8 @@ def test_some_crops_without_faces_are_textures(monkeypatch: pytest.MonkeyPatch) 
     own = [crops._single(rng, 64) for _ in range(200)]
     assert 20 < sum(bool((crop.image == 7).all()) for crop in own) < 90
     assert all(len(crop.boxes) == len(crop.ignored) == len(crop.points) == 0 for crop in own)
+
+
+def test_what_a_box_is_worth_rises_with_its_overlap_and_is_whole_well_before_1() -> None:
+    overlap = torch.tensor([0.0, 0.2, 0.425, 0.65, 0.9])
+    torch.testing.assert_close(worth(overlap), torch.tensor([0.1, 0.1, 0.5, 1.0, 1.0]))

@@ -3,9 +3,9 @@
 A cell may learn a face if its centre is near the face's and the face's longer side lies in the range of
 its branch; ranges overlap. Of these candidates each face takes the cells that cost it least now, as many
 as its ten best boxes overlap it in sum (dynamic assignment: Ge et al. 2021, "YOLOX", section 2.2). The
-score learns the IoU of the cell's own box (quality focal loss: Li et al. 2020, section 3.1), the box learns
-by IoU and distance of centres (DIoU: Zheng et al. 2020, eq. 7), the five points by a smooth L1 in shares of
-the face's side.
+score learns what the cell's own box is worth (quality focal loss: Li et al. 2020, section 3.1, where it is the
+IoU itself; see `worth`), the box learns by IoU and distance of centres (DIoU: Zheng et al. 2020, eq. 7), the
+five points by a smooth L1 in shares of the face's side.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ NEAR, NEAR_SHARE = 1.5, 0.25
 #: What a face may take at most, and what the box counts beside the score in the cost of a cell.
 MOST_CELLS, BOX_COST = 10, 3.0
 BOX_WEIGHT, POINT_WEIGHT = 3.0, 1.5
+#: The IoU from which a box is as good as any, and the one that is worth nothing.
+EXACT, LOOSE = 0.65, 0.2
 #: From a network's number to the distance of an edge: softplus(number) · stride · this.
 EDGE = 1.5
 
@@ -144,7 +146,7 @@ def detection_loss(maps: Sequence[Tensor], cells: Cells, images: Faces) -> tuple
         cell, face, weight[i] = assigned(logits[i], boxes[i], cells, faces, ignored)
         found.append(boxes[i, cell])
         true.append(faces[face])
-        quality[i, cell] = iou(boxes[i, cell], faces[face]).detach().clamp(0.1, 1)
+        quality[i, cell] = worth(iou(boxes[i, cell], faces[face]).detach())
         known = torch.isfinite(marks[face]).all(-1).all(-1)
         side = (faces[face, 2:] - faces[face, :2]).amax(1)[known, None, None]
         near.append(points[i, cell[known]] / side)
@@ -159,6 +161,15 @@ def detection_loss(maps: Sequence[Tensor], cells: Cells, images: Faces) -> tuple
         return score, box, nothing
     point = functional.smooth_l1_loss(torch.cat(near), torch.cat(exact), beta=0.05)
     return score, box, point
+
+
+def worth(overlap: Tensor) -> Tensor:
+    """What score a cell learns whose box has this IoU with its face.
+
+    Small faces are never placed as exactly as large ones, and shall not be told by it: from `EXACT` on every box is
+    worth 1, below it falls to a tenth.
+    """
+    return ((overlap - LOOSE) / (EXACT - LOOSE)).clamp(0.1, 1)
 
 
 def diou(boxes: Tensor, faces: Tensor) -> Tensor:
