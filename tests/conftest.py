@@ -1,6 +1,7 @@
-"""What several test files share: where the real weights, golden files and photos are."""
+"""What several test files share: where the real weights, golden files and photos are, and figures for the end of a run."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 # Drawn examples are the same on every run: a red test is red for everyone, and CI does not flicker.
 settings.register_profile("refnet", derandomize=True, deadline=None)
 settings.load_profile("refnet")
+
+#: The property of a test under which its figures travel to the summary.
+FIGURES = "figures"
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,29 @@ def assets() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no asset bundle at {folder}; set REFNET_ASSETS to its folder")
     return folder
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Keeps a line of figures, which the summary at the end of the run shows."""
+
+    def keep(line: str) -> None:
+        request.node.user_properties.append((FIGURES, line))
+
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have said; properties of a test also come from the processes of pytest-xdist."""
+    lines = [
+        text
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, text in report.user_properties
+        if name == FIGURES
+    ]
+    if lines:
+        terminalreporter.section("figures")
+    for line in lines:
+        terminalreporter.write_line(str(line))

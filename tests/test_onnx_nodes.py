@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def _by_engine(
     return "by kernels", "", made
 
 
-def test_no_case_of_onnxs_own_comes_out_wrong(tmp_path: Path) -> None:
+def test_no_case_of_onnxs_own_comes_out_wrong(tmp_path: Path, say: Callable[[str], None]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the cases themselves, which overflow on purpose
         cases = list(_cases())
@@ -140,9 +140,17 @@ def test_no_case_of_onnxs_own_comes_out_wrong(tmp_path: Path) -> None:
             wrong.append(f"{name} on the engine: {difference}")
         if why:
             left.append(f"{name}, {how}: {why}")
-    print("reference:", dict(counts))
-    print("engine:", dict(engine), "refused:", counts["refused"])
+    # Which cases, where standard output is shown; how many, in the summary of every run.
     print("\n".join([*refused, *left]))
+    say(
+        f"ONNX's own tests with an image, by the reference: {counts['right']} right, "
+        f"{counts['wrong']} wrong, {counts['crashed']} crashed, {counts['refused']} refused"
+    )
+    say(
+        f"and by the engine: {engine['by kernels']} right by kernels alone, "
+        f"{engine['last layers by the reference'] + engine['by the reference']} with the reference's help, "
+        f"{engine['wrong']} wrong, {engine['crashed']} crashed"
+    )
     assert not wrong, "\n".join(wrong)
     assert counts["right"] >= RIGHT
     assert sum(engine.values()) == counts["right"]
