@@ -18,6 +18,7 @@ from refnet.cli import main
 from refnet.graph import Graph
 from refnet.passes import fold
 from refnet.random_weights import random_weights
+from tests import kernel_checks as checks
 
 MODULES = {
     "onnxruntime": "onnxruntime",
@@ -53,6 +54,38 @@ def test_a_peer_computes_the_same(peer: str, network: str) -> None:
     assert theirs.error < (1e-3 if peer == "mnn" else 2e-5)  # its Winograd is less exact
 
 
+def heads() -> Graph:
+    """What published detectors have at their ends: enlarged maps, and boxes decoded from a list of cells."""
+    net = checks.Net((3, 12, 16))
+    x = net.conv("input", "stem", 8, 3, padding=1)
+    small = net.add("max_pool", "small", x, kernel=(2, 2), stride=(2, 2), padding=(0, 0))
+    near = net.add("upsample", "near", small, factor=(2, 2))
+    learnt = net.conv_transpose(small, "learnt", 8, (2, 2), stride=(2, 2))
+    total = net.add("add", "total", near, learnt)
+    sizes = net.conv(total, "sizes", 8, 1)
+    rows = net.add("reshape", "rows", net.add("cells", "cells", sizes), shape=(-1, 4))
+    count = net.shape[rows][0]
+    first = net.add("take", "first", rows, axis=2, start=0, stop=2, step=1)
+    last = net.add("take", "last", rows, axis=2, start=2, stop=None, step=1)
+    scale, shift, prior = ((name, (count, 2)) for name in ("scale", "shift", "prior"))
+    centres = net.add("affine", "centres", first, parameters={"weight": scale, "bias": shift})
+    grown = net.add("exp", "grown", last)
+    halves = net.add("affine", "halves", grown, parameters={"weight": prior})
+    corner = net.add("subtract", "corner", centres, halves)
+    other = net.add("add", "other", centres, halves)
+    return checks.graph_of(net, net.add("concat", "boxes", corner, other, axis=2), learnt)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("peer", [peer for peer in MODULES if peer != "torch"])  # it lacks some
+def test_a_peer_computes_the_same_for_the_heads_of_published_detectors(peer: str) -> None:
+    if importlib.util.find_spec(MODULES[peer]) is None:
+        pytest.skip(f"{peer} is not installed")
+    pytest.importorskip("onnx")
+    _, theirs = measure(heads(), peers=[peer], seconds=0.01)
+    assert theirs.engine == peer and theirs.error < (1e-3 if peer == "mnn" else 2e-5)
+
+
 def test_every_peer_is_tested() -> None:
     assert set(MODULES) == set(PEERS)
 
@@ -75,6 +108,13 @@ def test_ncnn_files_hold_every_weight_and_every_blob_has_one_reader(network: str
         made.update(words[4 + inputs : 4 + inputs + int(words[3])])
     assert set(made.values()) == {1} and set(read.values()) == {1}
     assert set(made) - set(read) == set(graph.outputs)
+
+
+def test_names_with_spaces_are_no_ncnn_file() -> None:
+    net = checks.Net((3, 4, 4))
+    graph = checks.graph_of(net, net.add("relu", "of two words", "input"))
+    with pytest.raises(refnet.UnsupportedError, match="'of two words'"):
+        to_ncnn(graph, {})
 
 
 def test_weights_lie_aligned_in_the_tflite_file() -> None:

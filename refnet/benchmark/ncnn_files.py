@@ -7,7 +7,7 @@ Source: Tencent/ncnn, docs/developer-guide/operators.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 
 import numpy as np
@@ -24,8 +24,11 @@ def to_ncnn(graph: Graph, weights: Mapping[str, Array]) -> tuple[str, bytes]:
     """The `.param` text and the `.bin` bytes of a graph without batch norms, float32.
 
     Raises:
-        UnsupportedError: the graph has an operation that has no layer here.
+        UnsupportedError: the graph has an operation that has no layer here, or a name with a space.
     """
+    for name in (graph.input, *graph.node):
+        if len(name.split()) != 1:
+            raise UnsupportedError(f"ncnn's files have no names with spaces, such as {name!r}")
     writer = _Writer(graph, weights)
     writer.layer("Input", graph.input, (), graph.input)
     for node in graph.nodes:
@@ -78,6 +81,8 @@ class _Writer:
             mean, std = node.attributes["mean"], node.attributes["std"]
             self.layer("BinaryOp", centred, node.inputs, centred, "0=1", "1=1", f"2={mean:.9e}")
             self.layer("BinaryOp", output, (centred,), output, "0=3", "1=1", f"2={std:.9e}")
+        elif node.op == "affine":
+            self._affine(node)
         elif node.op == "cells":
             flat, channels = f"{output}/flat", self.shapes[node.inputs[0]][0]
             self.layer("Reshape", flat, node.inputs, flat, "0=-1", f"1={channels}")
@@ -85,6 +90,19 @@ class _Writer:
         else:
             kind, own = self._kind(node)
             self.layer(kind, node.name, node.inputs, output, *own, *keys)
+
+    def _affine(self, node: Node) -> None:
+        """A product with stored numbers and a sum with others."""
+        source, roles = node.inputs, [r for r in ("weight", "bias") if r in node.parameters]
+        for role in roles:
+            numbers = self.weights[node.parameters[role]]
+            name, made = f"{node.name}/{role}", f"{node.name}/product"
+            if role == roles[-1]:
+                made = node.name
+            self.lines.append(" ".join(["MemoryData", name, "0 1", name, *_sizes(numbers.shape)]))
+            self.data.append(np.ascontiguousarray(numbers, "<f4").tobytes())
+            self.layer("BinaryOp", made, (*source, name), made, f"0={2 if role == 'weight' else 0}")
+            source = (made,)
 
     def _kind(self, node: Node) -> tuple[str, list[str]]:
         """ncnn's name of the layer and its keys."""
@@ -113,6 +131,20 @@ class _Writer:
             case "slice":
                 start, stop = f"-23309=1,{a['start']}", f"-23310=1,{a['stop']}"
                 return "Crop", [start, stop, "-23311=1,0"]
+            case "upsample":
+                return "Interp", ["0=1", f"1={a['factor'][0]}", f"2={a['factor'][1]}"]
+            case "reshape":
+                return "Reshape", _sizes(self.shapes[node.name])
+            case "take" if a["step"] == 1:
+                axis, length = a["axis"] - 1, self.shapes[node.inputs[0]][a["axis"] - 1]
+                start, stop, _ = slice(a["start"], a["stop"]).indices(length)
+                return "Crop", [f"-23309=1,{start}", f"-23310=1,{stop}", f"-23311=1,{axis}"]
+            case "subtract":
+                return "BinaryOp", ["0=1"]
+            case "exp":
+                return "UnaryOp", ["0=7"]
+            case "conv_transpose":
+                return self._conv_transpose(node)
             case "max_pool" | "average_pool":
                 keys = [f"0={POOLS[node.op]}", *_window(a), "5=1"]
                 return "Pooling", [*keys, "6=1"] if node.op == "average_pool" else keys
@@ -128,14 +160,34 @@ class _Writer:
             return "Convolution", keys
         return "ConvolutionDepthWise", [*keys, f"7={a['groups']}"]
 
-    def _weights(self, node: Node) -> int:
-        """Append the node's weights, tagged as float32, and its bias; the number of weights."""
+    def _conv_transpose(self, node: Node) -> tuple[str, list[str]]:
+        a = node.attributes
+        if a["groups"] != 1 or any(a["output_padding"]):
+            raise UnsupportedError(
+                f"transposed convolutions such as {node.name} are not written here"
+            )
+        # ncnn stores these by output channel too.
+        size = self._weights(node, (1, 0, 2, 3))
+        keys = [f"0={self.shapes[node.name][0]}", f"1={a['kernel'][1]}", f"11={a['kernel'][0]}"]
+        for key, pair in ((2, a["dilation"]), (3, a["stride"]), (4, a["padding"])):
+            keys += [f"{key}={pair[1]}", f"{key + 10}={pair[0]}"]
+        return "Deconvolution", [*keys, f"5={int('bias' in node.parameters)}", f"6={size}"]
+
+    def _weights(self, node: Node, order: tuple[int, ...] | None = None) -> int:
+        """Append the node's weights, tagged as float32, their axes in `order`, and its bias; the number of weights."""
         weight = self.weights[node.parameters["weight"]]
+        if order is not None:
+            weight = weight.transpose(order)
         self.data += [bytes(4), np.ascontiguousarray(weight, "<f4").tobytes()]
         if "bias" in node.parameters:
             bias = self.weights[node.parameters["bias"]]
             self.data.append(np.ascontiguousarray(bias, "<f4").tobytes())
         return weight.size
+
+
+def _sizes(shape: Sequence[int]) -> list[str]:
+    """The keys of a shape, whose last axis comes first."""
+    return [f"{key}={size}" for key, size in enumerate(reversed(shape))]
 
 
 def _window(a: Mapping[str, tuple[int, int]]) -> list[str]:

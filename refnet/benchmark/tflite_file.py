@@ -171,15 +171,79 @@ class _Writer:
             first = target
 
     def _concat(self, node: Node, inputs: list[int], output: int, fused: int) -> None:
-        axis = len(self.shapes[node.name])
+        axis = self.axis(node)
         self.operator("CONCATENATION", inputs, output, table="ConcatenationOptions", axis=axis)
 
+    def axis(self, node: Node) -> int:
+        """The axis of a node as it lies there; channels of maps are the last one."""
+        axis = int(node.attributes.get("axis", 1))
+        return (0, 3, 1, 2)[axis] if len(self.shapes[node.name]) == 3 else axis
+
     def _slice(self, node: Node, inputs: list[int], output: int, fused: int) -> None:
+        """Channels, or what a node takes along another axis."""
+        a, axis = node.attributes, self.axis(node)
+        if a.get("step", 1) != 1:
+            raise UnsupportedError(f"{node.name} leaves out places, which is not written here")
+        length = self.layout(self.shapes[node.inputs[0]])[axis]
         shape = self.layout(self.shapes[node.name])
-        begin = [0] * (len(shape) - 1) + [node.attributes["start"]]
+        begin = [0] * len(shape)
+        begin[axis] = slice(a["start"], a["stop"]).indices(length)[0]
         inputs.append(self.constant(f"{node.name}/begin", begin, np.int32))
         inputs.append(self.constant(f"{node.name}/size", shape, np.int32))
         self.operator("SLICE", inputs, output, table="SliceOptions")
+
+    def _reshape(self, node: Node, inputs: list[int], output: int, fused: int) -> None:
+        if 3 in (len(self.shapes[node.name]), len(self.shapes[node.inputs[0]])):
+            raise UnsupportedError(f"a reshape of a map ({node.name}) is not written here")
+        self.reshape(node.name, inputs[0], output, (self.batch, *self.shapes[node.name]))
+
+    def _upsample(self, node: Node, inputs: list[int], output: int, fused: int) -> None:
+        size = self.constant(f"{node.name}/size", self.shapes[node.name][1:], np.int32)
+        options = {"alignCorners": False, "halfPixelCenters": False}
+        table = "ResizeNearestNeighborOptions"
+        self.operator("RESIZE_NEAREST_NEIGHBOR", [inputs[0], size], output, table=table, **options)
+
+    def _conv_transpose(self, node: Node, inputs: list[int], output: int, fused: int) -> None:
+        a, weight = node.attributes, self.weights[node.parameters["weight"]]
+        plain = a["groups"] == 1 and a["dilation"] == (1, 1)
+        if not plain or any((*a["padding"], *a["output_padding"])):
+            raise UnsupportedError(
+                f"transposed convolutions such as {node.name} are not written here"
+            )
+        bias = np.zeros(weight.shape[1])
+        if "bias" in node.parameters:
+            bias = self.weights[node.parameters["bias"]]
+        size = self.layout(self.shapes[node.name])
+        operands = [
+            self.constant(f"{node.name}/size", size, np.int32),
+            self.constant(f"{node.name}/weight", weight.transpose(1, 2, 3, 0)),
+            *(inputs[0], self.constant(f"{node.name}/bias", bias)),
+        ]
+        (sh, sw), padding = a["stride"], self.schema.Padding.VALID
+        options = {"strideH": sh, "strideW": sw, "padding": padding}
+        self.operator("TRANSPOSE_CONV", operands, output, table="TransposeConvOptions", **options)
+
+    def _affine(self, node: Node, inputs: list[int], output: int, fused: int) -> None:
+        shape = self.shapes[node.name]
+        if len(shape) == 3:
+            raise UnsupportedError(f"constants of a map ({node.name}) are not written here")
+        kinds = {"weight": ("MUL", "MulOptions"), "bias": ("ADD", "AddOptions")}
+        roles, source = [role for role in kinds if role in node.parameters], inputs[0]
+        for role in roles:
+            numbers = self.constant(
+                f"{node.name}/{role}", self.weights[node.parameters[role]][None]
+            )
+            last = role == roles[-1]
+            made = output if last else self.tensor(f"{node.name}/product", self.layout(shape))
+            kind, table = kinds[role]
+            self.operator(kind, [source, numbers], made, table=table)
+            source = made
+
+    def _exp(self, node: Node, inputs: list[int], output: int, fused: int) -> None:
+        self.operator("EXP", inputs, output, table="ExpOptions")
+
+    def _subtract(self, node: Node, inputs: list[int], output: int, fused: int) -> None:
+        self.operator("SUB", inputs, output, table="SubOptions")
 
     def _pool(self, kind: str, node: Node, source: int, output: int) -> None:
         (kh, kw), (sh, sw) = node.attributes["kernel"], node.attributes["stride"]
@@ -228,7 +292,8 @@ class _Writer:
         for code in self.codes:
             made = schema.OperatorCodeT()
             made.builtinCode, made.deprecatedBuiltinCode = code, min(code, 127)
-            made.version = 1
+            # With a bias, a transposed convolution is one of the third version.
+            made.version = 3 if code == schema.BuiltinOperator.TRANSPOSE_CONV else 1
             model.operatorCodes.append(made)
         builder = _aligned_builder()
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
@@ -252,6 +317,13 @@ WRITERS: Mapping[str, Callable[[_Writer, Node, list[int], int, int], None]] = {
     "slice": _Writer._slice,
     "flatten": _Writer._flatten,
     "cells": _Writer._cells,
+    "reshape": _Writer._reshape,
+    "take": _Writer._slice,
+    "upsample": _Writer._upsample,
+    "conv_transpose": _Writer._conv_transpose,
+    "affine": _Writer._affine,
+    "exp": _Writer._exp,
+    "subtract": _Writer._subtract,
 }
 
 

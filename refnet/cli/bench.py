@@ -42,7 +42,7 @@ from refnet.media.sources import find_sources
 from refnet.networks import NETWORKS
 
 HEADER = (
-    f"{'network':30} {'batch':>5} {'engine':12} {'median ms':>10} {'p10':>9} {'p90':>9} "
+    f"{'network':36} {'batch':>5} {'engine':12} {'median ms':>10} {'p10':>9} {'p90':>9} "
     f"{'GFLOP/s':>8} {'peak':>6} {'ratio':>6} {'difference':>11}"
 )
 
@@ -278,12 +278,17 @@ def _print_times(graphs: Mapping[str, Graph], arguments: argparse.Namespace) -> 
             label=label,
         )
         results += made
+        # A file in a folder far away would push the figures off the screen.
+        shown = label.rpartition("/")[2]
         for r in made if not arguments.json else ():
             print(
-                f"{r.network:30} {r.batch:5} {r.engine:12} {r.median:10.3f} {r.p10:9.3f} {r.p90:9.3f} "
+                f"{shown:36} {r.batch:5} {r.engine:12} {r.median:10.3f} {r.p10:9.3f} {r.p90:9.3f} "
                 f"{r.gflops:8.1f} {r.peak_share:6.1%} {r.ratio:6.2f} {r.error:11.1e}",
                 flush=True,
             )
+        if len(made) > 2 and not arguments.json:
+            best = min(made[1:], key=lambda r: r.median)
+            print(f"{shown:36} best of the others: {best.engine}, {best.ratio:.2f}", flush=True)
     if arguments.plot:
         plot(results, Path(arguments.plot))
     if arguments.json:
