@@ -7,7 +7,7 @@ the image are read from a row of zeros, columns outside are zero registers; noth
 Any other window reads a copy of the map in a frame of zeros, so that no window leaves it. TILE outputs of a row stay in
 registers, and each tap is loaded once for all of them. The frame is wide enough for a whole number of tiles.
 
-Weights: [blocks][bias, then the taps row by row][LANES].
+Weights: [blocks][bias, then the taps row by row, then the slope if the activation has one][LANES].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .epilogue import INFINITY, LEAKY, RELU, RELU6, RESIDUAL_FIRST, finish
+from .epilogue import INFINITY, LEAKY, RELU, RELU6, RESIDUAL_FIRST, finish, leak, slope_rows
 from .instructions import (
     BLOCK_PITCH,
     BLOCKS,
@@ -36,7 +36,6 @@ from .instructions import (
     RESIDUAL,
     ROWS,
     SECOND,
-    SLOPE,
     STRIDE,
     STRIDE_COLUMNS,
     TOP,
@@ -57,9 +56,7 @@ from .simd import (
     load,
     maximum,
     minimum,
-    mul,
     splat,
-    splat_bits,
     store,
 )
 
@@ -115,7 +112,7 @@ def _slide(
             if added:
                 value = add(value, load(y, q * LANES + residual))
             if leaky:
-                value = maximum(mul(slope, value), value)
+                value = leak(value, slope)
             store(y, q * LANES, minimum(high, maximum(low, value)))
             # The window moves by one column: two of the three stay in their registers.
             t0, m0, b0, t1, m1, b1 = t1, m1, b1, t2, m2, b2
@@ -133,7 +130,7 @@ def _slide(
             if added:
                 value = add(value, load(y, q * LANES + residual))
             if leaky:
-                value = maximum(mul(slope, value), value)
+                value = leak(value, slope)
             store(y, q * LANES, minimum(high, maximum(low, value)))
             # The window moves by two columns: one stays.
             t0, m0, b0 = t2, m2, b2
@@ -160,10 +157,13 @@ def depthwise(
         low = splat(0.0)
     if flags & RELU6:
         high = splat(6.0)
-    slope = splat_bits(instruction[SLOPE])
+    # Bias and taps, and the slope.
+    size = (10 + slope_rows(flags)) * LANES
     for block in range(instruction[BLOCKS]):
         x = at(arena, instruction[X] + block * instruction[INPUT_PITCH])
-        w = at(weights, instruction[WEIGHTS] + block * 10 * LANES)
+        w = at(weights, instruction[WEIGHTS] + block * size)
+        # The last vector: the slope, or a tap that stands for none.
+        slope = load(w, size - LANES)
         y = at(arena, instruction[Y] + block * instruction[BLOCK_PITCH])
         # All rows of a block before the next block: with stride 1, two of a row's three input rows are still in
         # cache from the row before.
@@ -210,7 +210,7 @@ def _tile(
     flags: int,
     second: int,
     residual: int,
-    slope: int,
+    slope: Vector,
 ) -> None:
     """TILE outputs side by side, of which the first `count` are stored. Distances in floats: `rows` and `columns` from
     the first tap to beyond the last one, `down` and `across` from tap to tap, `step` from window to window."""
@@ -259,8 +259,8 @@ def depthwise_window(
     down, across = instruction[DILATION] * line, instruction[DILATION_COLUMNS] * LANES
     rows, columns = instruction[KERNEL_ROWS] * line, instruction[KERNEL_COLUMNS] * LANES
     step = instruction[STRIDE_COLUMNS] * LANES
-    # The bias, then the taps.
-    size = LANES
+    # The bias, the slope if there is one, then the taps.
+    size = (1 + slope_rows(instruction[FLAGS])) * LANES
     i = 0
     while i < instruction[KERNEL_ROWS]:
         j = 0
@@ -271,6 +271,7 @@ def depthwise_window(
     for block in range(instruction[BLOCKS]):
         x = at(arena, instruction[X] + block * instruction[INPUT_PITCH])
         w = at(weights, instruction[WEIGHTS] + block * size)
+        slope = load(w, size - LANES)
         y = at(arena, instruction[Y] + block * instruction[BLOCK_PITCH])
         for r in range(instruction[FIRST], instruction[LAST]):
             source = r * instruction[STRIDE] * line
@@ -289,16 +290,23 @@ def depthwise_window(
                     instruction[FLAGS],
                     instruction[SECOND],
                     instruction[RESIDUAL],
-                    instruction[SLOPE],
+                    slope,
                 )
                 c += TILE
 
 
-def pack(weight: NDArray[Any], bias: NDArray[Any], channels: Sequence[int]) -> NDArray[np.float32]:
-    """Weights (C, 1, kh, kw) and bias (C,) by physical lane: `channels` has the logical channel of each, or -1."""
+def pack(
+    weight: NDArray[Any],
+    bias: NDArray[Any],
+    channels: Sequence[int],
+    slopes: NDArray[Any] | None = None,
+) -> NDArray[np.float32]:
+    """Weights (C, 1, kh, kw), bias (C,) and slopes (C,), where there are any, by physical lane: `channels` has the
+    logical channel of each, or -1."""
     # Taps of zero for padding lanes: these hold anything, but each lane only ever meets itself.
     lanes = np.asarray(channels)
-    rows = np.concatenate([bias[:, None], weight.reshape(len(bias), -1)], axis=1)
+    last = [] if slopes is None else [slopes[:, None]]
+    rows = np.concatenate([bias[:, None], weight.reshape(len(bias), -1), *last], axis=1)
     wide = np.where(lanes[:, None] >= 0, rows[np.maximum(lanes, 0)], 0.0)
     size = rows.shape[1]
     return wide.reshape(-1, LANES, size).transpose(0, 2, 1).astype(np.float32).ravel()

@@ -3,8 +3,8 @@ the measure of a core's peak."""
 
 from __future__ import annotations
 
-from .epilogue import INFINITY, LEAKY, RELU, RELU6
-from .instructions import CONSTANTS, FLAGS, OTHER, PIXELS, ROUNDS, SLOPE, X, Y
+from .epilogue import INFINITY, LEAKY, RELU, RELU6, leak
+from .instructions import CONSTANTS, FLAGS, OTHER, PIXELS, ROUNDS, X, Y
 from .simd import (
     LANES,
     Integers,
@@ -23,7 +23,6 @@ from .simd import (
     mul,
     power_of_two,
     splat,
-    splat_bits,
     store,
     sub,
 )
@@ -82,20 +81,22 @@ def add_vectors(
     image: Pointer,
     output: Pointer,
 ) -> None:
-    """ADD: y = activation(x + other), or of x alone where OTHER is -1; PIXELS vectors."""
+    """ADD: y = activation(x + other), or of x alone where OTHER is -1; PIXELS vectors. CONSTANTS has the slopes."""
     low, high = splat(-INFINITY), splat(INFINITY)
     if instruction[FLAGS] & (RELU | RELU6):
         low = splat(0.0)
     if instruction[FLAGS] & RELU6:
         high = splat(6.0)
-    slope = splat_bits(instruction[SLOPE])
+    slope = low
+    if instruction[FLAGS] & LEAKY:
+        slope = load(weights, instruction[CONSTANTS])
     for i in range(instruction[PIXELS]):
         # Limits of infinity stand for no activation: the loop waits for memory, not for two instructions more.
         value = load(arena, instruction[X] + i * LANES)
         if instruction[OTHER] >= 0:
             value = add(value, load(arena, instruction[OTHER] + i * LANES))
         if instruction[FLAGS] & LEAKY:
-            value = maximum(mul(slope, value), value)
+            value = leak(value, slope)
         store(arena, instruction[Y] + i * LANES, minimum(high, maximum(low, value)))
 
 

@@ -14,7 +14,7 @@ from refnet.graph import Graph, Node
 from . import layout
 from .algorithm import Algorithm, UnsupportedError
 from .assembler import Instruction, Operand
-from .epilogue import ACTIVATIONS, float_bits
+from .epilogue import ACTIVATIONS, LEAKY
 from .fusion import Fusion
 from .instructions import (
     ADD,
@@ -34,7 +34,6 @@ from .instructions import (
     OUT_COLUMNS,
     PIXELS,
     ROWS,
-    SLOPE,
     SPREAD,
     STRIDE,
     STRIDE_COLUMNS,
@@ -117,6 +116,13 @@ class Emitter:
         if "bias" not in node.parameters:
             return weight, np.zeros(len(weight))
         return weight, np.asarray(self.weights[node.parameters["bias"]], np.float64)
+
+    def slopes(self, node: Node) -> NDArray[Any] | None:
+        """The slopes (O,) of the activation that a layer absorbs; None where it has none."""
+        slope = self.fusion.epilogues[node.name].slopes
+        if isinstance(slope, str):
+            return np.asarray(self.weights[slope], np.float64)
+        return None if slope is None else np.full(self.shapes[node.name][0], slope)
 
     def constants(self, *values: float) -> int:
         """The offset in the weights of a few floats."""
@@ -219,7 +225,9 @@ class Emitter:
     ) -> Tensor:
         """The activation of the sum of one or two tensors in equal lanes."""
         note = f"{len(addends)} operands {activation}".rstrip()
-        operands: dict[int, Operand] = {FLAGS: ACTIVATIONS[activation], SLOPE: float_bits(slope)}
+        operands: dict[int, Operand] = {FLAGS: ACTIVATIONS[activation]}
+        if operands[FLAGS] == LEAKY:
+            operands[CONSTANTS] = self.constants(*[slope] * LANES)
         return self.vectors(ADD, name, note, operands, addends)
 
     def vectors(

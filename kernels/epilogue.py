@@ -3,27 +3,23 @@
     [+ residual] activation, store; then, if there is a second output, [+ residual] activation, store there
 
 `finish_tile` does it for a register tile, `finish` for one vector. Additions and activations cost nothing there: the
-sums are in registers already.
+sums are in registers already. A leaky ReLU has a slope for each channel, packed behind the layer's weights; PReLU is
+the same.
 """
 
 from __future__ import annotations
-
-from functools import lru_cache
-
-import numpy as np
 
 from .simd import (
     Pointer,
     Tile,
     Vector,
     add,
+    fma,
     kernel,
     load,
     maximum,
     minimum,
-    mul,
     splat,
-    splat_bits,
     store,
     tile_add,
     tile_clamp,
@@ -38,21 +34,30 @@ RESIDUAL_FIRST, RESIDUAL_SECOND = 16, 32
 STORE_FIRST, STORE_SECOND = 64, 128
 LEAKY, SECOND_LEAKY = 256, 1024
 #: {activation: its bits}; those of a second activation lie two bits higher.
-ACTIVATIONS = {"": 0, "relu": RELU, "relu6": RELU6, "leaky_relu": LEAKY}
+ACTIVATIONS = {"": 0, "relu": RELU, "relu6": RELU6, "leaky_relu": LEAKY, "prelu": LEAKY}
 INFINITY = float("inf")
 
 
-@lru_cache(maxsize=256)
-def float_bits(value: float) -> int:
-    """The 32 bits of a float, as instructions hold it."""
-    return int(np.float32(value).view(np.uint32))
+@kernel
+def slope_rows(flags: int) -> int:
+    """1 where slopes are packed behind the weights, a vector for each block, else 0."""
+    if flags & (LEAKY | SECOND_LEAKY):
+        return 1
+    return 0
+
+
+@kernel
+def leak(value: Vector, slope: Vector) -> Vector:
+    """The value where it is positive, `slope` times it elsewhere."""
+    # One of the two summands is zero, so nothing is rounded twice, and slopes may be of any size.
+    return fma(slope, minimum(splat(0.0), value), maximum(splat(0.0), value))
 
 
 @kernel
 def finish_tile(
-    sums: Tile, y: Pointer, pitch: int, flags: int, second: int, residual: int, slope: int
+    sums: Tile, y: Pointer, pitch: int, flags: int, second: int, residual: int, slopes: Pointer
 ) -> None:
-    """Finish a tile: y[b * pitch + p * LANES] for its pixels p and blocks b; `slope` are the bits of a leaky ReLU's."""
+    """Finish a tile: y[b * pitch + p * LANES] for its pixels p and blocks b, whose slopes are slopes[b * LANES]."""
     # Each flag is one branch for a whole tile, and goes the same way for a whole layer: processors predict it.
     if flags & RESIDUAL_FIRST:
         sums = tile_add(sums, y, residual, pitch)
@@ -61,9 +66,8 @@ def finish_tile(
     # Of max(0, x) the bound comes first, so that a NaN stays one, as in PyTorch; see `simd.maximum`.
     if flags & RELU6:
         sums = tile_clamp(sums, 0.0, 6.0)
-    # The larger of both is the leaky ReLU only for slopes up to 1; `lower` refuses all others.
     if flags & LEAKY:
-        sums = tile_leak(sums, splat_bits(slope))
+        sums = tile_leak(sums, slopes)
     if flags & STORE_FIRST:
         tile_store(sums, y, 0, pitch)
     if flags & STORE_SECOND:
@@ -75,15 +79,15 @@ def finish_tile(
         if flags & SECOND_RELU6:
             sums = tile_clamp(sums, 0.0, 6.0)
         if flags & SECOND_LEAKY:
-            sums = tile_leak(sums, splat_bits(slope))
+            sums = tile_leak(sums, slopes)
         tile_store(sums, y, second, pitch)
 
 
 @kernel
 def finish(
-    value: Vector, y: Pointer, offset: int, flags: int, second: int, residual: int, slope: int
+    value: Vector, y: Pointer, offset: int, flags: int, second: int, residual: int, slope: Vector
 ) -> None:
-    """Finish one vector, whose result is y[offset:]."""
+    """Finish one vector, whose result is y[offset:] and whose slopes are `slope`."""
     if flags & RESIDUAL_FIRST:
         value = add(value, load(y, offset + residual))
     if flags & (RELU | RELU6):
@@ -91,7 +95,7 @@ def finish(
     if flags & RELU6:
         value = minimum(splat(6.0), value)
     if flags & LEAKY:
-        value = maximum(mul(splat_bits(slope), value), value)
+        value = leak(value, slope)
     if flags & STORE_FIRST:
         store(y, offset, value)
     if flags & STORE_SECOND:
@@ -102,5 +106,5 @@ def finish(
         if flags & SECOND_RELU6:
             value = minimum(splat(6.0), value)
         if flags & SECOND_LEAKY:
-            value = maximum(mul(splat_bits(slope), value), value)
+            value = leak(value, slope)
         store(y, offset + second, value)

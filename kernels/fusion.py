@@ -13,10 +13,18 @@ from typing import NamedTuple
 from refnet.graph import Graph, Node, consumers
 
 from .algorithm import is_depthwise, winograd_side
-from .epilogue import ACTIVATIONS, RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
+from .epilogue import (
+    ACTIVATIONS,
+    LEAKY,
+    RESIDUAL_FIRST,
+    RESIDUAL_SECOND,
+    SECOND_LEAKY,
+    STORE_FIRST,
+    STORE_SECOND,
+)
 
 #: Activations that a layer can apply to its sums.
-RELUS = ("relu", "relu6", "leaky_relu")
+RELUS = ("relu", "relu6", "leaky_relu", "prelu")
 
 
 @dataclass
@@ -24,8 +32,8 @@ class Epilogue:
     """What a layer does with its sums.
 
     [+ residual if residual_first], activation, store as `first`; then [+ residual if not residual_first],
-    second_activation, store as `second`. None means: not stored, not added. `slope` is that of a leaky ReLU, of both
-    if both activations are.
+    second_activation, store as `second`. None means: not stored, not added. `slope` is that of a leaky ReLU, or names
+    those of a PReLU, of both activations if both have one.
     """
 
     first: str | None
@@ -34,7 +42,7 @@ class Epilogue:
     residual_first: bool = True
     second: str | None = None
     second_activation: str = ""
-    slope: float = 0.0
+    slope: float | str = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,6 +58,11 @@ class Epilogue:
         if self.residual is not None:
             flags |= RESIDUAL_FIRST if self.residual_first else RESIDUAL_SECOND
         return flags
+
+    @property
+    def slopes(self) -> float | str | None:
+        """`slope`, if an activation has one."""
+        return self.slope if self.flags & (LEAKY | SECOND_LEAKY) else None
 
     @property
     def note(self) -> str:
@@ -115,9 +128,9 @@ def deferred_relus(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> froze
     return frozenset(deferred)
 
 
-def _slope(node: Node) -> float:
-    """The slope of a leaky ReLU, 0 of the others."""
-    return float(node.attributes.get("slope", 0.0))
+def _slope(node: Node) -> float | str:
+    """The slope of a leaky ReLU, the name of those of a PReLU, 0 of the others."""
+    return node.parameters.get("slope") or float(node.attributes.get("slope", 0.0))
 
 
 class _Fuser:
@@ -157,7 +170,8 @@ class _Fuser:
             plan.first = None if alone else current
             plan.second = added.name
             relu = self._sole(added.name, RELUS)
-            if relu and plan.activation == relu.op and plan.slope != _slope(relu):
+            sloped = relu and ACTIVATIONS[plan.activation] & ACTIVATIONS[relu.op] & LEAKY
+            if relu and sloped and plan.slope != _slope(relu):
                 relu = None  # there is one slope for both
             if relu:
                 plan.second, plan.second_activation = relu.name, relu.op

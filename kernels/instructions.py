@@ -69,7 +69,7 @@ PIXELS = 4  # pixels of a block; where blocks lie side by side, of all of them
 BLOCKS = 5  # channel blocks of the result
 BLOCK_PITCH = 6  # from one block of the result to the next
 WEIGHTS = 7  # offset in the weights of the packed matrix
-CONSTANTS = 8  # offset in the weights of scale and shift, 1 / area, what fills a frame, or the limits of lanes
+CONSTANTS = 8  # offset in the weights of scale and shift, 1 / area, slopes, what fills a frame, or the limits of lanes
 INPUTS = (
     9  # list: the offset in the arena of each input block (for GATHER, of each lane; -1 for zeros)
 )
@@ -107,10 +107,9 @@ ZEROS = 40  # offset in the weights of a row of zeros as long as a row of the in
 ROUNDS = 41  # of PROBE
 REPEAT_ROWS = 42  # rows of the result for each one of the input
 REPEAT_COLUMNS = 43  # columns of the result for each one of the input
-SLOPE = 44  # of a leaky ReLU: the 32 bits of the float
-INPUT_PITCH = 45  # from one block of the input to the next
-DILATION = 46  # rows from one tap of a window to the next
-DILATION_COLUMNS = 47
+INPUT_PITCH = 44  # from one block of the input to the next
+DILATION = 45  # rows from one tap of a window to the next
+DILATION_COLUMNS = 46
 
 #: Integers of an instruction.
 WIDTH = 48
@@ -125,7 +124,7 @@ NAMES: Mapping[int, str] = {
 }
 
 #: What every product says about its results and its inputs.
-_RESULT = (Y, BLOCKS, BLOCK_PITCH, FLAGS, SECOND, RESIDUAL, SLOPE)
+_RESULT = (Y, BLOCKS, BLOCK_PITCH, FLAGS, SECOND, RESIDUAL)
 _PRODUCT = (*_RESULT, WEIGHTS, SEGMENTS, DEPTH, FIRST, LAST, GROUP)
 _WINDOW = (SCRATCH, INPUT_BLOCKS, ROWS, COLUMNS, OUT_COLUMNS, KERNEL_ROWS, STRIDE, TOP, LEFT, PHASE)
 
@@ -142,7 +141,7 @@ FIELDS: Mapping[int, tuple[int, ...]] = {
     DEPTHWISE: (
         *(Y, X, BLOCKS, WEIGHTS, ROWS, COLUMNS, OUT_COLUMNS),
         *(STRIDE, TOP, LEFT, FLAGS, RESIDUAL, FIRST, LAST, ZEROS),
-        *(INPUT_PITCH, BLOCK_PITCH, SLOPE),
+        *(INPUT_PITCH, BLOCK_PITCH),
     ),
     DEPTHWISE_WINDOW: (
         *(*_RESULT, X, INPUT_PITCH, WEIGHTS, COLUMNS, OUT_COLUMNS, KERNEL_ROWS, KERNEL_COLUMNS),
@@ -155,7 +154,7 @@ FIELDS: Mapping[int, tuple[int, ...]] = {
     ),
     SIGMOID: (Y, X, PIXELS),
     SOFTMAX: (Y, PIXELS, BLOCKS, CONSTANTS, INPUTS, FIRST, LAST),
-    ADD: (Y, X, OTHER, PIXELS, FLAGS, SLOPE),
+    ADD: (Y, X, OTHER, PIXELS, FLAGS, CONSTANTS),
     AFFINE: (Y, X, PIXELS, CONSTANTS),
     UPSAMPLE: (Y, BLOCKS, INPUTS, ROWS, COLUMNS, REPEAT_ROWS, REPEAT_COLUMNS, FIRST, LAST),
     SPREAD: (

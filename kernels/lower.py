@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from refnet.graph import Graph, Node
 
 from . import layout
 from .algorithm import UnsupportedError, choose, is_by_channel, is_depthwise, is_image
 from .assembler import Operand
 from .emitter import Emitter, Shapes, Weights
+from .epilogue import LEAKY
 from .fusion import RELUS, Fusion, deferred_relus, fuse
 from .instructions import (
+    ADD,
     AFFINE,
     BLOCKS,
     CHANNEL_PITCH,
@@ -27,8 +31,10 @@ from .instructions import (
     DEPTH,
     DEPTH_TO_SPACE,
     FIRST,
+    FLAGS,
     INPUTS,
     LAST,
+    OTHER,
     PIXEL_PITCH,
     PIXELS,
     REPEAT_COLUMNS,
@@ -38,12 +44,14 @@ from .instructions import (
     SOFTMAX,
     STORE_OUTPUT,
     UPSAMPLE,
+    X,
     Y,
 )
 from .layout import Tensor
 from .lower_pool import MEANS, pool
-from .packing import PackedWeights, channel_limits
+from .packing import PackedWeights, by_lane, channel_limits
 from .plan import Output
+from .simd import LANES
 from .streaming import lower_convolution
 
 #: Besides activations, what makes a tensor whose channels lie in the same lanes as its operands'.
@@ -89,10 +97,6 @@ def lower(
     layers = [node for node in graph.nodes if node.op in ("conv", "linear")]
     algorithms = {node.name: choose(node, graph, shapes) for node in layers}
     fusion, starts = decided.fusion(shapes), decided.starts(shapes)
-    for node in graph.nodes:
-        # The larger of x and slope * x, which the kernels take, is something else above 1.
-        if node.op == "leaky_relu" and node.attributes["slope"] > 1:
-            raise UnsupportedError(f"{node.name} has the slope {node.attributes['slope']}, above 1")
     emitter = Emitter(graph, weights, shapes, packed, fusion, algorithms, starts)
     # Algorithms and fusions are decided for the whole graph before the first instruction is emitted: a layer must
     # know its consumers.
@@ -234,6 +238,25 @@ def activation(emitter: Emitter, node: Node) -> None:
     """ReLU, ReLU6 or leaky ReLU."""
     slope = node.attributes.get("slope", 0.0)
     _each(emitter, node, lambda part: emitter.sum(node.name, [part], node.op, slope))
+
+
+def prelu(emitter: Emitter, node: Node) -> None:
+    """An instruction for each block, since each has slopes of its own."""
+    source = emitter.stored(node.inputs[0])
+    result = emitter.allocate(node.name, source.shape, source.lanes)
+    values = np.asarray(emitter.weights[node.parameters["slope"]], np.float64)
+    key = (node.name, "slopes", source.lanes)
+    slopes = emitter.packed.get(key, lambda: by_lane(values, source.lanes))
+    for i, (x, y) in enumerate(zip(source.blocks, result.blocks, strict=True)):
+        operands: dict[int, Operand] = {
+            Y: y,
+            X: x,
+            OTHER: -1,
+            PIXELS: source.pixels,
+            FLAGS: LEAKY,
+            CONSTANTS: slopes + i * LANES,
+        }
+        emitter.emit(ADD, node.name, f"prelu of block {i}", operands, [x], [y])
 
 
 def add(emitter: Emitter, node: Node) -> None:
@@ -439,6 +462,7 @@ LOWERINGS: Mapping[str, Callable[[Emitter, Node], None]] = {
     "relu": relu,
     "relu6": activation,
     "leaky_relu": activation,
+    "prelu": prelu,
     "add": add,
     "sigmoid": sigmoid,
     "softmax": softmax,

@@ -22,7 +22,6 @@ from . import layout
 from .algorithm import PLANAR_CHANNELS, WAYS
 from .assembler import Distance, Operand
 from .emitter import Emitter
-from .epilogue import float_bits
 from .fusion import Epilogue
 from .instructions import (
     BIAS,
@@ -61,7 +60,6 @@ from .instructions import (
     SEGMENTS,
     SIDE,
     SINGLE,
-    SLOPE,
     STRIDE,
     STRIDE_COLUMNS,
     TOP,
@@ -96,7 +94,6 @@ class Destination:
     Attributes:
         lanes: the logical output channel of every physical lane.
         flags: of `epilogue.py`.
-        slope: of a leaky ReLU among them.
         first, second: what is stored; one of them may be absent.
         residual: what is added, in the same lanes.
         pixels: from one block of the results to the next.
@@ -104,7 +101,6 @@ class Destination:
 
     lanes: tuple[int, ...]
     flags: int
-    slope: float
     first: Tensor | None
     second: Tensor | None
     residual: Tensor | None
@@ -132,7 +128,6 @@ class Destination:
             BLOCKS: last - first,
             BLOCK_PITCH: self.pixels * LANES,
             FLAGS: self.flags,
-            SLOPE: float_bits(self.slope),
         }
         # Kernels add these distances to the place of a result, block by block: all three tensors have one layout.
         if self.first is not None and self.second is not None:
@@ -194,8 +189,7 @@ def destination(
     made = {name: emitter.allocate(name, shape, lanes) for name in epilogue.names}
     first = made[epilogue.first] if epilogue.first is not None else None
     second = made[epilogue.second] if epilogue.second is not None else None
-    flags, slope, pixels = epilogue.flags, epilogue.slope, math.prod(shape[1:])
-    return Destination(lanes, flags, slope, first, second, residual, pixels)
+    return Destination(lanes, epilogue.flags, first, second, residual, math.prod(shape[1:]))
 
 
 def lower_whole(emitter: Emitter, node: Node) -> None:
@@ -292,10 +286,11 @@ class Pointwise:
             weight, bias = self.emitter.parameters(self.node)
             # (O, C, 1, 1) or (O, C) to one row for each lane that the segments visit.
             rows = input_rows(self.in_lanes, weight.reshape(len(weight), -1).T)
-            return pack(rows, bias, part, self.single)
+            return pack(rows, bias, part, self.single, self.emitter.slopes(self.node))
 
         # No size of an image is in the key: plans of all sizes share these weights.
-        key = (self.node.name, "pointwise", part, self.in_lanes, self.single)
+        slopes = self.emitter.fusion.epilogues[self.node.name].slopes
+        key = (self.node.name, "pointwise", part, self.in_lanes, self.single, slopes)
         return self.emitter.packed.get(key, make)
 
 
@@ -405,9 +400,10 @@ class Dense:
             # In the order of the segments: all taps of the first block, then of the next one.
             ends = zip(np.cumsum(self.counts), self.counts, strict=True)
             rows = np.concatenate([tap[end - n : end] for end, n in ends for tap in taps])
-            return pack(rows, bias, lanes, self.single)
+            return pack(rows, bias, lanes, self.single, emitter.slopes(node))
 
-        key = (node.name, "dense", lanes, source.lanes, self.single)
+        slopes = emitter.fusion.epilogues[node.name].slopes
+        key = (node.name, "dense", lanes, source.lanes, self.single, slopes)
         self.weights = emitter.packed.get(key, make)
 
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
@@ -470,9 +466,11 @@ class Planar:
         def make() -> NDArray[np.float32]:
             # (O, C, k, k) to a row for each tap of each channel: the order of the segments in the copy.
             weight, bias = emitter.parameters(node)
-            return pack(weight.transpose(1, 2, 3, 0).reshape(-1, len(weight)), bias, lanes, 0)
+            rows = weight.transpose(1, 2, 3, 0).reshape(-1, len(weight))
+            return pack(rows, bias, lanes, 0, emitter.slopes(node))
 
-        self.weights = emitter.packed.get((node.name, "planar", lanes), make)
+        slopes = emitter.fusion.epilogues[node.name].slopes
+        self.weights = emitter.packed.get((node.name, "planar", lanes, slopes), make)
         self.constants = emitter.constants(*emitter.images[node.inputs[0]])
         made = emitter.shapes[node.name]
         self.note = f"{self.geometry} image {source.shape} -> {made}"
@@ -534,9 +532,14 @@ class Winograd:
 
         key = (node.name, "winograd", side, lanes, source.lanes)
         self.weights = emitter.packed.get(key, make)
-        self.bias = emitter.packed.get(
-            (node.name, "bias", lanes), lambda: by_lane(emitter.parameters(node)[1], lanes)
-        )
+
+        def make_bias() -> NDArray[np.float32]:
+            slopes, bias = emitter.slopes(node), emitter.parameters(node)[1]
+            parts = [bias] if slopes is None else [bias, slopes]
+            return np.concatenate([by_lane(part, lanes) for part in parts])
+
+        slopes = emitter.fusion.epilogues[node.name].slopes
+        self.bias = emitter.packed.get((node.name, "bias", lanes, slopes), make_bias)
 
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
         """One instruction."""
@@ -687,9 +690,10 @@ def _packed(emitter: Emitter, node: Node, lanes: tuple[int, ...]) -> int:
 
     def make() -> NDArray[np.float32]:
         # By lanes, not by band: all bands of a stream ask for the same stretches of blocks.
-        return depthwise_kernel.pack(*emitter.parameters(node), lanes)
+        return depthwise_kernel.pack(*emitter.parameters(node), lanes, emitter.slopes(node))
 
-    return emitter.packed.get((node.name, "depthwise", lanes), make)
+    slopes = emitter.fusion.epilogues[node.name].slopes
+    return emitter.packed.get((node.name, "depthwise", lanes, slopes), make)
 
 
 def _pitch(tensor: Tensor) -> int:

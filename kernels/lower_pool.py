@@ -120,7 +120,7 @@ def refusal(emitter: Emitter, node: Node) -> str | None:
 def destination(emitter: Emitter, node: Node, lanes: tuple[int, ...]) -> Destination:
     """Allocate what a pool makes, its channels in the lanes of its input."""
     result = emitter.allocate(node.name, emitter.shapes[node.name], lanes)
-    return Destination(lanes, STORE_FIRST, 0.0, result, None, None, result.pixels)
+    return Destination(lanes, STORE_FIRST, result, None, None, result.pixels)
 
 
 class Windows:

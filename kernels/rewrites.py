@@ -80,7 +80,7 @@ def unfold_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tupl
         nodes.append(Node(taps, "conv", node.inputs, {**window, "groups": 1}, names))
         readers = consuming[node.name]
         # Before the pixels move, the activation follows a convolution directly, which can absorb it.
-        if len(readers) == 1 and readers[0].op in RELUS and node.name not in graph.outputs:
+        if len(readers) == 1 and _moves(readers[0]) and node.name not in graph.outputs:
             (reader,) = readers
             last = reader.name
             gone.add(last)
@@ -304,7 +304,7 @@ def distribute_activations(graph: Graph) -> Graph:
         name = node.inputs[0]
         # A part that others read too would be needed with and without its activation: nothing would be saved.
         if (
-            node.op not in RELUS
+            not _moves(node)
             or name not in graph.node
             or not _only(graph, consuming, name, "concat")
             or any(len(consuming[x]) > 1 or x in graph.outputs for x in graph.node[name].inputs)
@@ -317,6 +317,11 @@ def distribute_activations(graph: Graph) -> Graph:
         ]
         nodes += [*parts, replace(joined, name=node.name, inputs=tuple(p.name for p in parts))]
     return replace(graph, nodes=tuple(nodes))
+
+
+def _moves(node: Node) -> bool:
+    """Whether this is an activation that is the same on any channels: all but one that has a slope for each."""
+    return node.op in RELUS and not node.parameters
 
 
 def distribute_additions(graph: Graph) -> Graph:

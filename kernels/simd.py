@@ -176,11 +176,6 @@ def power_of_two(a: Vector) -> Vector:
     return ((a.astype(np.int32) + 127) << 23).view(np.float32)
 
 
-def splat_bits(bits: int) -> Vector:
-    """LANES copies of the float32 that has these 32 bits."""
-    return np.full(LANES, bits & 0xFFFFFFFF, np.uint32).view(np.float32)
-
-
 def tile_bias(pixels: int, blocks: int, bias: Pointer, offset: int) -> Tile:
     """A tile whose every pixel holds the `blocks` vectors at bias[offset:]."""
     rows = bias[offset : offset + blocks * LANES].reshape(1, blocks, LANES)
@@ -205,10 +200,11 @@ def tile_clamp(tile: Tile, low: float, high: float) -> Tile:
     return np.where(high32 < bounded, high32, bounded)
 
 
-def tile_leak(tile: Tile, slope: Vector) -> Tile:
-    """The larger of every element and `slope` times that: the leaky ReLU of a slope of at most 1."""
-    scaled = tile * slope
-    leaking: Tile = np.where(scaled > tile, scaled, tile)
+def tile_leak(tile: Tile, slopes: Pointer) -> Tile:
+    """tile[p, b] where it is positive, slopes[b * LANES :] times it elsewhere."""
+    zero, blocks = np.float32(0), tile.shape[1]
+    rows = slopes[: blocks * LANES].reshape(1, blocks, LANES)
+    leaking: Tile = rows * np.where(zero < tile, zero, tile) + np.where(zero > tile, zero, tile)
     return leaking
 
 

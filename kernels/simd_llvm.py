@@ -242,11 +242,6 @@ def _define_arithmetic() -> None:
 
     define(simd.power_of_two, _V, returns=vector)(power_of_two)
 
-    def splat_bits(builder: Any, _: Any, bits: Any) -> Any:
-        return _splat(builder, builder.bitcast(builder.trunc(bits, INT32), FLOAT))
-
-    define(simd.splat_bits, _I, returns=vector)(splat_bits)
-
 
 def _define_tiles() -> None:
     def tile_bias(builder: Any, signature: Any, _p: Any, _b: Any, base: Any, offset: Any) -> Any:
@@ -284,13 +279,15 @@ def _define_tiles() -> None:
             lambda _, c: _bounded(builder, "<", bounds[1], _bounded(builder, ">", bounds[0], c)),
         )
 
-    def tile_leak(builder: Any, signature: Any, tile: Any, slope: Any) -> Any:
-        return _map_tile(
-            builder,
-            signature.args[0],
-            tile,
-            lambda _, c: _bounded(builder, ">", builder.fmul(slope, c), c),
-        )
+    def tile_leak(builder: Any, signature: Any, tile: Any, slopes: Any) -> Any:
+        kind, zero = signature.args[0], _splat(builder, FLOAT(0.0))
+        rows = [_load(builder, slopes, INT64(b * LANES)) for b in range(kind.blocks)]
+
+        def leaking(index: int, c: Any) -> Any:
+            low, high = (_bounded(builder, sign, zero, c) for sign in "<>")
+            return _fma(builder, rows[index % kind.blocks], low, high)
+
+        return _map_tile(builder, kind, tile, leaking)
 
     def tile_add(
         builder: Any, signature: Any, tile: Any, base: Any, offset: Any, pitch: Any
@@ -314,7 +311,7 @@ def _define_tiles() -> None:
     define(simd.tile_clamp, tile, types.Float, types.Float, returns=lambda kind, *_: kind)(
         tile_clamp
     )
-    define(simd.tile_leak, tile, _V, returns=lambda kind, *_: kind)(tile_leak)
+    define(simd.tile_leak, tile, _P, returns=lambda kind, *_: kind)(tile_leak)
     define(simd.tile_add, tile, _P, _I, _I, returns=lambda kind, *_: kind)(tile_add)
     define(simd.tile_store, tile, _P, _I, _I, returns=types.none)(tile_store)
 

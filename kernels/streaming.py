@@ -157,7 +157,7 @@ def _unstored(emitter: Emitter, node: Node, lanes: tuple[int, ...] | None = None
 def _into(emitter: Emitter, node: Node, band: Tensor, pixels: int) -> Destination:
     """The destination of a layer that stores one band only."""
     epilogue = emitter.fusion.epilogues.get(node.name, Epilogue(node.name))
-    return Destination(band.lanes, epilogue.flags, epilogue.slope, band, None, None, pixels)
+    return Destination(band.lanes, epilogue.flags, band, None, None, pixels)
 
 
 def _stream_rows(emitter: Emitter, chain: list[Node]) -> None:

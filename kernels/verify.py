@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 
 from .assembler import Instruction
 from .depthwise import TILE
-from .epilogue import RESIDUAL_FIRST, RESIDUAL_SECOND, STORE_FIRST, STORE_SECOND
+from .epilogue import (
+    LEAKY,
+    RESIDUAL_FIRST,
+    RESIDUAL_SECOND,
+    STORE_FIRST,
+    STORE_SECOND,
+    slope_rows,
+)
 from .instructions import (
     ADD,
     AFFINE,
@@ -533,8 +540,12 @@ def _extent(i: Fields, most: int) -> None:
 
 
 def _packed(i: Fields, access: Access, matrices: int = 1) -> None:
-    """The weights of a product: a bias and DEPTH channels for each block."""
-    floats = matrices * (i[DEPTH] + 1) * i[BLOCKS] * LANES
+    """The weights of a product: a bias, DEPTH channels and slopes, if there are any, for each block."""
+    rows = matrices * (i[DEPTH] + 1)
+    # A Winograd layer has its slopes behind its biases.
+    if i[OPCODE] != WINOGRAD:
+        rows += slope_rows(i[FLAGS])
+    floats = rows * i[BLOCKS] * LANES
     access.weights.append((i[WEIGHTS], i[WEIGHTS] + floats))
 
 
@@ -628,8 +639,9 @@ def _depthwise(i: Fields, program: Program, access: Access) -> None:
         access.writes.append((start, stop))
         if flags & RESIDUAL_FIRST:
             access.reads.append((start + i[RESIDUAL], stop + i[RESIDUAL]))
-    # A bias and nine taps for each block; and the row of zeros that stands for rows outside of the map.
-    access.weights.append((i[WEIGHTS], i[WEIGHTS] + i[BLOCKS] * 10 * LANES))
+    # A bias and nine taps for each block, and its slope; and the row of zeros that stands for rows outside of the map.
+    size = (10 + slope_rows(flags)) * LANES
+    access.weights.append((i[WEIGHTS], i[WEIGHTS] + i[BLOCKS] * size))
     access.weights.append((i[ZEROS], i[ZEROS] + columns * LANES))
 
 
@@ -649,7 +661,8 @@ def _depthwise_window(i: Fields, program: Program, access: Access) -> None:
             x = i[X] + block * i[INPUT_PITCH]
             access.reads.append((x + top * line, x + bottom * line))
     taps = -(-i[KERNEL_ROWS] // down) * -(-i[KERNEL_COLUMNS] // across)
-    access.weights.append((i[WEIGHTS], i[WEIGHTS] + i[BLOCKS] * (taps + 1) * LANES))
+    size = (taps + 1 + slope_rows(i[FLAGS])) * LANES
+    access.weights.append((i[WEIGHTS], i[WEIGHTS] + i[BLOCKS] * size))
     _results(i, access, [(first * out_columns, last * out_columns)])
 
 
@@ -671,7 +684,7 @@ def _winograd(i: Fields, program: Program, access: Access) -> None:
     points, start = (side + 2) ** 2, i[SCRATCH]
     access.scratch.append((start, start + points * ((inputs + blocks) * group + 2) * LANES))
     _packed(i, access, points)
-    access.weights.append((i[BIAS], i[BIAS] + blocks * LANES))
+    access.weights.append((i[BIAS], i[BIAS] + (1 + slope_rows(i[FLAGS])) * blocks * LANES))
     _results(i, access, _patches(i[FIRST], i[LAST], side, rows, columns))
 
 
@@ -723,6 +736,8 @@ def _vectors(i: Fields, program: Program, access: Access) -> None:
     # -1 stands for no second operand.
     if i[OPCODE] == ADD and i[OTHER] >= 0:
         access.reads.append((i[OTHER], i[OTHER] + floats))
+    if i[OPCODE] == ADD and i[FLAGS] & LEAKY:
+        access.weights.append((i[CONSTANTS], i[CONSTANTS] + LANES))
     if i[OPCODE] == AFFINE:
         access.weights.append((i[CONSTANTS], i[CONSTANTS] + 2))
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .epilogue import INFINITY, STORE_FIRST, finish
+from .epilogue import INFINITY, STORE_FIRST, finish, slope_rows
 from .instructions import (
     BIAS,
     BLOCK_PITCH,
@@ -45,7 +45,6 @@ from .instructions import (
     SEGMENT_COUNT,
     SEGMENTS,
     SIDE,
-    SLOPE,
     WEIGHTS,
     WIDTH,
     Y,
@@ -188,7 +187,7 @@ def _row_4(
     flags: int,
     second: int,
     residual: int,
-    slope: int,
+    slope: Vector,
 ) -> None:
     """A^T applied to a row of `half`: up to four output pixels."""
     y0, y1, y2, y3 = _output_4(half, LANES)
@@ -212,7 +211,7 @@ def _row_6(
     flags: int,
     second: int,
     residual: int,
-    slope: int,
+    slope: Vector,
 ) -> None:
     """A^T applied to a row of `half`: up to six output pixels."""
     y0, y1, y2, y3, y4, y5 = _output_6(half, LANES)
@@ -331,6 +330,10 @@ def _outputs(
                 for j in range(size):
                     transform(at(source, j * pitch), size * pitch, at(half, j * LANES))
                 bias = load(weights, instruction[BIAS] + block * LANES)
+                # Behind the biases, if the activation has any; else this is not used.
+                slope = bias
+                if slope_rows(instruction[FLAGS]):
+                    slope = load(weights, instruction[BIAS] + (blocks + block) * LANES)
                 y = at(
                     arena,
                     instruction[Y]
@@ -346,7 +349,7 @@ def _outputs(
                         instruction[FLAGS],
                         instruction[SECOND],
                         instruction[RESIDUAL],
-                        instruction[SLOPE],
+                        slope,
                     )
 
     return transform_outputs

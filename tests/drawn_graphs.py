@@ -14,6 +14,7 @@ ELEMENTWISE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("relu6", {}),
     ("leaky_relu", {"slope": 0.1}),
     ("leaky_relu", {"slope": -0.5}),
+    ("prelu", {}),
     ("sigmoid", {}),
     ("softmax", {"axis": 1}),
     ("softmax", {"axis": 1}),
@@ -50,7 +51,8 @@ class Drawing:
             self.names.append(self.net.conv(x, name, channels, 3, **window))
         elif kind in (4, 9):
             op, attributes = ELEMENTWISE[self.draw(0, len(ELEMENTWISE) - 1)]
-            self.names.append(self.net.add(op, name, x, **attributes))
+            slopes: Any = {"slope": (f"{name}.slope", (channels,))} if op == "prelu" else {}
+            self.names.append(self.net.add(op, name, x, parameters=slopes, **attributes))
         elif kind in (5, 6):
             same = [n for n in self.names if self.net.shape[n] == self.net.shape[x]]
             self.names.append(self.net.add("add", name, x, same[self.draw(0, len(same) - 1)]))

@@ -94,8 +94,10 @@ def plan_of_every_kernel(lanes: int) -> checks.Plan:
     t = net.conv(net.add("relu", "a", x), "winograd", 48, 3, padding=1)
     t = net.conv(net.add("relu", "t", t), "winograd2", 40, 3, padding=1)
     x = net.conv(net.add("add", "z", x, t), "dense", 20, 3, stride=2, padding=1)
+    x = net.add("prelu", "sloped", x, parameters={"slope": ("sloped.slope", (20,))})
     x = net.conv(x, "depthwise", 20, 3, stride=2, padding=1, groups=20)
     y = net.conv(x, "depthwise2", 20, 3, padding=1, groups=20)
+    y = net.add("prelu", "sloped2", y, parameters={"slope": ("sloped2.slope", (20,))})
     x = net.add("normalize", "affine", net.add("add", "w", x, y), mean=0.5, std=2.0)
     window: Any = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
     x = net.add("max_pool", "pool", x, **window)
@@ -129,7 +131,8 @@ def plan_of_larger_patches(lanes: int) -> checks.Plan:
     x = net.conv("input", "first", 20, 1)
     t = net.conv(net.add("relu", "a", x), "winograd", 24, 3, padding=1)
     t = net.conv(net.add("relu", "t", t), "winograd2", 20, 3, padding=1)
-    graph = checks.graph_of(net, net.add("add", "z", x, t))
+    x = net.add("prelu", "y", net.add("add", "z", x, t), parameters={"slope": ("slope", (20,))})
+    graph = checks.graph_of(net, x)
     with checks.only(6):
         plan: checks.Plan = checks.at_lanes(lanes).compiler.compile_plan(
             graph, checks.random_weights(graph)
