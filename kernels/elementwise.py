@@ -1,10 +1,10 @@
-"""Operations on single elements: sigmoid, addition and activation, scale and shift; the check for NaN and infinity;
-the measure of a core's peak."""
+"""Operations on single elements: sigmoid, addition and activation, product, scale and shift between limits; the check for
+NaN and infinity; the measure of a core's peak."""
 
 from __future__ import annotations
 
 from .epilogue import INFINITY, LEAKY, RELU, RELU6, leak
-from .instructions import CONSTANTS, FLAGS, OTHER, PIXELS, ROUNDS, X, Y
+from .instructions import CONSTANTS, FLAGS, OTHER, PIXELS, ROUNDS, STEP, X, Y
 from .simd import (
     LANES,
     Integers,
@@ -101,6 +101,23 @@ def add_vectors(
 
 
 @kernel
+def multiply_vectors(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """MULTIPLY: y = x * other, PIXELS vectors; with a STEP of 0 all by the same one, a gate of their channels."""
+    for i in range(instruction[PIXELS]):
+        factor = load(arena, instruction[OTHER] + i * instruction[STEP])
+        store(
+            arena, instruction[Y] + i * LANES, mul(load(arena, instruction[X] + i * LANES), factor)
+        )
+
+
+@kernel
 def affine(
     instruction: Integers,
     program: Integers,
@@ -109,12 +126,13 @@ def affine(
     image: Pointer,
     output: Pointer,
 ) -> None:
-    """AFFINE: y = x * scale + shift, PIXELS vectors."""
+    """AFFINE: y = x * scale + shift, not below the first limit nor above the second one; PIXELS vectors."""
     constants = at(weights, instruction[CONSTANTS])
     scale, shift = broadcast(constants, 0), broadcast(constants, 1)
+    low, high = broadcast(constants, 2), broadcast(constants, 3)
     for i in range(instruction[PIXELS]):
-        x = load(arena, instruction[X] + i * LANES)
-        store(arena, instruction[Y] + i * LANES, fma(x, scale, shift))
+        value = fma(load(arena, instruction[X] + i * LANES), scale, shift)
+        store(arena, instruction[Y] + i * LANES, minimum(high, maximum(low, value)))
 
 
 @kernel

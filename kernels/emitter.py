@@ -30,6 +30,7 @@ from .instructions import (
     LAST,
     LEFT,
     LOAD_IMAGE,
+    MULTIPLY,
     OTHER,
     OUT_COLUMNS,
     PIXELS,
@@ -247,7 +248,7 @@ class Emitter:
             y, x, *other = (blocks[first] for blocks in lists)
             places: dict[int, Operand] = {Y: y, X: x, PIXELS: (last - first) * result.pixels}
             # An activation alone is an addition without a second addend.
-            if opcode == ADD:
+            if opcode in (ADD, MULTIPLY):
                 places[OTHER] = other[0] if other else -1
             self.emit(opcode, name, note, {**operands, **places}, [x, *other], [y])
         return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 # These imports also list the kernels in `simd.KERNELS`, each after those that it calls, as Numba needs them.
 from .dense import dense, planar
 from .depthwise import depthwise, depthwise_window
-from .elementwise import add_vectors, affine, not_finite, probe, sigmoid
+from .elementwise import add_vectors, affine, multiply_vectors, not_finite, probe, sigmoid
 from .instructions import (
     ADD,
     AFFINE,
@@ -20,6 +20,7 @@ from .instructions import (
     GATHER,
     GLOBAL_AVERAGE,
     LOAD_IMAGE,
+    MULTIPLY,
     OPCODE,
     PLANAR,
     POINTWISE,
@@ -95,6 +96,8 @@ def execute(
                 softmax(instruction, program, arena, weights, source, target)
             elif opcode == ADD:
                 add_vectors(instruction, program, arena, weights, source, target)
+            elif opcode == MULTIPLY:
+                multiply_vectors(instruction, program, arena, weights, source, target)
             elif opcode == AFFINE:
                 affine(instruction, program, arena, weights, source, target)
             elif opcode == UPSAMPLE:

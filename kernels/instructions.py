@@ -25,7 +25,8 @@ from typing import NamedTuple
     SIGMOID,  # 1 / (1 + exp(-x))
     SOFTMAX,  # over the channels of every pixel
     ADD,  # activation(x + other), or activation(x)
-    AFFINE,  # x * scale + shift
+    MULTIPLY,  # x * other
+    AFFINE,  # x * scale + shift, between two limits
     UPSAMPLE,  # every pixel repeated
     SPREAD,  # pixels apart from each other, or a map in a frame
     DEPTH_TO_SPACE,  # blocks of channels into the places of a larger map
@@ -33,7 +34,7 @@ from typing import NamedTuple
     LOAD_IMAGE,  # the caller's planar image into channel blocks
     STORE_OUTPUT,  # channel blocks into the caller's planar array
     PROBE,  # multiply-adds alone, to measure the peak of a core
-) = range(20)
+) = range(21)
 
 #: What runs, for people, by opcode.
 OPCODES = (
@@ -49,6 +50,7 @@ OPCODES = (
     "sigmoid",
     "softmax",
     "add",
+    "multiply",
     "affine",
     "upsample",
     "spread",
@@ -69,7 +71,7 @@ PIXELS = 4  # pixels of a block; where blocks lie side by side, of all of them
 BLOCKS = 5  # channel blocks of the result
 BLOCK_PITCH = 6  # from one block of the result to the next
 WEIGHTS = 7  # offset in the weights of the packed matrix
-CONSTANTS = 8  # offset in the weights of scale and shift, 1 / area, slopes, what fills a frame, or the limits of lanes
+CONSTANTS = 8  # offset in the weights of scale, shift and limits, 1 / area, slopes, what fills a frame, or the limits of lanes
 INPUTS = (
     9  # list: the offset in the arena of each input block (for GATHER, of each lane; -1 for zeros)
 )
@@ -110,6 +112,7 @@ REPEAT_COLUMNS = 43  # columns of the result for each one of the input
 INPUT_PITCH = 44  # from one block of the input to the next
 DILATION = 45  # rows from one tap of a window to the next
 DILATION_COLUMNS = 46
+STEP = 47  # from one vector of a second input to the next; 0 if one serves all
 
 #: Integers of an instruction.
 WIDTH = 48
@@ -155,6 +158,7 @@ FIELDS: Mapping[int, tuple[int, ...]] = {
     SIGMOID: (Y, X, PIXELS),
     SOFTMAX: (Y, PIXELS, BLOCKS, CONSTANTS, INPUTS, FIRST, LAST),
     ADD: (Y, X, OTHER, PIXELS, FLAGS, CONSTANTS),
+    MULTIPLY: (Y, X, OTHER, PIXELS, STEP),
     AFFINE: (Y, X, PIXELS, CONSTANTS),
     UPSAMPLE: (Y, BLOCKS, INPUTS, ROWS, COLUMNS, REPEAT_ROWS, REPEAT_COLUMNS, FIRST, LAST),
     SPREAD: (

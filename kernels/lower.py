@@ -19,7 +19,7 @@ from . import layout
 from .algorithm import UnsupportedError, choose, is_by_channel, is_depthwise, is_image
 from .assembler import Operand
 from .emitter import Emitter, Shapes, Weights
-from .epilogue import LEAKY
+from .epilogue import INFINITY, LEAKY
 from .fusion import RELUS, Fusion, deferred_relus, fuse
 from .instructions import (
     ADD,
@@ -34,6 +34,7 @@ from .instructions import (
     FLAGS,
     INPUTS,
     LAST,
+    MULTIPLY,
     OTHER,
     PIXEL_PITCH,
     PIXELS,
@@ -42,6 +43,7 @@ from .instructions import (
     ROWS,
     SIGMOID,
     SOFTMAX,
+    STEP,
     STORE_OUTPUT,
     UPSAMPLE,
     X,
@@ -58,6 +60,7 @@ from .streaming import lower_convolution
 LANE_BY_LANE = (
     *("add", "sigmoid", "softmax", "normalize", "average_pool", "max_pool", "upsample"),
     *("global_average_pool", "global_max_pool", "conv_transpose", "pad"),
+    *("multiply", "silu", "hard_sigmoid", "hard_swish", "clip"),
 )
 
 
@@ -202,13 +205,18 @@ def cells(emitter: Emitter, node: Node) -> None:
 
 
 def reshape(emitter: Emitter, node: Node) -> None:
-    """The same maps: the cells of a pixel lie side by side in an output, in the order of its channels."""
+    """The same map or vector, or the same maps: the cells of a pixel lie side by side in an output, in the order of its channels."""
     name, shape = node.inputs[0], emitter.shapes[node.name]
     maps = emitter.cells.get(name)
+    if all(len(s) in (1, 3) and s[1:] in ((), (1, 1)) for s in (shape, emitter.shapes[name])):
+        # A vector, and a map of one pixel: gates are computed as the one and used as the other.
+        source = emitter.stored(name)
+        emitter.tensors[node.name] = Tensor(shape, source.blocks, source.lanes)
+        return
     if maps is None or len(shape) != 2 or any(part.shape[0] % shape[1] for part in maps):
         raise UnsupportedError(
             f"{node.name} reshapes {emitter.shapes[name]} to {shape}; the engine can cut the rows of a list of "
-            "cells into equal parts"
+            "cells into equal parts, and make a map of one pixel a vector"
         )
     emitter.cells[node.name] = maps
 
@@ -286,12 +294,72 @@ def normalize(emitter: Emitter, node: Node) -> None:
         emitter.images[node.name] = (scale, shift)
         emitter.tensors[node.name] = Tensor(emitter.shapes[node.name], (), ())
         return
-    operands: dict[int, Operand] = {CONSTANTS: emitter.constants(scale, shift)}
-    _each(
-        emitter,
-        node,
-        lambda part: emitter.vectors(AFFINE, node.name, str(part.shape), operands, [part]),
-    )
+    _each(emitter, node, lambda part: _affine(emitter, node.name, part, scale, shift))
+
+
+def _affine(
+    emitter: Emitter,
+    name: str,
+    part: Tensor,
+    scale: float,
+    shift: float,
+    low: float = -INFINITY,
+    high: float = INFINITY,
+) -> Tensor:
+    """x * scale + shift, not below `low` nor above `high`."""
+    operands: dict[int, Operand] = {CONSTANTS: emitter.constants(scale, shift, low, high)}
+    return emitter.vectors(AFFINE, name, str(part.shape), operands, [part])
+
+
+def clip(emitter: Emitter, node: Node) -> None:
+    """x between two limits."""
+    low, high = node.attributes["low"], node.attributes["high"]
+    _each(emitter, node, lambda part: _affine(emitter, node.name, part, 1.0, 0.0, low, high))
+
+
+def hard_sigmoid(emitter: Emitter, node: Node) -> None:
+    """A line between 0 and 1."""
+    line = node.attributes["slope"], node.attributes["shift"], 0.0, 1.0
+    _each(emitter, node, lambda part: _affine(emitter, node.name, part, *line))
+
+
+def gated(emitter: Emitter, node: Node) -> None:
+    """SiLU and hard swish: x times its sigmoid, or the hard one."""
+
+    def make(part: Tensor) -> Tensor:
+        name, note = f"{node.name} gate", str(part.shape)
+        if node.op == "silu":
+            gate = emitter.vectors(SIGMOID, name, note, {}, [part])
+        else:
+            gate = _affine(emitter, name, part, 1 / 6, 0.5, 0.0, 1.0)
+        return emitter.vectors(MULTIPLY, node.name, note, {STEP: LANES}, [part, gate])
+
+    _each(emitter, node, make)
+
+
+def multiply(emitter: Emitter, node: Node) -> None:
+    """Element by element, or every channel of a map by a factor of its own."""
+    shapes = [emitter.shapes[name] for name in node.inputs]
+    names = list(node.inputs)
+    if shapes[0][1:] == (1, 1):
+        names.reverse()
+        shapes.reverse()
+    whole = emitter.stored(names[0])
+    other = emitter.in_lanes(emitter.stored(names[1]), whole.lanes, names[1])
+    if shapes[0] == shapes[1]:
+        note, operands = str(whole.shape), {STEP: LANES}
+        product = emitter.vectors(MULTIPLY, node.name, note, operands, [whole, other])
+        emitter.tensors[node.name] = product
+        return
+    if shapes[1] != (shapes[0][0], 1, 1):
+        raise UnsupportedError(
+            f"{node.name} multiplies {shapes[0]} by {shapes[1]}; the engine has a kernel for equal shapes and for "
+            "one factor a channel"
+        )
+    result = emitter.allocate(node.name, whole.shape, whole.lanes)
+    for i, (x, gate, y) in enumerate(zip(whole.blocks, other.blocks, result.blocks, strict=True)):
+        places: dict[int, Operand] = {Y: y, X: x, OTHER: gate, PIXELS: whole.pixels}
+        emitter.emit(MULTIPLY, node.name, f"gate of block {i}", places, [x, gate], [y])
 
 
 def softmax(emitter: Emitter, node: Node) -> None:
@@ -465,6 +533,11 @@ LOWERINGS: Mapping[str, Callable[[Emitter, Node], None]] = {
     "prelu": prelu,
     "add": add,
     "sigmoid": sigmoid,
+    "multiply": multiply,
+    "silu": gated,
+    "hard_swish": gated,
+    "hard_sigmoid": hard_sigmoid,
+    "clip": clip,
     "softmax": softmax,
     "normalize": normalize,
     "average_pool": pool,

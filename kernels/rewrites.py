@@ -27,7 +27,7 @@ def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, 
 
     What changes is computed in float64; all other weights are passed on as they are."""
     # First, so that the passes count only consumers that matter; again at the end, since they leave nodes behind.
-    graph = drop_dead(graph)
+    graph = name_pools(drop_dead(graph))
     graph, new = unfold_transposed(graph, weights)
     graph, new = spread_transposed(graph, new)
     graph, new = split_groups(graph, new)
@@ -46,6 +46,22 @@ def drop_dead(graph: Graph) -> Graph:
             needed.update(node.inputs)
             kept.append(node)
     return replace(graph, nodes=tuple(reversed(kept)))
+
+
+#: {what reduces all rows and columns: the pool that it is}.
+POOLS = {"mean": "global_average_pool", "max": "global_max_pool"}
+
+
+def name_pools(graph: Graph) -> Graph:
+    """The mean or the maximum of all rows and columns is a global pool."""
+    shapes = graph.shapes()
+    nodes = []
+    for node in graph.nodes:
+        over = node.op == "reduce" and set(node.attributes["axes"]) == {2, 3}
+        if over and len(shapes[node.inputs[0]]) == 3 and node.attributes["kind"] in POOLS:
+            node = replace(node, op=POOLS[node.attributes["kind"]], attributes={})
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def unfold_transposed(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:

@@ -203,7 +203,7 @@ def tile_clamp(tile: Tile, low: float, high: float) -> Tile:
 def tile_leak(tile: Tile, slopes: Pointer) -> Tile:
     """tile[p, b] where it is positive, slopes[b * LANES :] times it elsewhere."""
     zero, blocks = np.float32(0), tile.shape[1]
-    rows = slopes[: blocks * LANES].reshape(1, blocks, LANES)
+    rows = slopes[0 : blocks * LANES].reshape(1, blocks, LANES)
     leaking: Tile = rows * np.where(zero < tile, zero, tile) + np.where(zero > tile, zero, tile)
     return leaking
 

@@ -60,6 +60,7 @@ from .instructions import (
     LAST,
     LEFT,
     LOAD_IMAGE,
+    MULTIPLY,
     NAMES,
     NOTHING,
     OPCODE,
@@ -85,6 +86,7 @@ from .instructions import (
     SINGLE,
     SOFTMAX,
     SPREAD,
+    STEP,
     STORE_OUTPUT,
     STRIDE,
     STRIDE_COLUMNS,
@@ -729,7 +731,7 @@ def _window_pool(i: Fields, program: Program, access: Access) -> None:
 
 
 def _vectors(i: Fields, program: Program, access: Access) -> None:
-    """SIGMOID, ADD and AFFINE."""
+    """SIGMOID, ADD, MULTIPLY and AFFINE."""
     floats = i[PIXELS] * LANES
     access.writes.append((i[Y], i[Y] + floats))
     access.reads.append((i[X], i[X] + floats))
@@ -738,8 +740,11 @@ def _vectors(i: Fields, program: Program, access: Access) -> None:
         access.reads.append((i[OTHER], i[OTHER] + floats))
     if i[OPCODE] == ADD and i[FLAGS] & LEAKY:
         access.weights.append((i[CONSTANTS], i[CONSTANTS] + LANES))
+    if i[OPCODE] == MULTIPLY:
+        _require(i[STEP] in (0, LANES), "%d floats from one factor to the next", i[STEP])
+        access.reads.append((i[OTHER], i[OTHER] + (floats if i[STEP] else LANES)))
     if i[OPCODE] == AFFINE:
-        access.weights.append((i[CONSTANTS], i[CONSTANTS] + 2))
+        access.weights.append((i[CONSTANTS], i[CONSTANTS] + 4))
 
 
 def _softmax(i: Fields, program: Program, access: Access) -> None:
@@ -843,6 +848,7 @@ _ACCESS: dict[int, Callable[[Fields, Program, Access], None]] = {
     SIGMOID: _vectors,
     SOFTMAX: _softmax,
     ADD: _vectors,
+    MULTIPLY: _vectors,
     AFFINE: _vectors,
     UPSAMPLE: _upsample,
     SPREAD: _spread,

@@ -15,6 +15,10 @@ ELEMENTWISE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("leaky_relu", {"slope": 0.1}),
     ("leaky_relu", {"slope": -0.5}),
     ("prelu", {}),
+    ("hard_swish", {}),
+    ("silu", {}),
+    ("hard_sigmoid", {"slope": 0.2, "shift": 0.5}),
+    ("clip", {"low": -0.5, "high": float("inf")}),
     ("sigmoid", {}),
     ("softmax", {"axis": 1}),
     ("softmax", {"axis": 1}),
@@ -42,7 +46,7 @@ class Drawing:
     def grow(self) -> None:
         """One more operation, of a recent tensor, unless that is too small for it."""
         x = self.names[-1 - min(self.draw(0, 3), len(self.names) - 1)]
-        name, kind = f"n{len(self.names)}", self.draw(0, 18 if self.norms else 15)
+        name, kind = f"n{len(self.names)}", self.draw(0, 19 if self.norms else 16)
         channels, *size = self.net.shape[x]
         if kind <= 2:
             self._conv(x, name)
@@ -56,6 +60,11 @@ class Drawing:
         elif kind in (5, 6):
             same = [n for n in self.names if self.net.shape[n] == self.net.shape[x]]
             self.names.append(self.net.add("add", name, x, same[self.draw(0, len(same) - 1)]))
+        elif kind == 16:
+            gate = self.net.add("reduce", f"{name}.gate", x, kind="mean", axes=(2, 3))
+            self.names.append(
+                self.net.add("multiply", name, *((gate, x), (x, gate), (x, x))[self.draw(0, 2)])
+            )
         elif kind == 7:
             fitting = [n for n in self.names if [*self.net.shape[n][1:]] == size]
             other = fitting[self.draw(0, len(fitting) - 1)]
@@ -93,9 +102,9 @@ class Drawing:
             widths = ((0, 0), (self.draw(0, 1), self.draw(0, 2)), (self.draw(0, 1), 0))
             border: Any = {"widths": widths, "mode": "constant", "value": 0.5}
             self.names.append(self.net.add("pad", name, x, **border))
-        elif kind in (16, 17):
+        elif kind in (17, 18):
             self.names.append(self.net.batch_norm(x, name))
-        elif kind == 18:
+        elif kind == 19:
             self._branches(x, name)
 
     def _conv(self, x: str, name: str) -> None:

@@ -1,5 +1,7 @@
 """Elementwise operations, concatenation and slicing, and the ways in and out of channel blocks."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,61 @@ def test_sigmoid_equals_the_definition_over_the_whole_range() -> None:
     x = np.linspace(-100, 100, 4001, dtype=np.float32).reshape(1, 1, 1, -1)
     with np.errstate(over="ignore"):
         checks.check(graph, 3e-7, x)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("silu", {}),
+        ("hard_swish", {}),
+        ("hard_sigmoid", {"slope": 0.2, "shift": 0.5}),
+        ("hard_sigmoid", {"slope": -1.5, "shift": 0.25}),
+        ("clip", {"low": -1.0, "high": 2.5}),
+        ("clip", {"low": float("-inf"), "high": 0.5}),
+    ],
+)
+def test_gates_equal_the_definition_over_the_whole_range(op: str, attributes: Any) -> None:
+    net = checks.Net((1, 1, 4001))
+    graph = checks.graph_of(net, net.add(op, "y", "input", **attributes))
+    x = np.linspace(-100, 100, 4001, dtype=np.float32).reshape(1, 1, 1, -1)
+    with np.errstate(over="ignore"):
+        checks.check(graph, 3e-7, x)
+
+
+@settings(max_examples=25)
+@given(
+    channels=st.integers(1, 40),
+    sides=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    gate=st.sampled_from(["same", "mean", "max", "squeezed"]),
+    swapped=st.booleans(),
+)
+def test_products_equal_the_definition(
+    channels: int, sides: tuple[int, int], gate: str, swapped: bool
+) -> None:
+    """With a map of the same shape, and with a gate, computed as a map of one pixel or as a vector."""
+    net = checks.Net((3, *sides))
+    x = net.conv("input", "layer", channels, 1)
+    if gate == "same":
+        other = net.conv("input", "other", channels, 1)
+    else:
+        kind = "max" if gate == "max" else "mean"
+        other = net.add("reduce", "pool", x, kind=kind, axes=(2, 3))
+    if gate == "squeezed":
+        vector = net.add("reshape", "vector", other, shape=(-1,))
+        excited = net.add(
+            "hard_sigmoid", "gate", net.linear(vector, "linear", channels), slope=0.2, shift=0.5
+        )
+        other = net.add("reshape", "map", excited, shape=(-1, 1, 1))
+    y = net.add("multiply", "y", *((other, x) if swapped else (x, other)))
+    checks.check(checks.graph_of(net, net.conv(y, "next", 5, 1), y), checks.DIRECT, runs="multiply")
+
+
+def test_products_of_other_shapes_are_refused() -> None:
+    net = checks.Net((4, 5, 6))
+    column = net.add("reduce", "column", "input", kind="mean", axes=(2,))
+    graph = checks.graph_of(net, net.add("multiply", "y", "input", column))
+    with pytest.raises(checks.UnsupportedError):
+        checks.compile_plan(graph, {})
 
 
 @pytest.mark.parametrize("chosen", [0, 1])

@@ -115,6 +115,8 @@ def plan_of_every_kernel(lanes: int) -> checks.Plan:
     square = net.conv(square, "window", 3, 5, stride=2, dilation=(1, 2), padding=4, groups=3)
     square = net.add("add", "again", net.add("relu", "act", square), square)
     leaky = net.add("leaky_relu", "leaky", square, slope=0.1)
+    leaky = net.add("multiply", "gated", net.add("global_max_pool", "gate", leaky), leaky)
+    leaky = net.add("hard_swish", "hard", leaky)
     outputs = (linear, moved, net.add("cells", "cells", valid), blocked, larger, leaky)
     graph = checks.graph_of(net, *outputs)
     plan: checks.Plan = checks.at_lanes(lanes).compiler.compile_plan(

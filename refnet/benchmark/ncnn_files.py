@@ -137,8 +137,8 @@ class _Writer:
                 return "Reshape", _sizes(self.shapes[node.name])
             case "take" if a["step"] == 1:
                 axis, length = a["axis"] - 1, self.shapes[node.inputs[0]][a["axis"] - 1]
-                start, stop, _ = slice(a["start"], a["stop"]).indices(length)
-                return "Crop", [f"-23309=1,{start}", f"-23310=1,{stop}", f"-23311=1,{axis}"]
+                first, last, _ = slice(a["start"], a["stop"]).indices(length)
+                return "Crop", [f"-23309=1,{first}", f"-23310=1,{last}", f"-23311=1,{axis}"]
             case "subtract":
                 return "BinaryOp", ["0=1"]
             case "exp":
