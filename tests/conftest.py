@@ -1,7 +1,7 @@
 """What several test files share: where the real weights, golden files and photos are, and figures for the end of a run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,17 @@ def assets() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no asset bundle at {folder}; set REFNET_ASSETS to its folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def free_cores() -> Iterator[None]:
+    """Give the process back the cores that it had: the benchmarks keep theirs on one, and would keep all later tests there."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture

@@ -225,8 +225,8 @@ def _refined(seen: Array, weights: Array, fit: _Fit, level: Array | float = 0.0)
     """
     found, left = fit.of(np.arange(len(seen))), np.arange(len(seen))
     damping, near = np.full(len(seen), 1e-3), np.zeros(len(seen), bool)
-    level = np.broadcast_to(np.asarray(level), len(seen))
-    equations = _equations(seen, weights, fit, level, False)
+    nods = np.broadcast_to(np.asarray(level), len(seen))
+    equations = _equations(seen, weights, fit, nods, False)
     for _ in range(50):
         normal, slope, curved, cost = equations
         damped = normal + curved * near[:, None, None]
@@ -237,7 +237,7 @@ def _refined(seen: Array, weights: Array, fit: _Fit, level: Array | float = 0.0)
         stays = turn >= SMALL
         tried = fit.moved(step)
         small = turn < NEAR
-        of_tried = _equations(seen, weights, tried, level, bool(small.any()))
+        of_tried = _equations(seen, weights, tried, nods, bool(small.any()))
         better = (tried.translation[:, 2] > 0) & (of_tried[3] <= cost) & stays
         lost = damping > 1e10
         near = better & small
@@ -254,7 +254,7 @@ def _refined(seen: Array, weights: Array, fit: _Fit, level: Array | float = 0.0)
             if not stays.any():
                 return found
             fit, left, damping, near = fit.of(stays), left[stays], damping[stays], near[stays]
-            seen, weights, level = seen[stays], weights[stays], level[stays]
+            seen, weights, nods = seen[stays], weights[stays], nods[stays]
             equations = tuple([part[stays] for part in equations])
     found.put(left, fit)
     return found

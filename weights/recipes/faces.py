@@ -59,11 +59,11 @@ part are among the training photos, so no figure here is an official one of WIDE
 Photos with a longer side of 640 pixels, one scale; faces of at least 20 pixels on the longer side; a box is
 right at an IoU of 0.5, and a second box on one face is wrong. Recall is at half a false box a photo.""",
     "Limits": """
-Of the faces that are heavily blurred or mostly hidden about half and two thirds are missed; small ones are placed less
-well than large ones. Heads that lean by more than about 60 degrees are seldom found. What is taken for a face most
-often is small, round and blurred, or of a texture that no photo of the training had, such as cells under a microscope:
-on 33 photos and pictures without a face (of scikit-image 0.26, and of cars) there are 5 false boxes at the default
-threshold, and none at 0.7.""",
+Of the faces that are heavily blurred a third is missed, of those mostly hidden nearly three quarters; small ones are
+placed less well than large ones. Heads that lean by more than about 60 degrees are seldom found. What is taken for a
+face most often is round and blurred, or of a texture that no photo of the training had, such as cells under a
+microscope: on 33 photos and pictures without a face (of scikit-image 0.26, and of cars) there are 5 false boxes at the
+default threshold, one at 0.6 and none at 0.75.""",
     "Not for": """
 Surveillance, or anything where a face that is missed, or seen where there is none, harms somebody.
 Whether it works equally well for all groups of people has not been measured.""",
