@@ -23,6 +23,7 @@ from .instructions import (
     COLUMNS,
     CONSTANTS,
     DEPTH,
+    FIELDS,
     FIRST,
     FLAGS,
     GATHER,
@@ -30,7 +31,6 @@ from .instructions import (
     LAST,
     LEFT,
     LOAD_IMAGE,
-    MULTIPLY,
     OTHER,
     OUT_COLUMNS,
     PIXELS,
@@ -231,6 +231,19 @@ class Emitter:
             operands[CONSTANTS] = self.constants(*[slope] * LANES)
         return self.vectors(ADD, name, note, operands, addends)
 
+    def sloped(self, name: str, source: Tensor, result: Tensor, slopes: int) -> None:
+        """A leaky ReLU with slopes by channel, of which a block has its `LANES` in a row from `slopes` on."""
+        for i, (x, y) in enumerate(zip(source.blocks, result.blocks, strict=True)):
+            operands: dict[int, Operand] = {
+                Y: y,
+                X: x,
+                OTHER: -1,
+                PIXELS: source.pixels,
+                FLAGS: LEAKY,
+                CONSTANTS: slopes + i * LANES,
+            }
+            self.emit(ADD, name, f"prelu of block {i}", operands, [x], [y])
+
     def vectors(
         self,
         opcode: int,
@@ -248,7 +261,7 @@ class Emitter:
             y, x, *other = (blocks[first] for blocks in lists)
             places: dict[int, Operand] = {Y: y, X: x, PIXELS: (last - first) * result.pixels}
             # An activation alone is an addition without a second addend.
-            if opcode in (ADD, MULTIPLY):
+            if OTHER in FIELDS[opcode]:
                 places[OTHER] = other[0] if other else -1
             self.emit(opcode, name, note, {**operands, **places}, [x, *other], [y])
         return result

@@ -19,10 +19,9 @@ from . import layout
 from .algorithm import UnsupportedError, choose, is_by_channel, is_depthwise, is_image
 from .assembler import Operand
 from .emitter import Emitter, Shapes, Weights
-from .epilogue import INFINITY, LEAKY
+from .epilogue import INFINITY
 from .fusion import RELUS, Fusion, deferred_relus, fuse
 from .instructions import (
-    ADD,
     AFFINE,
     BLOCKS,
     CHANNEL_PITCH,
@@ -31,7 +30,6 @@ from .instructions import (
     DEPTH,
     DEPTH_TO_SPACE,
     FIRST,
-    FLAGS,
     INPUTS,
     LAST,
     MULTIPLY,
@@ -255,16 +253,7 @@ def prelu(emitter: Emitter, node: Node) -> None:
     values = np.asarray(emitter.weights[node.parameters["slope"]], np.float64)
     key = (node.name, "slopes", source.lanes)
     slopes = emitter.packed.get(key, lambda: by_lane(values, source.lanes))
-    for i, (x, y) in enumerate(zip(source.blocks, result.blocks, strict=True)):
-        operands: dict[int, Operand] = {
-            Y: y,
-            X: x,
-            OTHER: -1,
-            PIXELS: source.pixels,
-            FLAGS: LEAKY,
-            CONSTANTS: slopes + i * LANES,
-        }
-        emitter.emit(ADD, node.name, f"prelu of block {i}", operands, [x], [y])
+    emitter.sloped(node.name, source, result, slopes)
 
 
 def add(emitter: Emitter, node: Node) -> None:

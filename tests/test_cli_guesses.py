@@ -154,7 +154,7 @@ def test_other_objects_have_a_class(here: Path, capsys: Any) -> None:
     assert call("detect photo.jpg -o out --results r.jsonl") == 0
     assert "1 done before" in capsys.readouterr().err
     assert call("detect photo.jpg -o out --results r.csv") == 0
-    assert "face,0.8" in (here / "r.csv").read_text().splitlines()[1]
+    assert "face,0.9" in (here / "r.csv").read_text().splitlines()[1]
     assert call("detect photo.jpg -o out --results r.txt") == 2
     assert "results end in .jsonl, .csv, .parquet" in capsys.readouterr().err
 

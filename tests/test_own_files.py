@@ -422,53 +422,6 @@ def test_a_file_of_ones_own_choice_is_replaced_only_when_asked(
     assert draw(overwrite=True).images == 1 and target.read_bytes() != b"my own"
 
 
-@pytest.mark.parametrize(("source", "name"), [("a.jpg", "out.png"), ("d.avi", "out.mp4")])
-def test_a_file_of_ones_own_choice_goes_on_where_it_ended(
-    holiday: Path, tmp_path: Path, source: str, name: str
-) -> None:
-    """A second run has nothing to do; one that would draw something else says so, and replaces nothing."""
-    target = tmp_path / name
-
-    def draw(source: str, threshold: float = 0.5, **options: Any) -> Outcome:
-        analyzer: Any = OneFace()
-        settings: Any = {"copies": AnnotatedCopies(tmp_path, file=target), **options}
-        job = Job(analyzer, None, settings={"threshold": threshold}, **settings)
-        return job.run(find_sources([str(holiday / source)]))
-
-    assert draw(source).skipped == 0
-    before = target.read_bytes(), target.stat().st_mtime_ns
-    again = draw(source)
-    assert (again.skipped, again.faces, again.failed) == (1, 0, {})
-    with pytest.raises(OptionError, match=r"was made with threshold 0\.5, .* 0\.7; --overwrite"):
-        draw(source, 0.7)
-    with pytest.raises(OptionError, match="is there, of another run; --overwrite"):
-        draw("b.png" if source == "a.jpg" else "c.mp4")
-    assert before == (target.read_bytes(), target.stat().st_mtime_ns)
-    assert draw(source, 0.7, overwrite=True).skipped == 0 and draw(source, 0.7).skipped == 1
-    # Whoever has written to it since is not asked twice: the same size, and another time.
-    os.utime(target, ns=(before[1] + 5, before[1] + 5))
-    with pytest.raises(OptionError, match="is there; --overwrite replaces it"):
-        draw(source, 0.7)
-    target.unlink()
-    assert draw(source, 0.7).skipped == 0
-    assert marked(tmp_path) == set()  # it is the user's: no search leaves it out
-
-
-def test_a_video_of_ones_own_choice_that_was_interrupted_is_made_again(
-    holiday: Path, tmp_path: Path
-) -> None:
-    target = tmp_path / "out.mp4"
-    copies = AnnotatedCopies(tmp_path, file=target)
-    first, *_ = read_frames(find_sources([str(holiday / "d.avi")]))
-    copies.write(first, Faces())
-    copies.close()
-    analyzer: Any = OneFace()
-    job = Job(analyzer, None, copies=AnnotatedCopies(tmp_path, file=target), settings={})
-    assert job.run(find_sources([str(holiday / "d.avi")])).frames == 3
-    copy = cv2.VideoCapture(str(target))
-    assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 3
-
-
 @pytest.mark.parametrize("words", [["97"], ["97", "gone.jpg"]])
 def test_nothing_is_made_for_a_camera_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str]
