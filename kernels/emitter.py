@@ -43,7 +43,7 @@ from .instructions import (
     Y,
 )
 from .layout import Block, Buffer, Tensor, buffers_of
-from .packing import PackedWeights
+from .packing import PackedWeights, by_lane
 from .simd import LANES
 
 Weights = Mapping[str, NDArray[Any]]
@@ -231,18 +231,16 @@ class Emitter:
             operands[CONSTANTS] = self.constants(*[slope] * LANES)
         return self.vectors(ADD, name, note, operands, addends)
 
-    def sloped(self, name: str, source: Tensor, result: Tensor, slopes: int) -> None:
-        """A leaky ReLU with slopes by channel, of which a block has its `LANES` in a row from `slopes` on."""
+    def leaking(self, name: str, source: Tensor, slopes: NDArray[Any]) -> Tensor:
+        """The leaky ReLU of a tensor with slopes (C,), in an instruction for each block, known by its name from now on."""
+        result = self.allocate(name, source.shape, source.lanes)
+        key = (name, "slopes", source.lanes)
+        offset = self.packed.get(key, lambda: by_lane(slopes, source.lanes))
         for i, (x, y) in enumerate(zip(source.blocks, result.blocks, strict=True)):
-            operands: dict[int, Operand] = {
-                Y: y,
-                X: x,
-                OTHER: -1,
-                PIXELS: source.pixels,
-                FLAGS: LEAKY,
-                CONSTANTS: slopes + i * LANES,
-            }
+            operands: dict[int, Operand] = {Y: y, X: x, OTHER: -1, PIXELS: source.pixels}
+            operands |= {FLAGS: LEAKY, CONSTANTS: offset + i * LANES}
             self.emit(ADD, name, f"prelu of block {i}", operands, [x], [y])
+        return result
 
     def vectors(
         self,

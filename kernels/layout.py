@@ -152,6 +152,14 @@ def slice_channels(tensor: Tensor, start: int, stop: int) -> Tensor:
     return Tensor((stop - start, *tensor.shape[1:]), tuple(blocks), tuple(lanes))
 
 
+def take_cells(tensor: Tensor, width: int, start: int, stop: int) -> Tensor:
+    """Of every `width` channels, which are a cell, those from `start` to `stop`; other lanes ignored."""
+    kept = [c for c in range(tensor.shape[0]) if start <= c % width < stop]
+    number = {channel: i for i, channel in enumerate(kept)}
+    lanes = tuple(number.get(lane, -1) for lane in tensor.lanes)
+    return Tensor((len(kept), *tensor.shape[1:]), tensor.blocks, lanes)
+
+
 def flatten(tensor: Tensor) -> Tensor:
     """(C, H, W) as a vector: every pixel becomes a block of one pixel."""
     pixels = tensor.pixels

@@ -49,7 +49,7 @@ from .instructions import (
 )
 from .layout import Tensor
 from .lower_pool import MEANS, pool
-from .packing import PackedWeights, by_lane, channel_limits
+from .packing import PackedWeights, channel_limits
 from .plan import Output
 from .simd import LANES
 from .streaming import lower_convolution
@@ -191,6 +191,24 @@ def slice_channels(emitter: Emitter, node: Node) -> None:
     emitter.tensors[node.name] = layout.slice_channels(source, start, stop)
 
 
+def take(emitter: Emitter, node: Node) -> None:
+    """Channels of a map, wherever they lie in its blocks, or of every cell."""
+    name, a = node.inputs[0], node.attributes
+    over_channels = 2 if name in emitter.cells else 1
+    if a["step"] != 1 or a["axis"] != over_channels:
+        raise UnsupportedError(
+            f"{node.name} takes {a['start']}:{a['stop']}:{a['step']} along axis {a['axis']}; the engine takes "
+            "neighbouring channels, of a map or of every cell"
+        )
+    width = emitter.shapes[name][over_channels - 1]
+    start, stop, _ = slice(a["start"], a["stop"]).indices(width)
+    if name in emitter.cells:
+        parts = emitter.cells[name]
+        emitter.cells[node.name] = [layout.take_cells(p, width, start, stop) for p in parts]
+    else:
+        emitter.tensors[node.name] = layout.slice_channels(emitter.stored(name), start, stop)
+
+
 def flatten(emitter: Emitter, node: Node) -> None:
     """Every pixel a block of its own."""
     source = emitter.stored(node.inputs[0])
@@ -247,13 +265,9 @@ def activation(emitter: Emitter, node: Node) -> None:
 
 
 def prelu(emitter: Emitter, node: Node) -> None:
-    """An instruction for each block, since each has slopes of its own."""
-    source = emitter.stored(node.inputs[0])
-    result = emitter.allocate(node.name, source.shape, source.lanes)
-    values = np.asarray(emitter.weights[node.parameters["slope"]], np.float64)
-    key = (node.name, "slopes", source.lanes)
-    slopes = emitter.packed.get(key, lambda: by_lane(values, source.lanes))
-    emitter.sloped(node.name, source, result, slopes)
+    """A leaky ReLU with a slope for each channel."""
+    slopes = np.asarray(emitter.weights[node.parameters["slope"]], np.float64)
+    emitter.leaking(node.name, emitter.stored(node.inputs[0]), slopes)
 
 
 def add(emitter: Emitter, node: Node) -> None:
@@ -513,6 +527,7 @@ LOWERINGS: Mapping[str, Callable[[Emitter, Node], None]] = {
     "linear": lower_convolution,
     "concat": concat,
     "slice": slice_channels,
+    "take": take,
     "flatten": flatten,
     "cells": cells,
     "reshape": reshape,

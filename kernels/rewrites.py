@@ -16,6 +16,7 @@ from refnet.graph import Graph, Node, consumers
 
 from .algorithm import is_by_channel
 from .fusion import RELUS
+from .layout import blocks_of
 
 Weights = dict[str, NDArray[Any]]
 
@@ -34,6 +35,8 @@ def simplify(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, 
     graph, new = scale_channels(graph, new)
     graph, new = fold_normalization(graph, new)
     graph, new = collapse_softmax(graph, new)
+    graph, new = collapse_softmax_of_cells(graph, new)
+    graph, new = merge_heads(pass_concats(graph), new)
     return drop_dead(distribute_additions(distribute_activations(graph))), new
 
 
@@ -310,6 +313,132 @@ def collapse_softmax(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple
         nodes[softmax.name] = replace(softmax, op="sigmoid", attributes={})
         nodes[taken[0].name] = replace(taken[0], attributes={"start": 0, "stop": 1})
     return replace(graph, nodes=tuple(nodes.values()), state_dict=state), weights
+
+
+def collapse_softmax_of_cells(
+    graph: Graph, weights: Mapping[str, NDArray[Any]]
+) -> tuple[Graph, Weights]:
+    """softmax(a, b) of every cell, of logits that convolutions make, is sigmoid(a - b), sigmoid(b - a): one exponential for
+    all cells of a pixel instead of one for each."""
+    consuming = consumers(graph)
+    nodes = {node.name: node for node in graph.nodes}
+    weights, state = dict(weights), dict(graph.state_dict)
+
+    def made_by(name: str, op: str) -> Node | None:
+        node = graph.node.get(name)
+        alone = len(consuming[name]) == 1 and name not in graph.outputs
+        return node if node is not None and node.op == op and alone else None
+
+    for softmax in graph.nodes:
+        if softmax.op != "softmax" or softmax.attributes["axis"] != 2:
+            continue
+        joined = made_by(softmax.inputs[0], "concat")
+        if joined is not None and joined.attributes["axis"] != 1:
+            continue
+        convs = []
+        for name in joined.inputs if joined is not None else softmax.inputs:
+            pairs = made_by(name, "reshape")
+            cells = made_by(pairs.inputs[0], "cells") if pairs is not None else None
+            conv = made_by(cells.inputs[0], "conv") if cells is not None else None
+            if pairs is None or tuple(pairs.attributes["shape"]) != (-1, 2):
+                conv = None
+            # In groups, the inputs of two logits would differ.
+            if conv is not None and conv.attributes["groups"] == 1:
+                convs.append(conv)
+        if len(convs) != len(joined.inputs if joined is not None else softmax.inputs):
+            continue
+        for conv in convs:
+            names = {}
+            for role, name in conv.parameters.items():
+                new = f"{conv.name}.{role}.differences"  # others may read the same tensor
+                wide = weights[name].astype(np.float64).reshape(-1, 2, *weights[name].shape[1:])
+                weights[new] = (wide - wide[:, ::-1]).reshape(weights[name].shape)
+                names[role], state[new] = new, weights[new].shape
+            nodes[conv.name] = replace(conv, parameters=names)
+        nodes[softmax.name] = replace(softmax, op="sigmoid", attributes={})
+    return replace(graph, nodes=tuple(nodes.values()), state_dict=state), weights
+
+
+def pass_concats(graph: Graph) -> Graph:
+    """What takes just one part out of a concatenation reads the part instead."""
+    shapes = graph.shapes()
+    same: dict[str, str] = {}
+    nodes = []
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(same.get(name, name) for name in node.inputs))
+        joined = graph.node.get(node.inputs[0])
+        if node.op == "take" and joined is not None and joined.op == "concat":
+            axis, a = joined.attributes["axis"], node.attributes
+            length = shapes[joined.name][axis - 1]
+            wanted = (*slice(a["start"], a["stop"]).indices(length)[:2], a["step"], a["axis"])
+            start = 0
+            for part in joined.inputs:
+                stop = start + shapes[part][axis - 1]
+                if wanted == (start, stop, 1, axis) and node.name not in graph.outputs:
+                    same[node.name] = same.get(part, part)
+                start = stop
+        if node.name not in same:
+            nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def merge_heads(graph: Graph, weights: Mapping[str, NDArray[Any]]) -> tuple[Graph, Weights]:
+    """1x1 convolutions of one tensor, each with few channels and a convolution by channel after it, as one of each: a
+    block of lanes costs the same however many channels it holds."""
+    consuming = consumers(graph)
+    weights, state = dict(weights), dict(graph.state_dict)
+    heads: dict[tuple[Any, ...], list[tuple[Node, Node]]] = {}
+    for node in graph.nodes:
+        readers = consuming[node.name]
+        if len(readers) != 1 or node.name in graph.outputs or not _is_1x1(node):
+            continue
+        (reader,) = readers
+        a, count = reader.attributes, state[node.parameters["weight"]][0]
+        by_channel = (
+            reader.op == "conv"
+            and a["groups"] == count == state[reader.parameters["weight"]][0]
+            and not any(user.op in (*RELUS, "add") for user in consuming[reader.name])
+        )
+        if by_channel:
+            window = tuple(a[key] for key in ("kernel", "stride", "padding", "dilation"))
+            biased = "bias" in node.parameters, "bias" in reader.parameters
+            heads.setdefault((node.inputs, window, biased), []).append((node, reader))
+    # {name: what stands in its place}.
+    instead: dict[str, list[Node]] = {}
+    for members in heads.values():
+        counts = [state[node.parameters["weight"]][0] for node, _ in members]
+        if blocks_of(sum(counts)) == sum(map(blocks_of, counts)):
+            continue
+        made: list[Node] = []
+        for layers in zip(*members, strict=True):
+            names = {}
+            name = " with ".join((layers[0].name, ", ".join(n.name for n in layers[1:])))
+            for role in layers[0].parameters:
+                new = f"{name}.{role}"
+                weights[new] = np.concatenate([weights[n.parameters[role]] for n in layers])
+                names[role], state[new] = new, weights[new].shape
+            inputs = (made[-1].name,) if made else layers[0].inputs
+            groups = sum(counts) if made else 1
+            attributes = {**layers[0].attributes, "groups": groups}
+            made.append(Node(name, "conv", inputs, attributes, names))
+        start = 0
+        for (_, reader), count in zip(members, counts, strict=True):
+            part = {"axis": 1, "start": start, "stop": start + count, "step": 1}
+            made.append(Node(reader.name, "take", (made[1].name,), part))
+            start += count
+        instead |= {node.name: [] for pair in members for node in pair}
+        instead[members[0][0].name] = made
+    nodes = [new for node in graph.nodes for new in instead.get(node.name, [node])]
+    return replace(graph, nodes=tuple(nodes), state_dict=state), weights
+
+
+def _is_1x1(node: Node) -> bool:
+    a = node.attributes
+    return (
+        node.op == "conv"
+        and (a["kernel"], a["stride"], a["padding"], a["groups"]) == ((1, 1), (1, 1), (0, 0), 1)
+        and len(node.inputs) == 1
+    )
 
 
 def distribute_activations(graph: Graph) -> Graph:

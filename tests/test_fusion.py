@@ -31,6 +31,10 @@ PASSES: dict[str, Pass] = {
     "scale_channels": rewrites.scale_channels,
     "fold_normalization": rewrites.fold_normalization,
     "collapse_softmax": rewrites.collapse_softmax,
+    "collapse_softmax_of_cells": rewrites.collapse_softmax_of_cells,
+    "name_pools": lambda graph, weights: (rewrites.name_pools(graph), weights),
+    "pass_concats": lambda graph, weights: (rewrites.pass_concats(graph), weights),
+    "merge_heads": rewrites.merge_heads,
     "distribute_activations": lambda graph, weights: (
         rewrites.distribute_activations(graph),
         weights,
@@ -195,6 +199,98 @@ def test_a_softmax_stays_where_a_sigmoid_would_be_wrong(reason: str) -> None:
             outputs.append("softmax" if reason == "softmax is an output" else "conv")
     graph = checks.graph_of(net, *outputs)
     assert proved(PASSES["collapse_softmax"], graph, random(graph)) == graph
+
+
+def cells_of(net: checks.Net, name: str, channels: int, groups: int = 1) -> str:
+    """A list of pairs of logits, from a convolution of the input."""
+    x = net.conv("input", f"{name}.conv", channels, 3, padding=1, groups=groups)
+    return net.add("reshape", name, net.add("cells", f"{name}.cells", x), shape=(-1, 2))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_softmaxes_of_pairs_of_cells_are_sigmoids(parts: int) -> None:
+    net = checks.Net((4, 5, 6))
+    lists = [cells_of(net, f"list{i}", 2 * i + 2) for i in range(parts)]
+    joined = net.add("concat", "joined", *lists, axis=1) if parts > 1 else lists[0]
+    graph = checks.graph_of(net, net.add("softmax", "scores", joined, axis=2))
+    passed = proved(rewrites.collapse_softmax_of_cells, graph, random(graph))
+    assert (count(passed, "softmax"), count(passed, "sigmoid")) == (0, 1)
+    plan = checks.check(graph, checks.DIRECT, runs="sigmoid")
+    assert checks.opcodes(plan).count("sigmoid") == parts
+
+
+@pytest.mark.parametrize("reason", ["logits are read", "an output", "activated", "groups", "three"])
+def test_softmaxes_of_cells_stay_where_sigmoids_would_be_wrong(reason: str) -> None:
+    net = checks.Net((4, 5, 6))
+    made = cells_of(net, "list", 6, groups=2 if reason == "groups" else 1)
+    if reason == "three":
+        made = net.add("reshape", "three", net.add("cells", "threes", "list.conv"), shape=(-1, 3))
+    if reason == "activated":
+        made = net.add("relu", "relu", made)
+    outputs = [net.add("softmax", "scores", made, axis=2)]
+    outputs += {"an output": [made], "logits are read": [net.add("exp", "exp", made)]}.get(
+        reason, []
+    )
+    graph = checks.graph_of(net, *outputs)
+    passed = proved(rewrites.collapse_softmax_of_cells, graph, random(graph))
+    assert count(passed, "softmax") == 1
+
+
+def test_what_takes_a_part_out_of_a_concatenation_reads_the_part() -> None:
+    net = checks.Net((6, 4, 5))
+    parts = [
+        net.add("take", f"part{i}", "input", axis=1, start=i, stop=i + 2, step=1) for i in (0, 3)
+    ]
+    joined = net.add("concat", "joined", *parts, axis=1)
+    taken = [
+        net.add(
+            "relu",
+            f"relu{i}",
+            net.add("take", f"taken{i}", joined, axis=1, start=i, stop=j, step=1),
+        )
+        for i, j in ((0, 2), (2, None), (1, 3))
+    ]
+    graph = checks.graph_of(net, *taken)
+    passed = proved(lambda g, w: (rewrites.pass_concats(g), w), graph, {})
+    assert [passed.node[name].inputs[0] for name in taken] == ["part0", "part3", "taken1"]
+
+
+def heads(reason: str = "") -> Graph:
+    """Four heads with 1, 4, 1 and 10 channels of one map, as YuNet has them."""
+    net = checks.Net((20, 9, 8))
+    outputs = []
+    for i, channels in enumerate((1, 4, 1, 10)):
+        groups = 2 if reason == "groups" and channels > 1 else 1
+        first = net.conv("input", f"first{i}", channels * groups, 1, groups=groups)
+        if reason == "activated before":
+            first = net.add("relu", f"relu{i}", first)
+        count = channels * groups
+        kernel = 3 + 2 * i if reason == "windows" else 3
+        y = net.conv(first, f"head{i}", count, kernel, padding=kernel // 2, groups=count)
+        if reason == "activated after":
+            y = net.add("relu", f"relu{i}", y)
+        outputs += [y, first] if reason == "an output" else [y]
+    return checks.graph_of(net, *outputs)
+
+
+def test_heads_with_few_channels_are_one() -> None:
+    graph = heads()
+    passed = proved(rewrites.merge_heads, graph, random(graph))
+    # At 4, 8 and 16 lanes, 4, 2 or 1 blocks instead of 6, 5 and 4.
+    assert count(passed, "conv") == 2
+    plan = checks.check(graph, checks.DIRECT)
+    assert checks.opcodes(plan).count("pointwise") == 1
+    assert "first0 with first1, first2, first3" in plan.explain()
+
+
+@pytest.mark.parametrize(
+    "reason", ["groups", "activated before", "activated after", "windows", "an output"]
+)
+def test_heads_stay_apart_where_they_are_not_the_same(reason: str) -> None:
+    graph = heads(reason)
+    passed = proved(rewrites.merge_heads, graph, random(graph))
+    # Those of one channel are in no groups.
+    assert count(passed, "conv") == (6 if reason == "groups" else 8)
 
 
 def test_two_softmaxes_of_one_weight_take_its_differences_both_ways() -> None:

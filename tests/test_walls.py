@@ -183,15 +183,16 @@ def naming(word: str) -> set[str]:
 
 
 def test_an_operation_with_a_kernel_is_named_in_six_files_and_in_one_for_each_format() -> None:
-    """Its definition and five files of the engine; what it is in ONNX, read and written, in torch, and in the files of the
-    engines that it is timed beside."""
+    """Its definition and five files of the engine; what it is in ONNX, read and written, in torch, and in the files that
+    other engines are measured with."""
     engine = ("upsample", "instructions", "executor", "lower", "verify")
     formats = ("onnx_ops", "onnx_export", "torch_ops")
+    measured = ("ncnn_files", "tflite_file")
     assert naming("upsample") == {
+        *(f"refnet/benchmark/{name}.py" for name in measured),
         "refnet/rearrangements.py",
         *(f"kernels/{name}.py" for name in engine),
         *(f"refnet/exchange/{name}.py" for name in formats),
-        *(f"refnet/benchmark/{name}.py" for name in ("ncnn_files", "tflite_file")),
     }
 
 
