@@ -32,10 +32,14 @@ STREAMED = 1 << 18
 #: Pixels and rows of a band, and how many bands there are at most: each is an instruction of every layer. Bands half as
 #: large run no faster (LFFD, widths 0.5 and 1, 640x480, 2026-11-26), and planning takes longer the more there are.
 BAND_PIXELS, BAND_ROWS, MOST_BANDS = 504, 4, 128
-#: Floats of all that lies between the layers of a band of rows, which must fit the second-level cache.
-BAND_FLOATS = 1 << 18
-#: Depthwise layers that a stream of rows may hold after its first layer: each makes all layers before it do more rows.
-#: Streams with two of them lost time on detectors (a Xeon with 16 lanes, 2026-11-26).
+# 2 MiB is more than the second-level cache holds, but rows around a band are made twice, and smaller bands have more of
+# them: with half of this, YuNet, CenterFace and lffd-light take 2 to 4 % longer, LFFD as long (Zen 5, 640x480,
+# 2026-11-27).
+#: Floats of all that lies between the layers of a band of rows.
+BAND_FLOATS = 1 << 19
+#: Depthwise layers without a stride that a stream of rows may hold after its first layer: each makes all layers before it
+#: do more rows. Streams with two of them lost time on detectors (a Xeon with 16 lanes, 2026-11-26). One with a stride reads
+#: few rows more than the band's own, and a large map: streaming it takes 7 % off RFB-640 (Zen 5, 2026-11-27).
 MOST_HALOS = 1
 #: {kind of a layer: what it can be streamed into row by row}.
 STREAMS = {
@@ -73,8 +77,8 @@ def _chain(emitter: Emitter, head: Node) -> list[Node]:
         after = _kind(emitter, reader)
         if after not in STREAMS.get(kind, ()) or not _is_ready(emitter, reader):
             return chain
-        # Rows around a band are made twice by all layers before this one.
-        halos += after == "depthwise"
+        # Rows around a band are made twice by all layers before this one, if they are many beside its own.
+        halos += after == "depthwise" and reader.attributes["stride"][0] == 1
         if halos > MOST_HALOS:
             return chain
         chain.append(reader)
@@ -236,7 +240,7 @@ class _Rows:
 
 
 def _band_rows(between: list[Tensor], layers: list[_Rows]) -> int:
-    """Output rows of a band: as many as the cache holds of what lies between the layers, since rows around it are made
+    """Output rows of a band: as many as BAND_FLOATS holds of what lies between the layers, since rows around it are made
     twice; BAND_ROWS for the first layer and a dense one, which read several rows for each that they make."""
     last = layers[-1]
     least = max(BAND_ROWS, -(-last.rows // MOST_BANDS))
