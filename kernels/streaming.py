@@ -33,8 +33,8 @@ STREAMED = 1 << 18
 #: large run no faster (LFFD, widths 0.5 and 1, 640x480, 2026-11-26), and planning takes longer the more there are.
 BAND_PIXELS, BAND_ROWS, MOST_BANDS = 504, 4, 128
 # 2 MiB is more than the second-level cache holds, but rows around a band are made twice, and smaller bands have more of
-# them: with half of this, YuNet, CenterFace and lffd-light take 2 to 4 % longer, LFFD as long (Zen 5, 640x480,
-# 2026-11-27).
+# them: with half of this, CenterFace takes 3 % longer, slim-320 and lffd-light 2, YuNet-n 1, LFFD as long (Zen 5,
+# 640x480, 2026-11-27).
 #: Floats of all that lies between the layers of a band of rows.
 BAND_FLOATS = 1 << 19
 #: Depthwise layers without a stride that a stream of rows may hold after its first layer: each makes all layers before it
