@@ -23,13 +23,19 @@ def clip(boxes: Array, shape: Sequence[int]) -> Array:
     return np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
 
 
+def intersection(boxes: Array, others: Array) -> Array:
+    """(N, M) float64: the area that every pair of `boxes` (N, 4) and `others` (M, 4) shares."""
+    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return np.asarray(np.maximum(sides, 0).prod(axis=2))
+
+
 def iou(boxes: Array, others: Array) -> Array:
     """(N, M) float64: intersection over union of every pair of `boxes` (N, 4) and `others` (M, 4).
 
     0 where both boxes are without area.
     """
-    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.maximum(sides, 0).prod(axis=2)
-    union = area(a) + area(b) - shared
+    a, b = (np.asarray(own, np.float64) for own in (boxes, others))
+    shared = intersection(a, b)
+    union = area(a)[:, None] + area(b) - shared
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))

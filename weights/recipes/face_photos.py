@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 import refnet
+from refnet.detection.boxes import area, intersection
 from refnet.model import Model
 from refnet.ops import Array
 
@@ -178,12 +179,8 @@ def five_points(teachers: Sequence[Model], image: Array, box: Array) -> Array:
 
 def unlabelled(found: Array, boxes: Array) -> Array:
     """Those of the boxes `found` (N, 4) that touch none of `boxes` (B, 4) by more than a quarter of the smaller one."""
-    low = np.maximum(found[:, None, :2], boxes[:, :2])
-    high = np.minimum(found[:, None, 2:], boxes[:, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=2)
-    areas = [(own[:, 2:] - own[:, :2]).prod(axis=1) for own in (found, boxes)]
-    smaller = np.minimum(areas[0][:, None], areas[1])
-    return np.asarray(found[(shared <= 0.25 * smaller).all(axis=1)], np.float32)
+    smaller = np.minimum(area(found)[:, None], area(boxes))
+    return np.asarray(found[(intersection(found, boxes) <= 0.25 * smaller).all(axis=1)], np.float32)
 
 
 def _listed(data: Path) -> Iterator[_Listed]:
