@@ -153,6 +153,7 @@ def run_job(
         overwrite=arguments.overwrite,
         progress=progress,
         workers=workers,
+        apart=True,
         **settings,
     )
     outcome = job.run(sources)

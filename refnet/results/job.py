@@ -12,11 +12,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
 
 from refnet.detection.detections import Detections
 from refnet.detection.detector import Detector
@@ -25,6 +27,7 @@ from refnet.faces.face import Face, Faces, measure_together
 from refnet.faces.smoothing import Smoothing
 from refnet.faces.tracking import FaceTracker
 from refnet.media.background import Answer, Aside, Background, Prefetch
+from refnet.media.forks import AVAILABLE, Forks
 from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames, real_path
 from refnet.ops import Array
 from refnet.results.copies import AnnotatedCopies, FaceCrops
@@ -37,6 +40,8 @@ from refnet.waiting import progress, waiting
 Found = Answer[Faces | Detections] | None
 #: Copies of photos that are written at once: each waits for the disk, which takes as long as the analysis of a photo.
 WRITERS = 3
+#: Side of the image that is analyzed before there are processes.
+SMALL = 64
 #: How many faces of a photo a printed line shows.
 SHOWN = 4
 
@@ -85,6 +90,8 @@ class Job:
         progress: shows how far the job is, what is found and what fails; None shows nothing.
         workers: photos that are analyzed at once. With more than one the analyzer's networks should take
             one thread each; the frames of a video are analyzed one after another all the same.
+        apart: analyze them in processes of their own where the system has forks, see
+            `refnet.media.forks`; else in threads.
 
     Raises:
         OptionError: a setting of `smoothing` is out of range.
@@ -105,8 +112,9 @@ class Job:
         look: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         workers: int = 1,
+        apart: bool = False,
     ) -> None:
-        self.workers = workers
+        self.workers, self.apart = workers, apart and workers > 1 and AVAILABLE
         self.analyzer, self.results, self.copies = analyzer, results, copies
         self.smoothing, self.overwrite = smoothing, overwrite
         self.crops, self.search_every, self.min_age = crops, search_every, min_age
@@ -118,6 +126,7 @@ class Job:
         self.settings = {**self.settings, **(look or {})}
         self.progress = progress if progress is not None else Progress(bar=False, failures=False)
         self.tracker = self._tracker()
+        self._search: Callable[[Array], Faces | Detections] = self._photo
         self.outcome = Outcome()
         self._lock = threading.Lock()  # drawing fails in a thread of its own
 
@@ -146,10 +155,26 @@ class Job:
                 raise
         left = [source for source in sources if source.label not in done]
         self.outcome.skipped = len(sources) - len(left)
-        with closing(self.progress):
+        with closing(self.progress), self._searching(left):
             self.progress.begin(left)
             self._run(left, sink)
         return self.outcome
+
+    @contextmanager
+    def _searching(self, sources: Sequence[Source]) -> Iterator[None]:
+        """The processes that search photos, where they are wanted."""
+        photos = sum(source.kind == "image" for source in sources)
+        if not self.apart or photos < 2:
+            yield
+            return
+        self._photo(np.zeros((SMALL, SMALL, 3), np.uint8))  # compiles kernels once, for all
+        forks = Forks(self._photo, min(self.workers, photos))
+        self._search = forks
+        try:
+            yield
+        finally:
+            self._search = self._photo
+            forks.close()
 
     def _open(self, sources: Sequence[Source]) -> Sink:
         """Open the results, when no input and no drawing stands in the way."""
@@ -256,14 +281,18 @@ class Job:
         """What is in a frame; of a video the faces with their tracks."""
         assert frame.image is not None
         if frame.time is None or self._of_objects:
-            found = self.analyzer(frame.image)
-            if self.results is not None and isinstance(found, Faces):
-                # Which has them: worked out here, photos do not wait for each other's.
-                measure_together(found)
-            return found
+            return self._search(frame.image)
         if frame.index == 0:
             self.tracker = self._tracker()
         return self.tracker(frame.image, frame.time)
+
+    def _photo(self, image: Array) -> Faces | Detections:
+        """What is in a photo."""
+        found = self.analyzer(image)
+        if self.results is not None and isinstance(found, Faces):
+            # Which has them: worked out here, photos do not wait for each other's.
+            measure_together(found)
+        return found
 
     def _draw(self, writer: AnnotatedCopies | FaceCrops, frame: Frame, faces: Any) -> None:
         try:
