@@ -3,7 +3,7 @@ the form that a kernel wants."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,17 @@ class Emitter:
         if isinstance(slope, str):
             return np.asarray(self.weights[slope], np.float64)
         return None if slope is None else np.full(self.shapes[node.name][0], slope)
+
+    def packed_with(
+        self, node: Node, made: str, *of: object, pack: Callable[[], NDArray[np.float32]]
+    ) -> int:
+        """The offset of what is `made` of a layer's parameters and of the slopes that it absorbs, by `pack` if it is not there.
+
+        Args:
+            of: what it depends on besides: no size of an image, so that plans of all sizes share it.
+        """
+        slopes = self.fusion.epilogues[node.name].slopes
+        return self.packed.get((node.name, made, *of, slopes), pack)
 
     def constants(self, *values: float) -> int:
         """The offset in the weights of a few floats."""

@@ -288,10 +288,8 @@ class Pointwise:
             rows = input_rows(self.in_lanes, weight.reshape(len(weight), -1).T)
             return pack(rows, bias, part, self.single, self.emitter.slopes(self.node))
 
-        # No size of an image is in the key: plans of all sizes share these weights.
-        slopes = self.emitter.fusion.epilogues[self.node.name].slopes
-        key = (self.node.name, "pointwise", part, self.in_lanes, self.single, slopes)
-        return self.emitter.packed.get(key, make)
+        of = (part, self.in_lanes, self.single)
+        return self.emitter.packed_with(self.node, "pointwise", *of, pack=make)
 
 
 class ConvGeometry:
@@ -402,9 +400,8 @@ class Dense:
             rows = np.concatenate([tap[end - n : end] for end, n in ends for tap in taps])
             return pack(rows, bias, lanes, self.single, emitter.slopes(node))
 
-        slopes = emitter.fusion.epilogues[node.name].slopes
-        key = (node.name, "dense", lanes, source.lanes, self.single, slopes)
-        self.weights = emitter.packed.get(key, make)
+        of = (lanes, source.lanes, self.single)
+        self.weights = emitter.packed_with(node, "dense", *of, pack=make)
 
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
         """One instruction."""
@@ -469,8 +466,7 @@ class Planar:
             rows = weight.transpose(1, 2, 3, 0).reshape(-1, len(weight))
             return pack(rows, bias, lanes, 0, emitter.slopes(node))
 
-        slopes = emitter.fusion.epilogues[node.name].slopes
-        self.weights = emitter.packed.get((node.name, "planar", lanes, slopes), make)
+        self.weights = emitter.packed_with(node, "planar", lanes, pack=make)
         self.constants = emitter.constants(*emitter.images[node.inputs[0]])
         made = emitter.shapes[node.name]
         self.note = f"{self.geometry} image {source.shape} -> {made}"
@@ -538,8 +534,7 @@ class Winograd:
             parts = [bias] if slopes is None else [bias, slopes]
             return np.concatenate([by_lane(part, lanes) for part in parts])
 
-        slopes = emitter.fusion.epilogues[node.name].slopes
-        self.bias = emitter.packed.get((node.name, "bias", lanes, slopes), make_bias)
+        self.bias = emitter.packed_with(node, "bias", lanes, pack=make_bias)
 
     def emit(self, source: Tensor, destination: Destination, start: int, stop: int) -> None:
         """One instruction."""
@@ -692,8 +687,7 @@ def _packed(emitter: Emitter, node: Node, lanes: tuple[int, ...]) -> int:
         # By lanes, not by band: all bands of a stream ask for the same stretches of blocks.
         return depthwise_kernel.pack(*emitter.parameters(node), lanes, emitter.slopes(node))
 
-    slopes = emitter.fusion.epilogues[node.name].slopes
-    return emitter.packed.get((node.name, "depthwise", lanes, slopes), make)
+    return emitter.packed_with(node, "depthwise", lanes, pack=make)
 
 
 def _pitch(tensor: Tensor) -> int:
