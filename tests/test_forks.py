@@ -17,7 +17,7 @@ from refnet.errors import RefnetError
 from refnet.media import forks
 from refnet.media.sources import find_sources
 from refnet.ops import Array
-from refnet.results.job import Job
+from refnet.results import job
 from tests.detection_networks import image_of
 
 pytestmark = pytest.mark.skipif(not forks.AVAILABLE, reason="this system has no forks")
@@ -145,7 +145,17 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_a_job_writes_the_same_records_from_processes(tmp_path: Path) -> None:
+def test_a_job_writes_the_same_records_from_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def counted(function: Any, count: int) -> forks.Forks[Any]:
+        counts.append(count)
+        return forks.Forks(function, count)
+
+    monkeypatch.setattr(job, "MANY", 2)
+    monkeypatch.setattr(job, "Forks", counted)
     photos = tmp_path / "photos"
     image = refnet.read_image(Path(__file__).parents[1] / "docs" / "astronaut.jpg")
     for i, side in enumerate((300, 340, 380, 420)):
@@ -154,7 +164,10 @@ def test_a_job_writes_the_same_records_from_processes(tmp_path: Path) -> None:
     written = []
     for workers in (1, 2):
         path, sources = tmp_path / f"{workers}.jsonl", find_sources([str(photos)])
-        outcome = Job(refnet.FaceAnalyzer(), str(path), workers=workers, apart=True).run(sources)
+        outcome = job.Job(refnet.FaceAnalyzer(), str(path), workers=workers, apart=True).run(
+            sources
+        )
         assert outcome.images == 4 and len(outcome.failed) == 1
         written.append(path.read_text())
     assert written[0] == written[1] and written[0].count("landmarks") >= 3
+    assert counts == [2]  # one worker has no use for any

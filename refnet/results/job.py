@@ -40,8 +40,8 @@ from refnet.waiting import progress, waiting
 Found = Answer[Faces | Detections] | None
 #: Copies of photos that are written at once: each waits for the disk, which takes as long as the analysis of a photo.
 WRITERS = 3
-#: Side of the image that is analyzed before there are processes.
-SMALL = 64
+#: Photos from which on processes of their own pay, and the side of the image that is analyzed before there are any.
+MANY, SMALL = 12, 64
 #: How many faces of a photo a printed line shows.
 SHOWN = 4
 
@@ -164,7 +164,7 @@ class Job:
     def _searching(self, sources: Sequence[Source]) -> Iterator[None]:
         """The processes that search photos, where they are wanted."""
         photos = sum(source.kind == "image" for source in sources)
-        if not self.apart or photos < 2:
+        if not self.apart or photos < MANY:
             yield
             return
         self._photo(np.zeros((SMALL, SMALL, 3), np.uint8))  # compiles kernels once, for all
