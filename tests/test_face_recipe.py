@@ -24,6 +24,7 @@ from weights.recipes.face_crops import (  # noqa: E402
     texture,
 )
 from weights.recipes.face_figures import figures, score_of  # noqa: E402
+from weights.recipes.face_hints import OWN, TEACHERS, Hints, Teacher  # noqa: E402
 from weights.recipes.face_loss import (  # noqa: E402
     EDGE,
     Cells,
@@ -357,3 +358,31 @@ def test_some_crops_without_faces_are_textures(monkeypatch: pytest.MonkeyPatch) 
 def test_what_a_box_is_worth_rises_with_its_overlap_and_is_whole_well_before_1() -> None:
     overlap = torch.tensor([0.0, 0.2, 0.425, 0.65, 0.9])
     torch.testing.assert_close(worth(overlap), torch.tensor([0.1, 0.1, 0.5, 1.0, 1.0]))
+
+
+def test_hints_are_maps_of_any_scale_that_a_student_can_learn_by_any_linear_way() -> None:
+    """A student whose maps are a mixture of the teacher's, of other size, soon has nothing left to learn."""
+    generator = torch.Generator().manual_seed(0)
+    mixture = torch.randn(8, 4, generator=generator)
+    hints, errors = Hints(8, [4], torch.device("cpu")), []
+    for group in hints.optimizer.param_groups:
+        group["lr"] = 0.05
+    for _ in range(300):
+        seen = torch.randn(2, 4, 5, 6, generator=generator)
+        taught = seen * torch.tensor([0.01, 1, 10, 100])[:, None, None] + 3
+        own = torch.einsum("oc,nchw->nohw", mixture, seen).requires_grad_()
+        error = hints.error([own], [taught])
+        error.backward()
+        errors.append(float(error.detach()))
+    assert errors[0] > 0.5 and np.mean(errors[-20:]) < 0.05
+    assert own.grad is not None and float(own.grad.abs().max()) > 0
+
+
+def test_the_teachers_maps_are_those_at_the_students_strides(assets: Path) -> None:
+    shapes = refnet.build("lffd-light", input_size=(256, 256)).shapes()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3)).astype(np.uint8)
+    for name in TEACHERS:
+        teacher = Teacher(assets / "detectors" / name)
+        found = teacher(pixels)
+        assert [m.shape[1] for m in found] == teacher.channels
+        assert [tuple(m.shape[2:]) for m in found] == [shapes[own][1:] for own in OWN]

@@ -24,6 +24,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from refnet.ops import Array
+from weights.recipes.face_hints import Teacher
 from weights.recipes.face_photos import MIRRORED, Photo, photos
 
 #: How often a photo of each kind is drawn, where there are any.
@@ -38,8 +39,9 @@ MOSAICS = 0.35
 OWN_SIZE = 0.45
 #: How much of the damage, turning and covering is left in calm crops.
 CALM = 0.35
-#: Faces with a smaller longer side are ignored: 8 pixels is one cell of the finest branch.
-SMALLEST = 8
+#: Faces with a smaller longer side are ignored: at the sizes at which photos are searched, those that are looked for have
+#: 20 pixels and more, and smaller ones are hard to learn.
+SMALLEST = 14
 #: A face of which the crop shows a smaller share is ignored; points need more of it.
 SEEN, SEEN_FOR_POINTS = 0.4, 0.7
 #: No photo is enlarged more, and a face is preferred that need not be enlarged more than the second.
@@ -140,7 +142,7 @@ class Crops:
             photo = known[int(rng.integers(len(known)))]
             face = int(rng.choice(np.flatnonzero(~photo.ignored & (photo.sides >= SMALLEST))))
             return photo, face, min(photo.sides[face] * rng.uniform(0.5, 1.5), 1.1 * side)
-        size = math.exp(rng.uniform(math.log(10), math.log(1.05 * side)))
+        size = math.exp(rng.uniform(math.log(SMALLEST), math.log(1.05 * side)))
         least = size / COMMON_ZOOM
         first = max(0, min(int(np.searchsorted(largest, least)), len(known) - 40))
         for _ in range(8):  # a photo that fills most of the crop as well
@@ -346,25 +348,39 @@ def _tones(rng: np.random.Generator) -> Array:
     return np.clip(tones[:, None] * colour, 0, 255).astype(np.uint8)[None]
 
 
-class Batches(IterableDataset[tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]]):
-    """Batches from step `first` on, each drawn by (seed, step): pixels and, of each crop, its faces.
+#: Pixels; of each crop, its faces; and what a teacher sees in them.
+Batch = tuple[torch.Tensor, list[tuple[torch.Tensor, ...]], list[torch.Tensor]]
 
-    From step `calm_from` on the crops are calm.
+
+class Batches(IterableDataset[Batch]):
+    """Batches from step `first` on, each drawn by (seed, step).
+
+    From step `calm_from` on the crops are calm. `teacher` is a file that gives hints, see `face_hints`.
     """
 
-    def __init__(self, folder: Path, seed: int, first: int, calm_from: float = math.inf) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        first: int,
+        calm_from: float = math.inf,
+        teacher: Path | None = None,
+    ) -> None:
         self.folder, self.seed, self.first, self.calm_from = folder, seed, first, calm_from
+        self.teacher = teacher
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]]:
+    def __iter__(self) -> Iterator[Batch]:
         cv2.setNumThreads(1)
+        teacher = None if self.teacher is None else Teacher(self.teacher)
         crops, step = Crops(photos(self.folder)), self.first
         while True:
             rng = np.random.default_rng([self.seed, step])
             drawn = crops.batch(rng, calm=step >= self.calm_from)
-            pixels = torch.from_numpy(np.stack([crop.image for crop in drawn]))
+            pixels = np.stack([crop.image for crop in drawn])
             faces = [
                 tuple(torch.from_numpy(own) for own in (crop.boxes, crop.ignored, crop.points))
                 for crop in drawn
             ]
-            yield pixels, faces
+            hints = [] if teacher is None else teacher(pixels)
+            yield torch.from_numpy(pixels), faces, hints
             step += 1

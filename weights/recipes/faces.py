@@ -35,6 +35,7 @@ from refnet.ops import Array
 from refnet.training.evaluation import ClassResults
 from weights.recipes.face_crops import Batches
 from weights.recipes.face_figures import figures, on_validation, score_of
+from weights.recipes.face_hints import HINT_WEIGHT, OWN, Hints, Teacher
 from weights.recipes.face_loss import BOX_WEIGHT, POINT_WEIGHT, Cells, detection_loss
 from weights.recipes.face_photos import store
 from weights.recipes.release import release, released_tensors, rows
@@ -51,7 +52,7 @@ behind hands, masks and veils (MAFA's photos with the AIZOO boxes) and 772 photo
 the photos of masks and hands that have no box were found by a published detector (SCRFD-2.5G) and count
 neither as face nor as background. A quarter of the crops without a face are drawn textures. Five
 points of clear faces are the mean of three published landmark networks (PFLD_GhostOne's, Apache-2.0) on the
-face and its mirror image.""",
+face and its mirror image. With `--hints` the maps inside a published detector (SCRFD-2.5G) are learned as well.""",
     "Split": """
 The figures are on 185 photos of WIDER FACE's validation part, which no run has seen. Other photos of that
 part are among the training photos, so no figure here is an official one of WIDER FACE.""",
@@ -110,6 +111,7 @@ def train(
     *,
     report: int,
     minutes: float | None,
+    teacher: Path | None = None,
 ) -> tuple[Run, GraphModule]:
     """Go on with the run in `out`, for `minutes` or to its end; the run and its averaged network.
 
@@ -118,31 +120,43 @@ def train(
         data: where the validation photos are.
         settings: width, seed, mixed; see the command's arguments.
         report: steps between two measurements.
+        teacher: a detector that gives hints, see `face_hints`.
     """
     graph = refnet.build("lffd-light", width=settings["width"])
     torch.manual_seed(settings["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = GraphModule(graph)
+    channels = graph.shapes()[OWN[0]][0]
+    hints = None if teacher is None else Hints(channels, Teacher(teacher).channels, device)
+    module = GraphModule(graph, outputs=(*OWN, *graph.outputs))
     initialize(module, "he", settings["seed"])
     prepared(module)
     module = module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=5e-4)
     run = Run(module, optimizer, schedule, out, settings=settings)
-    drawn = Batches(photos, settings["seed"], run.step, calm_from=(1 - CALM_SHARE) * schedule.steps)
+    drawn = Batches(
+        photos,
+        settings["seed"],
+        run.step,
+        calm_from=(1 - CALM_SHARE) * schedule.steps,
+        teacher=teacher,
+    )
     loader = DataLoader(drawn, batch_size=None, num_workers=1)
     batches: Iterator[Any] = iter(loader)
     ranges = detection_of(graph).object_ranges
 
     def loss(step: int) -> torch.Tensor:
-        pixels, faces = next(batches)
+        pixels, faces, taught = next(batches)
         x = pixels.to(device).permute(0, 3, 1, 2).float()
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
-            maps = module(x)
+            found = module(x)
+        merged, maps = found[: len(OWN)], found[len(OWN) :]
         cells = Cells.of(maps, lffd_light.STRIDES, ranges)
         own = [tuple(tensor.to(device) for tensor in image) for image in faces]
         score, box, point = detection_loss(maps, cells, own)
-        return score + BOX_WEIGHT * box + POINT_WEIGHT * point
+        taught = [hint.to(device) for hint in taught]
+        hinted = 0 if hints is None else HINT_WEIGHT * hints.error(merged, taught)
+        return score + BOX_WEIGHT * box + POINT_WEIGHT * point + hinted
 
     student = GraphModule(graph)
 
@@ -185,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of train/ and validation/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--photos", type=Path, help="folder of decoded photos (OUT/photos)")
+    parser.add_argument("--hints", type=Path, help="a larger detector whose maps are learned, too")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=36000, help="of the whole schedule")
     parser.add_argument("--minutes", type=float, help="end this run after so long")
@@ -215,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *(photos, given.out, given.data, settings, schedule),
         report=given.report,
         minutes=given.minutes,
+        teacher=given.hints,
     )
     print(f"{run.step} steps, {(time.monotonic() - started) / 60:.0f} minutes in this run")
     if run.step < given.steps:
