@@ -372,7 +372,7 @@ def test_hints_are_maps_of_any_scale_that_a_student_can_learn_by_any_linear_way(
         taught = seen * torch.tensor([0.01, 1, 10, 100])[:, None, None] + 3
         own = torch.einsum("oc,nchw->nohw", mixture, seen).requires_grad_()
         error = hints.error([own], [taught])
-        error.backward()
+        error.backward()  # type: ignore[no-untyped-call]
         errors.append(float(error.detach()))
     assert errors[0] > 0.5 and np.mean(errors[-20:]) < 0.05
     assert own.grad is not None and float(own.grad.abs().max()) > 0
