@@ -230,8 +230,11 @@ def base_crop(image: Array, points: Array) -> tuple[Array, Array]:
 
 
 FILLS = (cv2.BORDER_CONSTANT, cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)
-#: Largest rotation of a training crop, in degrees; beyond it crops are turned upright before they get here.
-TURN = 45
+#: Most crops lean by some degrees, normally distributed; the share `FAR` of them is turned by up to `TURN`. Crops
+#: that lean further are turned upright before they get here.
+LEAN, FAR, TURN = 8, 0.3, 45
+#: Share of the crops that have been smaller than they are, and of those that are damaged.
+COARSE, DAMAGED = 0.3, 0.6
 #: Side of a training crop over the longer extent of the points, and how far its middle lies from theirs, in
 #: extents towards the forehead and in any direction. Boxes by hand of the same faces: 1.1 to 1.5 in four of
 #: five, and 0.15 towards the forehead (0.02 to 0.25 in nine of ten); crops about points: 1.2 and 0.
@@ -241,14 +244,15 @@ SIDES, UPWARDS, SHIFT = (0.98, 1.6), (-0.08, 0.25), 0.09
 def augmented(image: Array, points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """A random crop (112, 112, 3) of a face and its points as fractions of it.
 
-    It is cut as by a detector's box, see `SIDES`, turned within `TURN` degrees and mirrored every second
-    time. Outside the image lies black, as in use, or, half of the time, the border's continuation, so that
-    black cannot give the face's place away. Then something may cover a part, and light, sharpness and
-    compression vary as for the face detector.
+    It is cut as by a detector's box, see `SIDES`, turned by some degrees (`LEAN`) or within `TURN`, and
+    mirrored every second time. Outside the image lies black, as in use, or, half of the time, the border's
+    continuation, so that black cannot give the face's place away. Then something may cover a part, and light,
+    sharpness and compression vary as for the face detector.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     middle = (low + high) / 2
-    angle = np.deg2rad(rng.uniform(-TURN, TURN) * (rng.random() < 0.7))
+    far = rng.random() < FAR
+    angle = np.deg2rad(rng.uniform(-TURN, TURN) if far else rng.normal(0, LEAN))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     turned = (points - middle) @ turn.T
     extent = float((turned.max(axis=0) - turned.min(axis=0)).max())
@@ -278,11 +282,11 @@ def varied(crop: Array, rng: np.random.Generator) -> Array:
             crop[y : y + height, x : x + width] = rng.integers(0, 256, 3)
         else:  # a piece of the crop itself: another texture, and skin at times
             crop[y : y + height, x : x + width] = crop[::-1, ::-1][y : y + height, x : x + width]
-    if rng.random() < 0.4:  # most faces of a photo are smaller than a crop
+    if rng.random() < COARSE:  # most faces of a photo are smaller than a crop
         small = int(rng.integers(20, 90))
         coarse = cv2.resize(crop, (small, small), interpolation=cv2.INTER_AREA)
         crop = np.asarray(cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
-    return damaged(rng, crop)
+    return damaged(rng, crop) if rng.random() < DAMAGED else crop
 
 
 #: How often a face of each source is drawn, where there are any; other sources share what is left.
