@@ -56,8 +56,9 @@ from weights.recipes.release import release, released_tensors, rows
 from weights.recipes.torch_graph import GraphModule, initialize
 from weights.recipes.training import Run, Schedule, draw_curve
 
-#: What the error of the maps counts beside the points', which is in pixels.
-HINT_WEIGHT = 5000.0
+#: What the error of the maps counts beside the points', which is in pixels; and the share of a run, from its start, in
+#: which each block reads the hint before it rather than what the student makes there, so that all of them learn at once.
+HINT_WEIGHT, FORCED_SHARE = 5000.0, 0.75
 #: The parts of the model card that do not depend on the run.
 CARD = {
     "Data": """
@@ -172,9 +173,12 @@ def train(
         pixels, points = next(batches)
         # The bytes of the crops lie as torch's channels-last format wants them.
         x = pixels.to(device).permute(0, 3, 1, 2).float() * (2 / 255) - 1
+        taught = [] if hints is None else hints.maps_of(pixels.numpy(), device)
+        apart = hints is not None and step < FORCED_SHARE * schedule.steps
+        forced = dict(zip(hints.maps, taught, strict=True)) if hints is not None and apart else None
         with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
-            *maps, y = module(x)
-        hinted = hints.error(maps, pixels.numpy()) if hints else torch.zeros((), device=device)
+            *maps, y = module(x, forced)
+        hinted = difference(maps, taught) if taught else torch.zeros((), device=device)
         predicted = y.detach().float().cpu().numpy()
         wanted = np.asarray(points).reshape(len(points), -1)  # the loader makes tensors of arrays
         value, gradient = losses.wing(predicted * SIDE, wanted * SIDE)
@@ -209,14 +213,18 @@ class Hints:
             raise SystemExit(f"{file} has other maps than {graph.name} with {graph.options}")
         self.model = Model(replace(model.graph, outputs=self.maps), model.weights)
 
-    def error(self, maps: Sequence[torch.Tensor], crops: Array) -> torch.Tensor:
-        """The squared error of `maps` in shares of the hints' mean square, on uint8 crops (N, 112, 112, 3)."""
-        hints = [torch.from_numpy(np.array(hint)) for hint in self.model(as_input(crops))]
-        errors = [
-            (own.float() - hint.to(own.device)).square().mean() / hint.square().mean()
-            for own, hint in zip(maps, hints, strict=True)
-        ]
-        return torch.stack(errors).mean()
+    def maps_of(self, crops: Array, device: torch.device) -> list[torch.Tensor]:
+        """The hints of uint8 crops (N, 112, 112, 3), in the order of `maps`."""
+        return [torch.from_numpy(np.array(hint)).to(device) for hint in self.model(as_input(crops))]
+
+
+def difference(maps: Sequence[torch.Tensor], hints: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean over all maps of the squared error in shares of the hint's own mean square."""
+    errors = [
+        (own.float() - hint).square().mean() / hint.square().mean()
+        for own, hint in zip(maps, hints, strict=True)
+    ]
+    return torch.stack(errors).mean()
 
 
 def begin_at_mean_shape(module: GraphModule, faces: Faces) -> None:
