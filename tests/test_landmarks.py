@@ -13,7 +13,7 @@ import refnet
 from refnet.errors import ImageError, OptionError, ShapeError
 from refnet.faces.crops import cut, square_crop
 from refnet.faces.landmarks import FaceLandmarker
-from refnet.faces.schemes import CLOSED, WFLW_98
+from refnet.faces.schemes import CLOSED, WFLW_98, mirrored
 from refnet.networks.defaults import Preprocessing, defaults_of
 from refnet.random_weights import random_weights
 from refnet.results.drawing import draw_boxes, draw_landmarks
@@ -108,19 +108,38 @@ def test_without_boxes_the_image_is_the_face(landmarker: FaceLandmarker) -> None
     assert len(landmarks) == 1
 
 
+def seen_mirrored(landmarker: FaceLandmarker, crops: np.ndarray) -> np.ndarray:
+    """The points (F, 98, 2) of upright crops of IMAGE, found in their mirror images."""
+    pixels = np.stack([cut(IMAGE, crop, 112)[:, ::-1] for crop in crops])
+    return np.asarray(
+        crops[:, None, :2] + mirrored(landmarker.predict_crops(pixels), 1.0) * crops[:, None, 2:]
+    )
+
+
 def test_a_second_pass_looks_about_the_points_of_the_first(landmarker: FaceLandmarker) -> None:
-    """It is the first pass on the box of its own points, with the margin of training crops."""
+    """It is the first pass on the box of its own points, with the margin of training crops, and on its mirror image."""
     boxes = np.array([[10, 5, 80, 85], [50, 30, 100, 60]], np.float32)
     first = landmarker(IMAGE, boxes)
     again = FaceLandmarker(landmarker.model, margin=1.2, refine=False)(
         IMAGE, np.concatenate([first.points.min(1), first.points.max(1)], axis=1)
     )
     twice = FaceLandmarker(landmarker.model, refine=True)(IMAGE, boxes)
-    np.testing.assert_array_equal(twice.points, again.points)
+    both = (again.points + seen_mirrored(landmarker, again.crops)) / 2
+    np.testing.assert_allclose(twice.points, both, atol=1e-4)
     np.testing.assert_array_equal(twice.crops, again.crops)
     np.testing.assert_array_equal(twice.boxes, boxes)
     with pytest.raises(OptionError, match="refine is True or False"):
         FaceLandmarker(landmarker.model, refine=cast(Any, 2))
+
+
+def test_a_followed_face_is_seen_mirrored_too(landmarker: FaceLandmarker) -> None:
+    boxes = np.array([[10, 5, 80, 85], [50, 30, 100, 60]], np.float32)
+    plain = landmarker.refined(IMAGE, boxes)
+    crops = np.array([square_crop(box, 1.2) for box in boxes])
+    points, off = landmarker.followed(IMAGE, boxes)
+    both = (plain + seen_mirrored(landmarker, crops)) / 2
+    np.testing.assert_allclose(points, both, atol=1e-4)
+    assert off.shape == (2,)
 
 
 def test_a_second_pass_is_closer_where_boxes_are_rough(assets: Path) -> None:
