@@ -49,7 +49,6 @@ from weights.recipes.landmark_data import (  # noqa: E402
     Faces,
     Teacher,
     Unlabelled,
-    as_input,
     augmented,
     base_crop,
     batch,
@@ -304,36 +303,6 @@ def test_training_starts_at_the_mean_face() -> None:
     mean = (base_crop(image, points)[1] + base_crop(image, points[::-1])[1]) / 2
     bias = module.state_dict()["fc.bias"].numpy().reshape(98, 2)
     np.testing.assert_allclose(bias, mean, atol=1e-6)
-
-
-def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_hints(tmp_path: Path) -> None:
-    trained = refnet.build("pfld-ultralight-slim", width=0.125)
-    weights = random_weights(trained)
-    save(tmp_path / "hints.safetensors", trained.name, trained.options, weights)
-    hints = landmarks.Hints(str(tmp_path / "hints.safetensors"), trained)
-    assert {"conv3_1", "features", "landmarks"} <= set(hints.maps)
-    crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3)).astype(np.uint8)
-    student = GraphModule(trained, weights, outputs=hints.maps).eval()
-    own = student(torch.from_numpy(as_input(crops)))
-    taught = hints.maps_of(crops, torch.device("cpu"))
-    assert float(landmarks.difference(own, taught).detach()) < 1e-8
-    # Maps of nothing are off by all of the hints' own square.
-    none = [torch.zeros_like(values) for values in own]
-    assert float(landmarks.difference(none, taught)) == pytest.approx(1, abs=1e-4)
-    with pytest.raises(SystemExit, match="other maps"):
-        landmarks.Hints(str(tmp_path / "hints.safetensors"), refnet.build(trained.name, width=0.25))
-
-
-def test_a_forced_tensor_is_what_later_nodes_read_and_no_output() -> None:
-    graph = refnet.build("tinynet")
-    weights, x = random_weights(graph), torch.rand(1, *graph.input_shape)
-    relu, last = next(n.name for n in graph.nodes if n.op == "relu"), graph.outputs[-1]
-    module = GraphModule(graph, weights, outputs=(relu, last)).eval()
-    own, result = module(x)
-    same, forced = module(x, {relu: torch.zeros_like(own)})
-    torch.testing.assert_close(same, own)
-    assert not torch.equal(forced, result)
-    torch.testing.assert_close(module(x, {relu: own})[1], result)
 
 
 def test_a_teacher_sees_a_mirrored_face_mirrored(teacher_file: Path) -> None:

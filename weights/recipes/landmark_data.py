@@ -232,9 +232,12 @@ def base_crop(image: Array, points: Array) -> tuple[Array, Array]:
 FILLS = (cv2.BORDER_CONSTANT, cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)
 #: Most crops lean by some degrees, normally distributed; the share `FAR` of them is turned by up to `TURN`. Crops
 #: that lean further are turned upright before they get here.
-LEAN, FAR, TURN = 8, 0.3, 45
+LEAN, FAR, TURN = 8, 0.12, 45
 #: Share of the crops that have been smaller than they are, and of those that are damaged.
-COARSE, DAMAGED = 0.3, 0.6
+COARSE, DAMAGED = 0.2, 0.35
+#: Share of the crops that are cut as the last pass cuts them, about points that were found: their side over the longer
+#: extent of the points, and the spread of their middle in extents.
+REFINED, REFINED_SIDES, REFINED_SHIFT = 0.6, (1.1, 1.32), 0.03
 #: Side of a training crop over the longer extent of the points, and how far its middle lies from theirs, in
 #: extents towards the forehead and in any direction. Boxes by hand of the same faces: 1.1 to 1.5 in four of
 #: five, and 0.15 towards the forehead (0.02 to 0.25 in nine of ten); crops about points: 1.2 and 0.
@@ -244,10 +247,10 @@ SIDES, UPWARDS, SHIFT = (0.98, 1.6), (-0.08, 0.25), 0.09
 def augmented(image: Array, points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """A random crop (112, 112, 3) of a face and its points as fractions of it.
 
-    It is cut as by a detector's box, see `SIDES`, turned by some degrees (`LEAN`) or within `TURN`, and
-    mirrored every second time. Outside the image lies black, as in use, or, half of the time, the border's
-    continuation, so that black cannot give the face's place away. Then something may cover a part, and light,
-    sharpness and compression vary as for the face detector.
+    It is cut as about points that were found (`REFINED`) or by a detector's box (`SIDES`), turned by some degrees
+    (`LEAN`) or within `TURN`, and mirrored every second time. Outside the image lies black, as in use, or, half of the
+    time, the border's continuation, so that black cannot give the face's place away. Then something may cover a part,
+    and light, sharpness and compression vary as for the face detector.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     middle = (low + high) / 2
@@ -256,8 +259,11 @@ def augmented(image: Array, points: Array, rng: np.random.Generator) -> tuple[Ar
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     turned = (points - middle) @ turn.T
     extent = float((turned.max(axis=0) - turned.min(axis=0)).max())
-    side = extent * rng.uniform(*SIDES)
-    shift = rng.uniform(*UPWARDS) * (turn @ [0, -1]) + rng.uniform(-SHIFT, SHIFT, 2)
+    if rng.random() < REFINED:
+        side, shift = extent * rng.uniform(*REFINED_SIDES), rng.normal(0, REFINED_SHIFT, 2)
+    else:
+        side = extent * rng.uniform(*SIDES)
+        shift = rng.uniform(*UPWARDS) * (turn @ [0, -1]) + rng.uniform(-SHIFT, SHIFT, 2)
     centre = (turned.max(axis=0) + turned.min(axis=0)) / 2 + shift * extent
     scale = SIDE / side
     matrix = np.empty((2, 3))

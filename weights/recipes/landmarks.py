@@ -4,9 +4,7 @@
 
 DIR holds `train/` with face crops and photos, and `pfld/onnx/` with three trained 98-point networks.
 They, averaged with their mirrored runs, label every face; the student learns the labels from augmented
-crops by the wing loss on pixels. With `--hints`, a checkpoint of a larger run or of a teacher with the student's
-architecture and width, the student also learns that network's maps, block by block (Romero et al. 2015, "FitNets"), and
-needs far fewer crops. A tenth of the identities and photos is set aside before anything
+crops by the wing loss on pixels. A tenth of the identities and photos is set aside before anything
 else. The run can be cut off and started again; at its end stand the weights and their figures. `--start`
 goes on from a trained.safetensors, such as pfld-ultralight-slim.trained.safetensors beside this file: width
 0.5 after 166,000 crops, which is not good enough to be released.
@@ -17,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,6 @@ import refnet
 from refnet.checkpoints import save
 from refnet.faces.landmarks import FaceLandmarker
 from refnet.faces.schemes import as_68
-from refnet.graph import Graph
 from refnet.model import Model
 from refnet.ops import Array
 from refnet.training import losses
@@ -56,9 +52,6 @@ from weights.recipes.release import release, released_tensors, rows
 from weights.recipes.torch_graph import GraphModule, initialize
 from weights.recipes.training import Run, Schedule, draw_curve
 
-#: What the error of the maps counts beside the points', which is in pixels; and the share of a run, from its start, in
-#: which each block reads the hint before it rather than what the student makes there, so that all of them learn at once.
-HINT_WEIGHT, FORCED_SHARE = 5000.0, 0.75
 #: The parts of the model card that do not depend on the run.
 CARD = {
     "Data": """
@@ -151,9 +144,7 @@ def train(
     graph = begun.graph if begun else refnet.build(settings["network"], width=settings["width"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(settings["seed"])
-    hints = Hints(settings["hints"], graph) if settings.get("hints") else None
-    outputs = (*(hints.maps if hints else ()), *graph.outputs)
-    module, student = GraphModule(graph, outputs=outputs), GraphModule(graph)
+    module, student = GraphModule(graph), GraphModule(graph)
     learned, aside = faces.where(~faces.aside), faces.where(faces.aside)
     if begun:
         module.load_state_dict(GraphModule(graph, begun.weights).state_dict())
@@ -173,16 +164,12 @@ def train(
         pixels, points = next(batches)
         # The bytes of the crops lie as torch's channels-last format wants them.
         x = pixels.to(device).permute(0, 3, 1, 2).float() * (2 / 255) - 1
-        taught = [] if hints is None else hints.maps_of(pixels.numpy(), device)
-        apart = hints is not None and step < FORCED_SHARE * schedule.steps
-        forced = dict(zip(hints.maps, taught, strict=True)) if hints is not None and apart else None
         with torch.autocast(device.type, torch.bfloat16, enabled=settings["mixed"]):
-            *maps, y = module(x, forced)
-        hinted = difference(maps, taught) if taught else torch.zeros((), device=device)
+            y = module(x)[-1]
         predicted = y.detach().float().cpu().numpy()
         wanted = np.asarray(points).reshape(len(points), -1)  # the loader makes tensors of arrays
         value, gradient = losses.wing(predicted * SIDE, wanted * SIDE)
-        return attached(y, value, gradient * SIDE) + HINT_WEIGHT * hinted
+        return attached(y, value, gradient * SIDE)
 
     def measured() -> dict[str, float]:
         student.load_state_dict(run.averaged)
@@ -190,41 +177,6 @@ def train(
 
     run.train(loss, report=measured, report_every=report, save_every=report)
     return student, measured()
-
-
-class Hints:
-    """A trained network whose maps after each block a student of the same architecture and width learns.
-
-    Args:
-        file: its checkpoint.
-        graph: the student.
-    """
-
-    def __init__(self, file: str, graph: Graph) -> None:
-        model = refnet.load(file)
-        shapes, own = graph.shapes(), model.graph.shapes()
-        #: The outputs of residual blocks, the features and the points: what both have under one name.
-        self.maps = tuple(
-            node.name
-            for node in model.graph.nodes
-            if node.op in ("add", "linear") or node.name == "features"
-        )
-        if any(shapes.get(name) != own[name] for name in self.maps):
-            raise SystemExit(f"{file} has other maps than {graph.name} with {graph.options}")
-        self.model = Model(replace(model.graph, outputs=self.maps), model.weights)
-
-    def maps_of(self, crops: Array, device: torch.device) -> list[torch.Tensor]:
-        """The hints of uint8 crops (N, 112, 112, 3), in the order of `maps`."""
-        return [torch.from_numpy(np.array(hint)).to(device) for hint in self.model(as_input(crops))]
-
-
-def difference(maps: Sequence[torch.Tensor], hints: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean over all maps of the squared error in shares of the hint's own mean square."""
-    errors = [
-        (own.float() - hint).square().mean() / hint.square().mean()
-        for own, hint in zip(maps, hints, strict=True)
-    ]
-    return torch.stack(errors).mean()
 
 
 def begin_at_mean_shape(module: GraphModule, faces: Faces) -> None:
@@ -253,7 +205,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--teacher", type=Path, action="append", default=[], help="a checkpoint")
     parser.add_argument("--network", default="pfld-ultralight-slim")
     parser.add_argument("--width", type=float, default=0.25)
-    parser.add_argument("--hints", help="a checkpoint whose maps the student learns as well")
     parser.add_argument("--start", help="trained.safetensors of another run")
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=64)
@@ -267,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     faces = prepare(given.data, given.cache or given.out / "faces.npz", given.teacher)
-    names = ("network", "width", "start", "hints", "batch", "decay", "seed", "mixed")
+    names = ("network", "width", "start", "batch", "decay", "seed", "mixed")
     settings = {name: getattr(given, name) for name in names}
     schedule = Schedule(given.rate, given.steps, warmup=given.steps // 50, flat=given.flat)
     student, final = train(faces, given.out, settings, schedule, report=given.report)
@@ -286,7 +237,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "steps": given.steps,
         "rate": given.rate,
         "start": given.start and Path(given.start).name,
-        "hints": given.hints and Path(given.hints).name,
         "trained_on": int((~faces.aside).sum()),
         "set_aside": int(faces.aside.sum()),
     }

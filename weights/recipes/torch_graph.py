@@ -74,14 +74,8 @@ class GraphModule(nn.Module):
         self._tensors = {}  # moving a module may replace its tensors
         return self
 
-    def forward(self, x: Tensor, forced: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
-        """The outputs for `x` (N, C, H, W).
-
-        Args:
-            forced: {node: what later nodes read in place of its tensor}; the outputs stay what the nodes made.
-        """
-        forced = forced or {}
-        made: dict[str, Tensor] = {}
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for `x` (N, C, H, W)."""
         if not self._tensors:
             self._tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         known: dict[str, Tensor] = {self.graph.input: x}
@@ -93,13 +87,10 @@ class GraphModule(nn.Module):
                 known[node.name] = self._batch_norm(inputs[0], tensors, node.attributes["epsilon"])
             else:
                 known[node.name] = self._operations[node.name](*inputs, **tensors)
-            if node.name in kept:
-                made[node.name] = known[node.name]
-            if node.name in forced:
-                known[node.name] = forced[node.name]
             for name in self._last[node.name]:
-                del known[name]
-        return tuple(made[name] for name in self.outputs)
+                if name not in kept:
+                    del known[name]
+        return tuple(known[name] for name in self.outputs)
 
     def _batch_norm(self, x: Tensor, tensors: Mapping[str, Tensor], epsilon: float) -> Tensor:
         return functional.batch_norm(
