@@ -55,15 +55,14 @@ from weights.recipes.training import Run, Schedule, draw_curve
 #: The parts of the model card that do not depend on the run.
 CARD = {
     "Data": """
-Face crops of YouTube Faces frames (the release of Udacity's first computer-vision project), and faces
-of web photos and of COCO photos, found by a RetinaFace. In half of the web photos a surgical mask is
-pasted over the face. No point was set by hand: each face's 98 points, in WFLW's order, are the mean of
-three networks, PFLD_GhostNet, PFLD_GhostNet_Slim and PFLD_GhostOne (AnthonyF333/PFLD_GhostOne), each run
-on the face and on its mirror image, in a crop about the points of a first pass.""",
+Face crops of YouTube Faces frames (the release of Udacity's first computer-vision project), of WIDER FACE, and of
+photos of people with masks and of faces behind hands, masks and veils (MAFA's photos with the AIZOO boxes). No point
+was set by hand: each face's 98 points, in WFLW's order, are the mean of three networks, PFLD_GhostNet,
+PFLD_GhostNet_Slim and PFLD_GhostOne (AnthonyF333/PFLD_GhostOne), each run on the face and on its mirror image, in a
+crop about the points of a first pass. Faces that these disagree about were left out.""",
     "Split": """
 A tenth of the people (YouTube Faces) and of the photos (the rest) was set aside before the first run, by
-a hash of their names (`weights/recipes/splits.py`), and was never trained on. The web photos show some
-people more than once, so there the split is by photo and not by person.""",
+a hash of their names (`weights/recipes/splits.py`), and was never trained on.""",
     "Figures": """
 NME is the mean distance of the points over the distance of the outer eye corners. Crops are cut by the
 true points' box times 1.2, as the teachers' makers do. On set-aside faces the truth is what the
@@ -71,19 +70,18 @@ teachers say, so these figures say how well they are followed, not how right the
 dlib's sample photos are compared through the standard map of 98 to 68 points; their authors made them with
 dlib's own predictor.""",
     "Limits": """
-It can be no better than its teachers. The training faces are mostly public figures before cameras;
-children, very dark photos, profiles beyond about 60 degrees and closed eyes are rare. Points behind
+It can be no better than its teachers, and its error is largest on faces turned to the side. Children, very dark
+photos, profiles beyond about 60 degrees and closed eyes are rare among the training faces. Points behind
 a mask, a hand or hair are guesses. Blinks and small movements of the lips are smoothed away. There is
-no score: it answers with a face on anything. It was trained on squares 1.0 to 1.45 times the points'
-box; other crops are worse.""",
+no score: it answers with a face on anything. It was trained on squares 1.0 to 1.6 times the points'
+box, most of them about 1.2; other crops are worse.""",
     "Not for": """
 Identification, surveillance, inference of emotion, health, age or character, or anything where a wrong
 point harms somebody. Whether it works equally well for all groups of people has not been measured.""",
     "Terms": """
 The weights are released under refnet's licence, Apache-2.0. They were distilled from weights published
-under Apache-2.0 that were trained on WFLW, and from images whose terms are: YouTube Faces, for research;
-COCO, Flickr's terms photo by photo; web photos without a stated licence. No image is part of the
-weights. Check for yourself whether your use agrees with that before you ship them.""",
+under Apache-2.0 that were trained on WFLW, and from images for research: YouTube Faces, WIDER FACE, MAFA. WFLW is
+for research, too. No image is part of the weights. Check for yourself whether your use agrees with that before you ship them.""",
 }
 
 
