@@ -49,14 +49,14 @@ def test_each_loads_by_name_and_has_a_card(path: Path) -> None:
 
 
 def test_options_choose_among_them() -> None:
-    path = refnet.weights.released(LANDMARKER, {"width": 0.25})
+    path = refnet.weights.released(LANDMARKER, {"width": 0.5})
     assert path is not None
     assert refnet.weights.released(LANDMARKER, {}) == path
     assert refnet.weights.released(LANDMARKER, {"input_size": (112, 112)}) == path
     assert refnet.weights.released(LANDMARKER, {"width": 1.0}) is None
     assert refnet.weights.released(LANDMARKER, {"colour": "blue"}) is None
     assert refnet.weights.released("tinynet", {}) is None
-    with pytest.raises(WeightsError, match=r"width=1; .*Released: .*width=0\.25"):
+    with pytest.raises(WeightsError, match=r"width=1; .*Released: .*width=0\.5"):
         refnet.load(LANDMARKER, width=1)
 
 
