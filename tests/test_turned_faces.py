@@ -176,13 +176,13 @@ def test_frontal_faces_read_zero(
     assert found.confidence is not None and found.confidence[0] > 0.5
 
 
-def test_of_frontal_faces_five_in_six_read_less_than_six_degrees(
+def test_of_frontal_faces_nine_in_ten_read_less_than_six_degrees(
     assets: Path, landmarker: FaceLandmarker
 ) -> None:
     crops = assets / "train/youtube_faces_crops/crops112"
     poses = [head_pose(landmarker(crops / f"{name}.jpg").points[0]) for name in UNSEEN]
     for angles in ([pose.pitch for pose in poses], [pose.yaw for pose in poses]):
-        assert (np.abs(angles) < 6).sum() >= 15
+        assert (np.abs(angles) < 6).sum() >= 17
         assert np.median(np.abs(angles)) < 3 and abs(np.mean(angles)) < 2
 
 

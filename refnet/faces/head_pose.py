@@ -88,15 +88,17 @@ def head_pose(
     Starts at the best weak-perspective fit and refines it by Levenberg-Marquardt, near its end by Newton's method, on
     the squared distances in the image over how much each point varies between heads, and less the worse it fits. The
     head may bend along the ways in which faces differ (`refnet.faces.head_shape`), at the price of their variance, so
-    that a smile or a long nose is not taken for a nod. What is left of that would still read as a nod of 7 degrees,
+    that a smile or a long nose is not taken for a nod. What is left of that would still read as a nod of 5 degrees,
     root mean square; so a nod counts as unlikely the further it goes (Cauchy's distribution, half of all heads within
     `NODS`), and this the more the worse the face fits. Points of the very head read what they are. Of faces that
-    differ as faces do, nods of 10, 15, 20 and 30 degrees read 7, 12, 18 and 29 up and 20 reads 15 down, on average;
+    differ as faces do, nods of 10, 15, 20 and 30 degrees read 8, 13, 19 and 30 up and 20 reads 16 down, on average;
     a single one is as uncertain as before from 15 degrees on.
 
     Expect errors of several degrees all the same. Of 18 faces that by eye are level and look into the lens, chosen
-    before they were measured, 17 read less than 6 degrees of pitch, 15 of yaw and 14 of both, half of them less
-    than 1.2 and 2; with the points of the networks that taught this one, 18, 17 and 17.
+    before they were measured, 17 read less than 6 degrees of pitch, 17 of yaw and 16 of both, half of them less
+    than 1.3 and 1.6; with the points of the networks that taught this one, all 18. Of 14 more, chosen with less care,
+    12, 7 and 6, and 13, 9 and 9; four of these are turned by 7 to 10 degrees, as a network has it that finds depth.
+    Turns beyond 50 degrees read too small, since networks guess the far side.
 
     Args:
         image_shape: the image's (H, W, ...), through whose middle the optical axis goes; used with `focal`.

@@ -74,9 +74,9 @@ MEASURES: tuple[str, ...] = (
 LEAST_CONFIDENCE = 0.5
 #: ... and where the points look less like a face than this, see `HeadPose.misfit`: it is below 2 for all of 420 faces.
 MOST_MISFIT = 3.0
-#: Degrees of yaw beyond which the far eye is half hidden; widths are foreshortened by a third; and a face is a
-#: profile, of which the points of the far side are guesses.
-FAR_EYE, ASKANCE, PROFILE = 30.0, 45.0, 60.0
+#: Degrees of yaw beyond which the far eye is half hidden; widths are foreshortened by a third; and a face is as good as
+#: a profile, of which the points of the far side are guesses: it reads from 50 on, whatever it is turned by.
+FAR_EYE, ASKANCE, PROFILE = 30.0, 45.0, 50.0
 
 
 def measure(
@@ -85,7 +85,7 @@ def measure(
     """All measures of one face, and None instead of those that the points do not tell.
 
     None of them is told by points of low confidence, or that are no face's; the eyes' and the mouth's are not by
-    a face that is turned by more than 45 degrees, the far eye's not by 30, and a profile has no pose.
+    a face that is turned by more than 45 degrees, the far eye's not by 30, and one turned by more than 50 has no pose.
 
     Args:
         image_shape: the image's (H, W, ...).

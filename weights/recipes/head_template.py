@@ -12,7 +12,8 @@ there are few, count as much as frontal ones.
 
 The frame: x to the image's right, y down, z away from the camera; the outer corners of the eyes at (±45, 0, 0),
 which makes millimetres of an adult; the line from the bridge of the nose (51) to the chin (16) has constant
-z. How far from there people hold their heads before a camera is measured with the table in use, and stands beside it.
+z. How far from there people hold their heads before a camera, and how much deeper heads are than they come out here,
+is measured with the table in use, and stands beside it.
 
 Faces differ, and they smile and talk, and much of that looks like a nod: a long nose or a raised lip moves points
 as a nod does. So the ways in which faces differ are measured too. Of heads turned by less than 20 degrees, level
