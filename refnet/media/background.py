@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
-#: Seconds that `Prefetch.close` waits for the item that is being made.
+#: Seconds that `Prefetch.close` waits for the item that is being made, and `Aside.close` for what was started.
 PATIENCE = 0.5
 
 
@@ -151,10 +151,12 @@ class Aside:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Answer[Any]] | None] = (
             queue.SimpleQueue()
         )
-        self._count = count
-        for number in range(count):
-            name = f"refnet-aside-{number}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"refnet-aside-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def start(self, function: Callable[[], Item]) -> Answer[Item]:
         """Have `function` called; it may wait for others that were started before."""
@@ -167,9 +169,15 @@ class Aside:
         return self.start(function).wait()
 
     def close(self) -> None:
-        """End the threads after what was started, without waiting for it."""
-        for _ in range(self._count):
+        """End the threads after what was started, and wait for it, for `PATIENCE` at most.
+
+        Compiled code that still runs in a thread while Python ends can end the process with a crash.
+        """
+        for _ in self._threads:
             self._calls.put(None)
+        end = monotonic() + PATIENCE
+        for thread in self._threads:
+            thread.join(max(0.0, end - monotonic()))
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
