@@ -1,8 +1,7 @@
 """Processes that search photos beside this one.
 
 Python runs one thread at a time. What a photo takes of it, for head poses above all, does not overlap between threads,
-so that two cores in threads are 1.25 times as fast as one, and more cores no faster. Processes do not wait for each
-other. They are forks of this one, which starts them at once and shares the weights and the compiled kernels.
+so that two cores in threads were 1.27 times as fast as one. Processes do not wait for each other. They are forks of this one, which starts them at once and shares the weights and the compiled kernels.
 """
 
 from __future__ import annotations

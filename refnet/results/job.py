@@ -1,8 +1,8 @@
 """From photos, videos and cameras to files: their faces as records, and copies with the faces drawn in.
 
-Three stages overlap: one thread decodes frames ahead, others run the networks, and others draw and encode copies;
-the caller's writes records, in the order of the sources. The queues between them are short, so that memory
-stays bounded. Decoding, the networks and encoding all run without Python's lock.
+Three stages overlap: one thread decodes frames ahead, others run the networks, or wait for the processes that do so for
+many photos (`refnet.media.forks`), and others draw and encode copies; the caller's writes records, in the order of
+the sources. The queues between them are short, so that memory stays bounded. Decoding, the networks and encoding all run without Python's lock.
 """
 
 from __future__ import annotations
