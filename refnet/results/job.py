@@ -26,6 +26,7 @@ from refnet.errors import OptionError, RefnetError, printable
 from refnet.faces.face import Face, Faces, measure_together
 from refnet.faces.smoothing import Smoothing
 from refnet.faces.tracking import FaceTracker
+from refnet.interrupts import undivided
 from refnet.media.background import Answer, Aside, Background, Prefetch
 from refnet.media.forks import AVAILABLE, Forks
 from refnet.media.sources import Frame, Source, frame_count, is_path, read_frames, real_path
@@ -248,12 +249,13 @@ class Job:
             if copies is not None and frame.last:  # what there is of a video that fails at its end
                 writer.call(partial(self._finish_copies, copies))
             return
-        if copies is not None:
-            writer.call(partial(self._draw, copies, frame, faces))
-        if self.crops is not None and isinstance(faces, Faces):
-            writer.call(partial(self._draw, self.crops, frame, faces))
         record = replace(record, faces=faces)
-        sink.write(record)
+        with undivided():  # a video's copy has as many frames as it has records
+            if copies is not None:
+                writer.call(partial(self._draw, copies, frame, faces))
+            if self.crops is not None and isinstance(faces, Faces):
+                writer.call(partial(self._draw, self.crops, frame, faces))
+            sink.write(record)
         self.progress.found(record, None if copies is None else copies.path(frame.source))
         self.outcome.faces += len(faces)
         self.outcome.what = record.what[:-1]
