@@ -32,8 +32,21 @@ from .instructions import (
     WEIGHTS,
     Y,
 )
-from .register_tile import multiply, multiply_planar
-from .simd import LANES, Integers, Pointer, at, evens, fma, integers_at, kernel, load, splat, store
+from .register_tile import multiply, multiply_pair, multiply_planar, pairs
+from .simd import (
+    LANES,
+    Integers,
+    Pointer,
+    at,
+    evens,
+    fma,
+    integers_at,
+    kernel,
+    load,
+    prefetch,
+    splat,
+    store,
+)
 
 
 @kernel
@@ -94,6 +107,9 @@ def _copy_planar_row(
             while done + LANES < last - first:
                 pair = evens(load(source, 2 * done), load(source, 2 * done + LANES))
                 store(target, first + done, fma(pair, factor, summand))
+                # The image lies in the third-level cache or further: its next row is asked for in time.
+                prefetch(source, 2 * done + columns)
+                prefetch(source, 2 * done + columns + LANES)
                 done += LANES
         for i in range(done, last - first):
             target[first + i] = source[i * stride] * scale + shift
@@ -177,6 +193,7 @@ def planar(
     pitch = stride * phase
     scratch = at(arena, instruction[SCRATCH])
     group_rows = (group - 1) * stride + instruction[KERNEL_ROWS]
+    paired = pairs(instruction, segments)
     first = instruction[FIRST]
     while first < instruction[LAST]:
         last = min(first + group, instruction[LAST])
@@ -199,8 +216,14 @@ def planar(
                     )
                 else:
                     _zero_row(target, pitch)
-        for r in range(first, last):
+        r = first
+        while r < last:
             source = at(scratch, (r - first) * stride * pitch)
             out = at(y, r * instruction[OUT_COLUMNS] * LANES)
-            multiply_planar(instruction, source, segments, w, out, instruction[OUT_COLUMNS])
+            if paired != 0 and r + 1 < last:
+                multiply_pair(instruction, source, group_rows * pitch, w, out)
+                r += 2
+            else:
+                multiply_planar(instruction, source, segments, w, out, instruction[OUT_COLUMNS])
+                r += 1
         first = last

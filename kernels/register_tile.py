@@ -26,10 +26,15 @@ from .instructions import (
     BLOCKS,
     DEPTH,
     FLAGS,
+    INPUT_BLOCKS,
+    KERNEL_ROWS,
+    OUT_COLUMNS,
+    PHASE,
     RESIDUAL,
     SECOND,
     SEGMENT_COUNT,
     SINGLE,
+    STRIDE,
 )
 from .simd import (
     LANES,
@@ -41,6 +46,8 @@ from .simd import (
     prefetch,
     tile_bias,
     tile_fma,
+    tile_part,
+    tile_window,
 )
 
 # Of 32 registers, 14 x 2 sums, two vectors of weights and one scalar take 31. Of 16, 6 x 2 + 2 + 1 take 15, and
@@ -219,6 +226,57 @@ def multiply_planar(
             _planar_one(instruction, x, segments, w, y, pixels, floats)
         w, y = at(w, floats), at(y, width * instruction[BLOCK_PITCH])
         done += width
+
+
+#: Pixels of a row, and of both, of a pair of rows: 20 sums, nine taps and one broadcast take 30 of 32 registers.
+PAIR_PIXELS = 10
+PAIR_SUMS = 2 * PAIR_PIXELS
+
+
+@kernel
+def _pair(
+    instruction: Integers, x: Pointer, plane: int, pitch: int, w: Pointer, y: Pointer
+) -> None:
+    """`PAIR_PIXELS` pixels of two rows of outputs."""
+    sums, position = tile_bias(PAIR_SUMS, 1, w, 0), LANES
+    for channel in range(instruction[INPUT_BLOCKS]):
+        sums = tile_window(sums, 2, x, channel * plane, pitch, instruction[PHASE], w, position)
+        position += 9 * LANES
+    slopes = at(w, position)
+    flags, second, residual = instruction[FLAGS], instruction[SECOND], instruction[RESIDUAL]
+    upper, lower = tile_part(sums, 0, PAIR_PIXELS), tile_part(sums, PAIR_PIXELS, PAIR_PIXELS)
+    finish_tile(upper, y, 0, flags, second, residual, slopes)
+    below = at(y, instruction[OUT_COLUMNS] * LANES)
+    finish_tile(lower, below, 0, flags, second, residual, slopes)
+
+
+@kernel
+def pairs(instruction: Integers, segments: Integers) -> int:
+    """1 where `multiply_pair` does an image's layer: one block of outputs, of at least `PAIR_PIXELS` columns, by a
+    3x3 window of stride 2, as first layers have; and registers for nine taps."""
+    if REGISTERS < 32 or instruction[BLOCKS] != 1 or instruction[OUT_COLUMNS] < PAIR_PIXELS:
+        return 0
+    if instruction[STRIDE] != 2 or instruction[KERNEL_ROWS] != 3:
+        return 0
+    if instruction[SEGMENT_COUNT] != 9 * instruction[INPUT_BLOCKS]:
+        return 0
+    # Nine taps in three rows, and not apart from each other: the third column is the first one's neighbour.
+    return int(segments[2 * 2] == segments[0] + 1)
+
+
+@kernel
+def multiply_pair(instruction: Integers, x: Pointer, plane: int, w: Pointer, y: Pointer) -> None:
+    """Two rows of outputs, as `multiply_planar` makes each, bit for bit; channels of x are `plane` floats apart.
+
+    There each multiplication loads and broadcasts a number of its own, one a cycle, and a core could do two
+    multiplications. Here a number is broadcast once for all windows that it is under, 2.25 of them on average.
+    """
+    pitch, first = 2 * instruction[PHASE], 0
+    # The last tile overlaps the one before it, as in `_planar_panel`.
+    while first < instruction[OUT_COLUMNS]:
+        p = min(first, instruction[OUT_COLUMNS] - PAIR_PIXELS)
+        _pair(instruction, at(x, p), plane, pitch, w, at(y, p * LANES))
+        first += PAIR_PIXELS
 
 
 def panels(blocks: int, single: int) -> list[int]:

@@ -193,6 +193,37 @@ def tile_fma(
     return (scalars[:, None, None] * rows + tile).astype(np.float32)
 
 
+def tile_window(
+    tile: Tile,
+    rows: int,
+    x: Pointer,
+    offset: int,
+    pitch: int,
+    phase: int,
+    w: Pointer,
+    w_offset: int,
+) -> Tile:
+    """tile[r * P + p, b] + the nine taps of pixel p of row r, of one input channel, under a 3x3 window of stride 2.
+
+    x[offset + row * pitch :] are the even columns of a row of the input, and `phase` floats further its odd ones;
+    w[w_offset + (3 * i + j) * B * LANES :] are the B vectors of the tap in row i and column j of the window.
+    """
+    pixels, blocks = tile.shape[0] // rows, tile.shape[1]
+    for i, j in np.ndindex(3, 3):
+        taps = [
+            x[offset + (2 * r + i) * pitch + j % 2 * phase + j // 2 + p]
+            for r, p in np.ndindex(rows, pixels)
+        ]
+        first = w_offset + (3 * i + j) * blocks * LANES
+        tile = tile_fma(tile, np.array(taps, np.float32), 0, 1, w, first)
+    return tile
+
+
+def tile_part(tile: Tile, first: int, pixels: int) -> Tile:
+    """Pixels `first` to `first + pixels` of a tile."""
+    return tile[first : first + pixels]
+
+
 def tile_clamp(tile: Tile, low: float, high: float) -> Tile:
     """Every element limited to low..high: ReLU with high = infinity, ReLU6 with high = 6."""
     low32, high32 = np.float32(low), np.float32(high)

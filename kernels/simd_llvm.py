@@ -8,6 +8,7 @@ No operation checks bounds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -270,6 +271,46 @@ def _define_tiles() -> None:
                 tile = builder.insert_value(tile, total, index)
         return tile
 
+    def tile_window(
+        builder: Any,
+        signature: Any,
+        tile: Any,
+        _: Any,
+        x: Any,
+        offset: Any,
+        pitch: Any,
+        phase: Any,
+        w: Any,
+        w_offset: Any,
+    ) -> Any:
+        kind, rows = signature.args[0], signature.args[1].literal_value
+        pixels, blocks = kind.pixels // rows, kind.blocks
+        taps = [
+            _load(builder, w, builder.add(w_offset, INT64(n * LANES))) for n in range(9 * blocks)
+        ]
+        # Number by number of the input, from left to right: each is broadcast once, for all windows that it is under.
+        for i in range(2 * rows + 1):
+            line = builder.add(offset, builder.mul(pitch, INT64(i)))
+            phases = (line, builder.add(line, phase))
+            for j in range(2 * pixels + 1):
+                place = builder.add(phases[j % 2], INT64(j // 2))
+                scalar = _splat(builder, _load(builder, x, place, FLOAT))
+                for r, p, b in product(range(rows), range(pixels), range(blocks)):
+                    row, column = i - 2 * r, j - 2 * p
+                    if 0 <= row < 3 and 0 <= column < 3:
+                        index = (r * pixels + p) * blocks + b
+                        tap = taps[(3 * row + column) * blocks + b]
+                        total = _fma(builder, scalar, tap, builder.extract_value(tile, index))
+                        tile = builder.insert_value(tile, total, index)
+        return tile
+
+    def tile_part(builder: Any, signature: Any, tile: Any, _first: Any, _pixels: Any) -> Any:
+        kind, first = signature.return_type, signature.args[1].literal_value
+        empty = ir.Constant(ir.ArrayType(VECTOR, kind.pixels * kind.blocks), ir.Undefined)
+        return _map_tile(
+            builder, kind, empty, lambda i, _: builder.extract_value(tile, first * kind.blocks + i)
+        )
+
     def tile_clamp(builder: Any, signature: Any, tile: Any, low: Any, high: Any) -> Any:
         bounds = [_splat(builder, builder.fptrunc(bound, FLOAT)) for bound in (low, high)]
         return _map_tile(
@@ -304,10 +345,17 @@ def _define_tiles() -> None:
         for index, position in enumerate(_offsets(builder, signature.args[0], offset, pitch)):
             _store(builder, base, position, builder.extract_value(tile, index))
 
+    def part(kind: Any, _: Any, pixels: Any) -> TileType:
+        return TileType(pixels.literal_value, kind.blocks)
+
     literal, tile = types.IntegerLiteral, TileType
     shape = {"returns": lambda p, b, *_: TileType(p.literal_value, b.literal_value)}
     define(simd.tile_bias, literal, literal, _P, _I, **shape)(tile_bias)
     define(simd.tile_fma, tile, _P, _I, literal, _P, _I, returns=lambda kind, *_: kind)(tile_fma)
+    define(simd.tile_window, tile, literal, _P, _I, _I, _I, _P, _I, returns=lambda kind, *_: kind)(
+        tile_window
+    )
+    define(simd.tile_part, tile, literal, literal, returns=part)(tile_part)
     define(simd.tile_clamp, tile, types.Float, types.Float, returns=lambda kind, *_: kind)(
         tile_clamp
     )

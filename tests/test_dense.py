@@ -1,5 +1,6 @@
 """Direct k x k convolutions, of channel blocks and of the image itself."""
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,46 @@ def test_any_first_layer_equals_the_definition(
     y = net.conv("input", "conv", made, kernel, stride=stride, padding=padding)
     plan = checks.check(checks.graph_of(net, net.add("relu6", "act", y)), checks.DIRECT)
     assert checks.opcodes(plan) == ["planar", "store_output"]
+
+
+@settings(max_examples=60)
+@given(
+    taken=st.integers(1, 4),
+    made=st.integers(1, 16),
+    height=st.integers(3, 16),
+    width=st.integers(17, 80),
+    padding=st.integers(0, 1),
+    apart=st.booleans(),
+    act=st.sampled_from(["relu", "leaky_relu", "none", "stored twice"]),
+)
+def test_first_layers_of_stride_2_are_done_by_pairs_of_rows(
+    taken: int, made: int, height: int, width: int, padding: int, apart: bool, act: str
+) -> None:
+    """Of at most one block; taps that lie apart are not, and give the right numbers all the same."""
+    net = checks.Net((taken, height, width))
+    dilation = (1, 2 if apart else 1)
+    y = net.conv("input", "conv", made, 3, stride=2, padding=padding, dilation=dilation)
+    outputs = [y]
+    if act == "leaky_relu":
+        outputs = [net.add("leaky_relu", "act", y, slope=0.3)]
+    elif act != "none":
+        outputs = [net.add("relu", "act", y), y][: 1 + (act == "stored twice")]
+    checks.check(checks.graph_of(net, *outputs), checks.DIRECT)
+
+
+def test_a_row_is_the_same_bits_by_itself_and_in_a_pair() -> None:
+    """The fifth of five rows is by itself; of six it is in a pair, over zeros where it had padding."""
+    image, rows = checks.image((3, 11, 50)), []
+    image[:, :, 9:] = 0
+    for height in (9, 11):
+        net = checks.Net((3, height, 50))
+        graph = checks.graph_of(net, net.conv("input", "conv", 16, 3, stride=2, padding=1))
+        plan = checks.compile_plan(
+            graph, checks.random_weights(graph, 1), (3, height, 50), guard=16
+        )
+        (y,) = checks.run_guarded(plan, image[:, :, :height].copy())
+        rows.append(y[0, :, 4])
+    np.testing.assert_array_equal(rows[0], rows[1])
 
 
 @pytest.mark.parametrize("padding", [0, 1])

@@ -74,6 +74,21 @@ def test_the_definitions_in_numpy_are_those_of_their_formulas() -> None:
     assert_array_equal(memory[:LANES], np.full(LANES, 7))
 
 
+def test_a_window_is_nine_taps_of_every_pixel() -> None:
+    """Columns 0, 2, 4 ... of five rows of nine, then their odd ones: two rows of four windows of stride 2."""
+    image = np.random.default_rng(0).integers(-9, 9, (5, 9)).astype(np.float32)
+    phases = np.zeros((5, 2, 5), np.float32)
+    phases[:, 0], phases[:, 1, :4] = image[:, ::2], image[:, 1::2]
+    taps = np.random.default_rng(1).integers(-9, 9, (3, 3, LANES)).astype(np.float32)
+    tile = simd.tile_window(
+        np.ones((8, 1, LANES), np.float32), 2, phases.ravel(), 0, 10, 5, taps.ravel(), 0
+    )
+    for r, p in np.ndindex(2, 4):
+        window = image[2 * r : 2 * r + 3, 2 * p : 2 * p + 3]
+        assert_array_equal(tile[4 * r + p, 0], 1 + np.tensordot(window, taps, 2))
+    assert_array_equal(simd.tile_part(tile, 4, 4), tile[4:])
+
+
 def test_bounds_keep_nan() -> None:
     nan = simd.splat(float("nan"))
     assert np.isnan(simd.maximum(simd.splat(0.0), nan)).all()
