@@ -74,8 +74,10 @@ MEASURES: tuple[str, ...] = (
 LEAST_CONFIDENCE = 0.5
 #: ... and where the points look less like a face than this, see `HeadPose.misfit`: it is below 2 for all of 420 faces.
 MOST_MISFIT = 3.0
-#: Degrees of yaw beyond which the far eye is half hidden; widths are foreshortened by a third; and a face is as good as
-#: a profile, of which the points of the far side are guesses: it reads from 50 on, whatever it is turned by.
+#: Degrees of yaw beyond which the far eye is half hidden (of 1,959 faces in photos it is as open as the near one, to a
+#: quarter, on 99 % of those turned by 25 to 30 degrees and on 80 % of those by 30 to 35); widths are foreshortened by a
+#: third; and a face is as good as a profile, of which the points of the far side are guesses: it reads from 50 on,
+#: whatever it is turned by.
 FAR_EYE, ASKANCE, PROFILE = 30.0, 45.0, 50.0
 
 
