@@ -25,6 +25,7 @@ from .instructions import (
     PLANAR,
     POINTWISE,
     PROBE,
+    RESAMPLE,
     SIGMOID,
     SOFTMAX,
     SPREAD,
@@ -39,7 +40,7 @@ from .pooling import global_average, window_pool
 from .reorder import gather, load_image, store_output
 from .simd import Integers, Pointer, at, floats_of, integers_at, integers_of, kernel
 from .softmax import softmax
-from .upsample import depth_to_space, spread, upsample
+from .upsample import depth_to_space, resample, spread, upsample
 from .winograd import winograd
 
 
@@ -102,6 +103,8 @@ def execute(
                 affine(instruction, program, arena, weights, source, target)
             elif opcode == UPSAMPLE:
                 upsample(instruction, program, arena, weights, source, target)
+            elif opcode == RESAMPLE:
+                resample(instruction, program, arena, weights, source, target)
             elif opcode == SPREAD:
                 spread(instruction, program, arena, weights, source, target)
             elif opcode == DEPTH_TO_SPACE:

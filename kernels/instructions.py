@@ -28,13 +28,14 @@ from typing import NamedTuple
     MULTIPLY,  # x * other
     AFFINE,  # x * scale + shift, between two limits
     UPSAMPLE,  # every pixel repeated
+    RESAMPLE,  # every pixel between four of the input, or a copy of one
     SPREAD,  # pixels apart from each other, or a map in a frame
     DEPTH_TO_SPACE,  # blocks of channels into the places of a larger map
     GATHER,  # channels into other lanes
     LOAD_IMAGE,  # the caller's planar image into channel blocks
     STORE_OUTPUT,  # channel blocks into the caller's planar array
     PROBE,  # multiply-adds alone, to measure the peak of a core
-) = range(21)
+) = range(22)
 
 #: What runs, for people, by opcode.
 OPCODES = (
@@ -53,6 +54,7 @@ OPCODES = (
     "multiply",
     "affine",
     "upsample",
+    "resample",
     "spread",
     "depth_to_space",
     "gather",
@@ -71,7 +73,7 @@ PIXELS = 4  # pixels of a block; where blocks lie side by side, of all of them
 BLOCKS = 5  # channel blocks of the result
 BLOCK_PITCH = 6  # from one block of the result to the next
 WEIGHTS = 7  # offset in the weights of the packed matrix
-CONSTANTS = 8  # offset in the weights of scale, shift and limits, 1 / area, slopes, what fills a frame, or the limits of lanes
+CONSTANTS = 8  # offset in the weights of scale, shift and limits, 1 / area, slopes, what fills a frame, the limits of lanes, or shares
 INPUTS = (
     9  # list: the offset in the arena of each input block (for GATHER, of each lane; -1 for zeros)
 )
@@ -113,9 +115,10 @@ INPUT_PITCH = 44  # from one block of the input to the next
 DILATION = 45  # rows from one tap of a window to the next
 DILATION_COLUMNS = 46
 STEP = 47  # from one vector of a second input to the next; 0 if one serves all
+PLACES = 48  # list of (one, other): columns of the input for each column of the result, then rows for each of its rows
 
 #: Integers of an instruction.
-WIDTH = 48
+WIDTH = 49
 
 #: {column: name of the field}.
 NAMES: Mapping[int, str] = {
@@ -161,6 +164,10 @@ FIELDS: Mapping[int, tuple[int, ...]] = {
     MULTIPLY: (Y, X, OTHER, PIXELS, STEP),
     AFFINE: (Y, X, PIXELS, CONSTANTS),
     UPSAMPLE: (Y, BLOCKS, INPUTS, ROWS, COLUMNS, REPEAT_ROWS, REPEAT_COLUMNS, FIRST, LAST),
+    RESAMPLE: (
+        *(Y, BLOCKS, BLOCK_PITCH, INPUTS, ROWS, COLUMNS, OUT_COLUMNS, PLACES, CONSTANTS),
+        *(FIRST, LAST),
+    ),
     SPREAD: (
         *(Y, BLOCKS, BLOCK_PITCH, INPUTS, ROWS, COLUMNS, OUT_COLUMNS, CONSTANTS),
         *(STRIDE, STRIDE_COLUMNS, TOP, LEFT, FIRST, LAST),
@@ -198,6 +205,7 @@ SHARES: Mapping[int, Share] = {
     ),
     SOFTMAX: Share(1, lambda field: 30),  # multiply-adds for one exponential, about
     UPSAMPLE: Share(1, lambda field: field(COLUMNS) * field(REPEAT_ROWS) * field(REPEAT_COLUMNS)),
+    RESAMPLE: Share(1, lambda field: 4 * field(OUT_COLUMNS)),
     SPREAD: Share(1, lambda field: field(OUT_COLUMNS)),
     DEPTH_TO_SPACE: Share(
         1, lambda field: field(COLUMNS) * field(REPEAT_ROWS) * field(REPEAT_COLUMNS)

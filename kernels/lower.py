@@ -9,9 +9,11 @@ layers are in `lower_convolution.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refnet.graph import Graph, Node
 
@@ -23,6 +25,7 @@ from .epilogue import INFINITY
 from .fusion import RELUS, Fusion, deferred_relus, fuse
 from .instructions import (
     AFFINE,
+    BLOCK_PITCH,
     BLOCKS,
     CHANNEL_PITCH,
     COLUMNS,
@@ -34,10 +37,13 @@ from .instructions import (
     LAST,
     MULTIPLY,
     OTHER,
+    OUT_COLUMNS,
     PIXEL_PITCH,
     PIXELS,
+    PLACES,
     REPEAT_COLUMNS,
     REPEAT_ROWS,
+    RESAMPLE,
     ROWS,
     SIGMOID,
     SOFTMAX,
@@ -57,6 +63,7 @@ from .streaming import lower_convolution
 #: Besides activations, what makes a tensor whose channels lie in the same lanes as its operands'.
 LANE_BY_LANE = (
     *("add", "sigmoid", "softmax", "normalize", "average_pool", "max_pool", "upsample"),
+    "upsample_linear",
     *("global_average_pool", "global_max_pool", "conv_transpose", "pad"),
     *("multiply", "silu", "hard_sigmoid", "hard_swish", "clip"),
 )
@@ -431,6 +438,46 @@ def upsample(emitter: Emitter, node: Node) -> None:
     emitter.emit(UPSAMPLE, node.name, note, operands, source.blocks, result.blocks)
 
 
+def upsample_linear(emitter: Emitter, node: Node) -> None:
+    """Pixels between those of the input."""
+    a, (_, *sizes) = node.attributes, emitter.shapes[node.inputs[0]]
+    places, shares = [], []
+    for size, factor in zip(sizes[::-1], a["factor"][::-1], strict=True):
+        at = np.arange(size * factor, dtype=np.float64)
+        if a["coordinates"] == "align_corners":
+            at *= (size - 1) / max(size * factor - 1, 1)
+        else:
+            at = (at + 0.5) / factor - 0.5 if a["coordinates"] == "half_pixel" else at / factor
+        at = at.clip(0, size - 1)
+        one = at.astype(np.int64)
+        places.append(np.stack([one, np.minimum(one + 1, size - 1)], axis=1))
+        shares += (at - one).tolist()
+    _resampled(emitter, node, places, shares)
+
+
+def _resampled(
+    emitter: Emitter, node: Node, places: Sequence[NDArray[Any]], shares: Sequence[float] = ()
+) -> None:
+    """Pixels from (one, other) columns and rows of the input, copies of the first of them if there are no shares."""
+    source = emitter.stored(node.inputs[0])
+    result = emitter.allocate(node.name, emitter.shapes[node.name], source.lanes)
+    operands: dict[int, Operand] = {
+        Y: result.blocks[0],
+        BLOCKS: len(result.blocks),
+        BLOCK_PITCH: result.pixels * LANES,
+        INPUTS: source.blocks,
+        ROWS: source.shape[1],
+        COLUMNS: source.shape[2],
+        OUT_COLUMNS: result.shape[2],
+        PLACES: tuple(np.concatenate(places).ravel().tolist()),
+        CONSTANTS: emitter.constants(*shares) if shares else -1,
+        FIRST: 0,
+        LAST: result.shape[1],
+    }
+    note = f"{source.shape} -> {result.shape}"
+    emitter.emit(RESAMPLE, node.name, note, operands, source.blocks, result.blocks)
+
+
 def spread(emitter: Emitter, node: Node) -> None:
     """What is left of a transposed convolution before the convolution that `rewrites.spread_transposed` made of it."""
     a, name = node.attributes, node.inputs[0]
@@ -444,13 +491,20 @@ def spread(emitter: Emitter, node: Node) -> None:
 
 
 def pad(emitter: Emitter, node: Node) -> None:
-    """A map in a frame of one value."""
+    """A map in a frame of one value, or of its own pixels."""
     (channels, *corner), mode = node.attributes["widths"], node.attributes["mode"]
-    if len(corner) != 2 or any(channels) or mode != "constant":
+    if len(corner) != 2 or any(channels):
         raise UnsupportedError(
-            f"{node.name} pads by {node.attributes['widths']} with mode {mode!r}; the engine has a kernel for "
-            "rows and columns of a constant"
+            f"{node.name} pads by {node.attributes['widths']}; the engine has a kernel for rows and columns"
         )
+    if mode != "constant":
+        sizes = emitter.shapes[node.inputs[0]][1:]
+        copied = [
+            np.pad(np.arange(size), widths, mode=mode)
+            for size, widths in zip(sizes[::-1], corner[::-1], strict=True)
+        ]
+        _resampled(emitter, node, [np.stack([of, of], axis=1) for of in copied])
+        return
     (top, _), (left, _) = corner
     _, rows, columns = emitter.shapes[node.name]
     emitter.tensors[node.name] = emitter.spread(
@@ -549,6 +603,7 @@ LOWERINGS: Mapping[str, Callable[[Emitter, Node], None]] = {
     "global_average_pool": pool,
     "global_max_pool": pool,
     "upsample": upsample,
+    "upsample_linear": upsample_linear,
     "conv_transpose": spread,
     "pad": pad,
     "depth_to_space": depth_to_space,

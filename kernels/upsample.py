@@ -1,5 +1,5 @@
-"""Larger maps: every pixel becomes a rectangle, of copies or of pixels of other channels; or pixels stand apart from each
-other, or in a frame."""
+"""Larger maps: every pixel becomes a rectangle, of copies or of pixels of other channels; pixels between others, or copies
+of those at the edge; or pixels stand apart from each other, or in a frame."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .instructions import (
     LAST,
     LEFT,
     OUT_COLUMNS,
+    PLACES,
     REPEAT_COLUMNS,
     REPEAT_ROWS,
     ROWS,
@@ -21,7 +22,20 @@ from .instructions import (
     TOP,
     Y,
 )
-from .simd import LANES, Integers, Pointer, at, broadcast, integers_at, kernel, load, store
+from .simd import (
+    LANES,
+    Integers,
+    Pointer,
+    Vector,
+    at,
+    broadcast,
+    fma,
+    integers_at,
+    kernel,
+    load,
+    store,
+    sub,
+)
 
 
 @kernel
@@ -77,6 +91,48 @@ def depth_to_space(
                     x = at(arena, place + r * columns * LANES)
                     for c in range(columns):
                         store(y, (c * across + j) * LANES, load(x, c * LANES))
+
+
+@kernel
+def _between(one: Vector, other: Vector, share: Vector) -> Vector:
+    """From `one` by `share` of the way to `other`."""
+    return fma(sub(other, one), share, one)
+
+
+@kernel
+def resample(
+    instruction: Integers,
+    program: Integers,
+    arena: Pointer,
+    weights: Pointer,
+    image: Pointer,
+    output: Pointer,
+) -> None:
+    """RESAMPLE: output rows FIRST to LAST. Each pixel lies between two columns and two rows of the input, which PLACES
+    names, by shares that CONSTANTS has in the same order; without CONSTANTS, -1, it is a copy of the first of them."""
+    line, out_columns = instruction[COLUMNS] * LANES, instruction[OUT_COLUMNS]
+    inputs = integers_at(program, instruction[INPUTS])
+    across = integers_at(program, instruction[PLACES])
+    down = integers_at(across, 2 * out_columns)
+    shares = at(weights, max(instruction[CONSTANTS], 0))
+    for block in range(instruction[BLOCKS]):
+        x = at(arena, inputs[block])
+        for r in range(instruction[FIRST], instruction[LAST]):
+            y = at(
+                arena, instruction[Y] + block * instruction[BLOCK_PITCH] + r * out_columns * LANES
+            )
+            upper, lower = at(x, down[2 * r] * line), at(x, down[2 * r + 1] * line)
+            if instruction[CONSTANTS] < 0:
+                for c in range(out_columns):
+                    store(y, c * LANES, load(upper, across[2 * c] * LANES))
+            else:
+                way = broadcast(shares, out_columns + r)
+                for c in range(out_columns):
+                    left, right = across[2 * c] * LANES, across[2 * c + 1] * LANES
+                    share = broadcast(shares, c)
+                    above = _between(load(upper, left), load(upper, right), share)
+                    below = _between(load(lower, left), load(lower, right), share)
+                    store(y, c * LANES, _between(above, below, way))
 
 
 @kernel

@@ -70,11 +70,13 @@ from .instructions import (
     PHASE,
     PIXEL_PITCH,
     PIXELS,
+    PLACES,
     PLANAR,
     POINTWISE,
     PRODUCT,
     REPEAT_COLUMNS,
     REPEAT_ROWS,
+    RESAMPLE,
     RESIDUAL,
     ROWS,
     SCRATCH,
@@ -771,6 +773,23 @@ def _upsample(i: Fields, program: Program, access: Access) -> None:
         access.writes.append((y + i[FIRST] * made, y + i[LAST] * made))
 
 
+def _resample(i: Fields, program: Program, access: Access) -> None:
+    first, last, line, made = i[FIRST], i[LAST], i[COLUMNS] * LANES, i[OUT_COLUMNS] * LANES
+    _extent(i, last)
+    _require(min(i[ROWS], i[COLUMNS], i[OUT_COLUMNS]) >= 1, "a map has no size")
+    places = program.list(i[PLACES], 2 * (i[OUT_COLUMNS] + last))
+    across, down = places[: 2 * i[OUT_COLUMNS]], places[2 * (i[OUT_COLUMNS] + first) :]
+    for axis, size in ((across, i[COLUMNS]), (down, i[ROWS])):
+        _require(min(axis) >= 0 and max(axis) < size, "pixels come from outside of the map")
+    top, bottom = min(down), max(down) + 1
+    for block, x in enumerate(program.list(i[INPUTS], i[BLOCKS])):
+        y = i[Y] + block * i[BLOCK_PITCH]
+        access.reads.append((x + top * line, x + bottom * line))
+        access.writes.append((y + first * made, y + last * made))
+    if i[CONSTANTS] >= 0:
+        access.weights.append((i[CONSTANTS], i[CONSTANTS] + i[OUT_COLUMNS] + last))
+
+
 def _spread(i: Fields, program: Program, access: Access) -> None:
     first, last, rows, line = i[FIRST], i[LAST], i[ROWS], i[COLUMNS] * LANES
     _extent(i, last)
@@ -851,6 +870,7 @@ _ACCESS: dict[int, Callable[[Fields, Program, Access], None]] = {
     MULTIPLY: _vectors,
     AFFINE: _vectors,
     UPSAMPLE: _upsample,
+    RESAMPLE: _resample,
     SPREAD: _spread,
     DEPTH_TO_SPACE: _depth_to_space,
     GATHER: _gather,

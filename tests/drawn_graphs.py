@@ -81,7 +81,9 @@ class Drawing:
             self.names.append(self.net.add(op, name, x, **pool))
         elif kind == 11 and max(size) <= 14:
             factor = (self.draw(1, 3), self.draw(1, 2))
-            self.names.append(self.net.add("upsample", name, x, factor=factor))
+            placed: Any = {"coordinates": "half_pixel"} if self.draw(0, 1) else {}
+            op = "upsample_linear" if placed else "upsample"
+            self.names.append(self.net.add(op, name, x, factor=factor, **placed))
         elif kind == 12 and max(size) <= 14 and channels >= 4:
             start = channels % 4
             x = self.net.add("slice", f"{name}.cut", x, start=start, stop=channels)
@@ -100,7 +102,8 @@ class Drawing:
             self.names.append(y)
         elif kind == 15 and max(size) <= 14:
             widths = ((0, 0), (self.draw(0, 1), self.draw(0, 2)), (self.draw(0, 1), 0))
-            border: Any = {"widths": widths, "mode": "constant", "value": 0.5}
+            mode = ("constant", "edge")[self.draw(0, 1)]
+            border: Any = {"widths": widths, "mode": mode, "value": 0.5}
             self.names.append(self.net.add("pad", name, x, **border))
         elif kind in (17, 18):
             self.names.append(self.net.batch_norm(x, name))

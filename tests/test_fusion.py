@@ -379,14 +379,18 @@ def interpreted(graph: Graph, weights: Weights, x: Array) -> tuple[tuple[Array, 
             added = value(epilogue.residual)
         sums = sums + added if flags & flag.RESIDUAL_FIRST else sums
         sums = bounded(sums, flags & flag.RELU, flags & flag.RELU6)
-        sums = np.where(flags & flag.LEAKY, np.maximum(sums, epilogue.slope * sums), sums)
+        slope: Any = epilogue.slope
+        if isinstance(slope, str):  # the name of one for each channel
+            slope = weights[slope].reshape(-1, *(1,) * (sums.ndim - 2))
+        if flags & flag.LEAKY:
+            sums = np.where(sums < 0, slope * sums, sums)
         if flags & flag.STORE_FIRST:
             values[str(epilogue.first)] = sums
         if flags & flag.STORE_SECOND:
             sums = sums + added if flags & flag.RESIDUAL_SECOND else sums
             sums = bounded(sums, flags & flag.SECOND_RELU, flags & flag.SECOND_RELU6)
-            leaking = np.maximum(sums, epilogue.slope * sums)
-            sums = np.where(flags & flag.SECOND_LEAKY, leaking, sums)
+            if flags & flag.SECOND_LEAKY:
+                sums = np.where(sums < 0, slope * sums, sums)
             values[str(epilogue.second)] = sums
 
     outputs = tuple(value(name) for name in graph.outputs)

@@ -1,4 +1,6 @@
-"""Nearest-neighbour upsampling: any factors, alone and in a top-down path, and who must not repeat what."""
+"""Larger maps: of repeated pixels, by any factors, alone and in a top-down path; between pixels; and past the edges."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,12 +110,10 @@ def test_a_map_in_a_frame(
     assert_array_equal(y, np.pad(x, ((0, 0), *widths), constant_values=value))
 
 
-@pytest.mark.parametrize(
-    ("widths", "mode"), [(((0, 1), (0, 0), (0, 0)), "constant"), (((0, 0), (1, 1), (1, 1)), "edge")]
-)
-def test_other_frames_are_refused(widths: tuple[tuple[int, int], ...], mode: str) -> None:
-    net = checks.Net((3, 6, 6))
-    graph = checks.graph_of(net, net.add("pad", "y", "input", widths=widths, mode=mode, value=0.0))
+def test_a_frame_of_channels_is_refused() -> None:
+    net, widths = checks.Net((3, 6, 6)), ((0, 1), (0, 0), (0, 0))
+    y = net.add("pad", "y", "input", widths=widths, mode="constant", value=0.0)
+    graph = checks.graph_of(net, y)
     with pytest.raises(checks.UnsupportedError, match="pads by"):
         checks.compile_plan(graph, {})
 
@@ -125,3 +125,64 @@ def test_a_factor_below_one_is_refused(factor: tuple[int, int]) -> None:
     with pytest.raises(ShapeError, match="takes a map"):
         net = checks.Net((3, 2, 2))
         net.add("upsample", "y", net.add("flatten", "f", "input"), factor=(2, 2))
+
+
+@settings(max_examples=40)
+@given(
+    channels=st.integers(1, 40),
+    height=SIDE,
+    width=SIDE,
+    factor=st.tuples(FACTOR, FACTOR),
+    coordinates=st.sampled_from(["half_pixel", "asymmetric", "align_corners"]),
+)
+def test_pixels_between_pixels(
+    channels: int, height: int, width: int, factor: tuple[int, int], coordinates: str
+) -> None:
+    net = checks.Net((channels, height, width))
+    y = net.add("upsample_linear", "y", "input", factor=factor, coordinates=coordinates)
+    checks.check(checks.graph_of(net, y), checks.DIRECT, runs="resample")
+
+
+@settings(max_examples=40)
+@given(
+    channels=st.integers(1, 40),
+    height=st.integers(2, 9),
+    width=st.integers(2, 9),
+    mode=st.sampled_from(["edge", "reflect"]),
+    data=st.data(),
+)
+def test_borders_of_a_maps_own_pixels(
+    channels: int, height: int, width: int, mode: str, data: st.DataObject
+) -> None:
+    net = checks.Net((channels, height, width))
+    most = 12 if mode == "edge" else 1
+    rows, columns = (
+        data.draw(st.tuples(*[st.integers(0, most if most > 1 else size - 1)] * 2))
+        for size in (height, width)
+    )
+    y = net.add("pad", "y", "input", widths=((0, 0), rows, columns), mode=mode, value=0.0)
+    plan = checks.check(checks.graph_of(net, y), 0.0, runs="resample")
+    x = checks.image((channels, height, width))
+    (y_found,) = checks.run_guarded(plan, x)
+    wanted: Any = np.pad
+    assert_array_equal(y_found, wanted(x, ((0, 0), (0, 0), rows, columns), mode=mode))
+
+
+def test_a_decoder_runs_whole_in_the_engine_and_shares_its_rows_among_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Mirrored borders, convolutions, and maps that grow between their pixels: small networks that paint."""
+    monkeypatch.setattr(partition, "LEAST_WORK", 1)
+    net = checks.Net((6, 14, 12))
+    x = net.add("pad", "pad", "input", widths=((0, 0), (1, 1), (1, 1)), mode="reflect", value=0.0)
+    x = net.add("relu", "act", net.conv(x, "conv", 20, 3))
+    x = net.add("upsample_linear", "up", x, factor=(2, 2), coordinates="half_pixel")
+    joined = net.add("concat", "joined", x, net.conv(x, "more", 7, 1), axis=1)
+    graph = checks.graph_of(net, net.conv(joined, "last", 3, 3, padding=1), joined)
+    plan = checks.check(graph, checks.WINOGRAD)
+    assert checks.opcodes(plan).count("resample") == 2
+    one, three = runner.Runner(plan), runner.Runner(plan, 3)
+    three.__dict__["_large"] = True
+    image = checks.image((6, 14, 12))
+    for ours, theirs in zip(*(run.run(image)[0] for run in (one, three)), strict=True):
+        assert_array_equal(ours, theirs)

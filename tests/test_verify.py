@@ -109,6 +109,7 @@ def plan_of_every_kernel(lanes: int) -> checks.Plan:
     linear = net.linear(net.global_average(y, "mean"), "linear", 70)
     blocked = net.add("average_pool", "blocked", "input", **window)
     larger = net.add("upsample", "larger", valid, factor=(2, 3))
+    larger = net.add("upsample_linear", "soft2", larger, factor=(1, 2), coordinates="half_pixel")
     square = net.add(
         "depth_to_space", "square", net.conv(y, "four", 12, 1), block=2, depth_first=True
     )
@@ -210,8 +211,9 @@ def test_kernels_read_the_fields_of_their_opcode_and_all_of_them(lanes: int) -> 
             start = number * instructions.WIDTH
             columns = run_one(kernels, plan, number)["program"].read[start:][: instructions.WIDTH]
             read.setdefault(instruction.opcode, set()).update(np.flatnonzero(columns).tolist())
-    # How many rows a pooled map has, the verifier alone needs to know: no window leaves them.
-    read[instructions.WINDOW_POOL].add(instructions.ROWS)
+    # How many rows a map has, the verifier alone needs to know: no window, and no place, leaves them.
+    for opcode in (instructions.WINDOW_POOL, instructions.RESAMPLE):
+        read[opcode].add(instructions.ROWS)
     for opcode, fields in read.items():
         assert fields == {instructions.OPCODE, *instructions.FIELDS[opcode]}, opcode
 
