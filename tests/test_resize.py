@@ -70,6 +70,18 @@ def test_through_an_affine_map(turn: float) -> None:
             assert np.abs(found.astype(int) - expected).max() <= (1 if image is noise else 2)
 
 
+@given(st.integers(0, 99), SIDES, SIDES, st.booleans())
+def test_apart_by_channels(seed: int, height: int, width: int, mirrored: bool) -> None:
+    """Of a view as well, whose columns may run backwards."""
+    image = drawn(seed, height + 2, width)[1:-1, :: -1 if mirrored else 1]
+    with pytest.MonkeyPatch.context() as patch:
+        found = [module.planes(image)]
+        patch.setattr(module, "_opencv", lambda: None)
+        found.append(module.planes(image))
+    for channels in found:
+        np.testing.assert_array_equal(np.stack(channels, axis=2), image)
+
+
 def test_opencv_is_used_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     image = drawn(0, 20, 30)
     expected = resize(image, (11, 7))

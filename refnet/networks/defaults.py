@@ -18,6 +18,7 @@ import numpy as np
 from refnet.arrays import Array, Pair
 from refnet.errors import OptionError
 from refnet.graph import Graph
+from refnet.media.resize import planes
 from refnet.networks.published import decoder_of
 
 #: The network whose released weights find faces where no other is asked for.
@@ -79,19 +80,17 @@ class Preprocessing:
 
     def apply(self, images: Array | Sequence[Array]) -> Array:
         """The network's input, float32 (N, 3, H, W), for `images`: uint8 (H, W, 3) in BGR order, of one size."""
-        if isinstance(images, np.ndarray):
-            channels_first = images.transpose(0, 3, 1, 2)
-        else:
-            channels_first = np.stack([image.transpose(2, 0, 1) for image in images])
-        if self.channel_order == "rgb":
-            channels_first = channels_first[:, ::-1]
-        count, channels, *sides = channels_first.shape
-        height, width = self.input_size(sides)
-        if [height, width] == sides:
-            x: Array = channels_first.astype(np.float32, order="C")
-        else:
-            x = np.zeros((count, channels, height, width), np.float32)
-            x[:, :, : sides[0], : sides[1]] = channels_first
+        # An array may be of no images at all.
+        one = images[0].shape if not isinstance(images, np.ndarray) else images.shape[1:]
+        rows, columns = one[:2]
+        size = self.input_size((rows, columns))
+        made = np.empty if size == (rows, columns) else np.zeros
+        x: Array = made((len(images), 3, *size), np.float32)
+        for i, image in enumerate(images):
+            blue_first = planes(image)
+            order = blue_first if self.channel_order == "bgr" else blue_first[::-1]
+            for plane, channel in zip(x[i, :, :rows, :columns], order, strict=True):
+                plane[...] = channel
         if any(self.mean):
             x -= np.array(self.mean, np.float32)[:, None, None]
         if self.divide != 1:
