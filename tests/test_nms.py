@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refnet.detection import nms
 from refnet.detection.nms import OVERLAPS, sorted_by_score, suppress
 from refnet.errors import OptionError, ShapeError
 
@@ -50,13 +51,15 @@ def boxes_and_scores(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
-@given(seed=st.integers(0, 2**16), count=st.integers(0, 40))
-def test_equals_the_definition(overlap: str, seed: int, count: int) -> None:
+@given(seed=st.integers(0, 2**16), count=st.integers(0, 40), together=st.sampled_from([0, 128]))
+def test_equals_the_definition(overlap: str, seed: int, count: int, together: int) -> None:
+    """By all pairs at once, and box after box."""
     boxes, scores = boxes_and_scores(seed, count)
     threshold = 0.3711  # no ratio of whole numbers this small hits it
-    assert suppress(boxes, scores, threshold, overlap).tolist() == slow(
-        boxes.astype(float), scores, threshold, overlap
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nms, "TOGETHER", together)
+        kept = suppress(boxes, scores, threshold, overlap)
+    assert kept.tolist() == slow(boxes.astype(float), scores, threshold, overlap)
 
 
 @pytest.mark.parametrize("overlap", OVERLAPS)

@@ -22,6 +22,8 @@ import numpy as np
 from refnet.arrays import Array
 from refnet.errors import OptionError, ShapeError
 
+#: Of so many boxes all pairs are compared at once, which is quicker than one box after another.
+TOGETHER = 128
 OVERLAPS = ("lower-area", "iou", "inclusive-iou")
 
 
@@ -105,23 +107,37 @@ def nested(boxes: Any, scores: Any) -> Array:
 
 def _greedy(boxes: Array, threshold: float, overlap: str) -> Array:
     """Indices of the kept rows of `boxes`, which stand in order of falling score."""
-    shared_extra, area_extra = _EXTRA[overlap]
-    suppresses = np.greater_equal if overlap == "inclusive-iou" else np.greater
     corners = np.ascontiguousarray(boxes.T)
-    width, height = corners[2:] - corners[:2] + area_extra
-    areas = width * height
+    kept: list[int] = []
+    if len(boxes) <= TOGETHER:
+        beyond = _beyond(corners[:, :, None], corners[:, None], threshold, overlap)
+        left = np.ones(len(boxes), bool)
+        for i in range(len(boxes)):
+            if left[i]:
+                kept.append(i)
+                left &= ~beyond[i]
+        return np.array(kept, np.int64)
     rest = np.arange(len(boxes))
-    kept = []
     while rest.size:
         kept.append(rest[0])
-        low = np.maximum(corners[:2, :1], corners[:2, 1:])
-        high = np.minimum(corners[2:, :1], corners[2:, 1:])
-        width, height = np.maximum(high - low + shared_extra, 0)
-        shared = width * height
-        whole = areas[1:] if overlap == "lower-area" else areas[0] + areas[1:] - shared
-        stays = 1 + np.flatnonzero(~suppresses(_ratio(shared, whole), np.float32(threshold)))
-        corners, areas, rest = corners[:, stays], areas[stays], rest[stays]
+        beyond = _beyond(corners[:, :1], corners[:, 1:], threshold, overlap)
+        stays = 1 + np.flatnonzero(~beyond)
+        corners, rest = corners[:, stays], rest[stays]
     return np.array(kept, np.int64)
+
+
+def _beyond(better: Array, others: Array, threshold: float, overlap: str) -> Array:
+    """Whether each of the boxes `better` (4, ...) suppresses each of `others`, whose axes go together."""
+    shared_extra, area_extra = _EXTRA[overlap]
+    sides = np.minimum(better[2:], others[2:]) - np.maximum(better[:2], others[:2]) + shared_extra
+    width, height = np.maximum(sides, 0)
+    shared = width * height
+    whole, area = ((own[2:] - own[:2] + area_extra).prod(axis=0) for own in (others, better))
+    if overlap != "lower-area":
+        whole = area + whole - shared
+    ratio = _ratio(shared, whole)
+    least = np.float32(threshold)
+    return np.asarray(ratio >= least if overlap == "inclusive-iou" else ratio > least)
 
 
 def _ratio(shared: Array, area: Array) -> Array:
