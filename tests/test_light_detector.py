@@ -60,8 +60,8 @@ def test_images_of_any_size_are_continued_to_multiples_of_64() -> None:
 def test_tiles_give_the_result_of_the_whole() -> None:
     model = seeded("lffd-light", width=0.25, input_size=(64, 64))
     detector = FaceDetector(model, threshold=0.45, scales=(1.0,), nms=None)
-    image = image_of(150, 1400)
-    whole, tiled = detector(image), detector(image, tile=1024)
+    image = image_of(150, 2400)
+    whole, tiled = detector(image), detector(image, tile=1536)
     assert len(whole) > 10
     # Sums in another order change the last bit of a score, and so the order of equal ones.
     by_place = [np.lexsort(np.round(found.uncut, 2).T) for found in (whole, tiled)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: Of each scale after the stem, the blocks' outputs; a branch hangs on all but the first.
-CHANNELS = ((48, 64), (64, 64, 64), (96, 96, 96), (112, 112), (128,))
+CHANNELS = ((48, 64), (64,) * 4, (96,) * 5, (112,) * 4, (128,) * 3)
 
 
 class Unit(nn.Module):
@@ -62,7 +62,8 @@ class Branch(nn.Module):
         super().__init__()
         self.lateral = nn.Conv2d(inner, neck, 1)
         self.merge = separable(neck, neck, folded)
-        self.head = separable(neck, neck, folded)
+        self.head1 = separable(neck, neck, folded)
+        self.head2 = separable(neck, neck, folded)
         self.output = nn.Conv2d(neck, 15, 1)
 
 
@@ -104,5 +105,6 @@ class LFFDLight(nn.Module):
             if above is not None:
                 x = x + F.interpolate(above, scale_factor=2.0, mode="nearest")
             above = branch.merge(x)  # type: ignore[operator]
-            outputs.append(branch.output(branch.head(above)))  # type: ignore[operator]
+            x = branch.head2(branch.head1(above))  # type: ignore[operator]
+            outputs.append(branch.output(x))  # type: ignore[operator]
         return tuple(reversed(outputs))

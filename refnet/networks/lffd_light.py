@@ -35,11 +35,13 @@ class Stage(NamedTuple):
 STEM_CHANNELS, STEM_BLOCK, NECK = 16, 32, 64
 STAGES = (
     Stage((48, 64)),
-    Stage((64, 64, 64), branch=True),
-    Stage((96, 96, 96), branch=True),
-    Stage((112, 112), branch=True),
-    Stage((128,), branch=True),
+    Stage((64,) * 4, branch=True),
+    Stage((96,) * 5, branch=True),
+    Stage((112,) * 4, branch=True),
+    Stage((128,) * 3, branch=True),
 )
+#: Blocks of a branch after its map has met the coarser ones.
+HEAD_BLOCKS = 2
 #: The branches' strides in pixels.
 STRIDES = (8, 16, 32, 64)
 
@@ -102,7 +104,9 @@ def lffd_light(width: float = 1.0, input_size: Any = (512, 640), form: str = "tr
             larger = net.add("upsample", f"branch{number}.upsample", above, factor=(2, 2))
             x = net.add("add", f"branch{number}.sum", x, larger)
         above = net.separable(x, f"branch{number}.merge", scaled(NECK))
-        x = net.separable(above, f"branch{number}.head", scaled(NECK))
+        x = above
+        for block in range(1, HEAD_BLOCKS + 1):
+            x = net.separable(x, f"branch{number}.head{block}", scaled(NECK))
         outputs.append(
             net.conv(x, f"branch{number}.output", NUMBERS, POINTWISE, name=f"branch_{number}")
         )

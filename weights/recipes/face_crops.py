@@ -3,7 +3,7 @@
 Of most crops the size of a face is drawn first, evenly by its logarithm, then a photo in which some face
 needs little enlargement to have it; so every branch of the detector meets its sizes. A third of the crops
 are four smaller ones side by side, which shows more faces a pixel. Faces are covered by patches of other
-photos; pixels are blurred, shrunken, recoloured, made noisy and compressed.
+photos, or the whole crop is seen through a reflection; pixels are blurred, shrunken, recoloured, made noisy and compressed.
 
 Towards the end of a run crops are calm: without mosaics and with a third of the damage, more like the photos that a
 user has (Ge et al. 2021, "YOLOX", section 2.1, end training so).
@@ -30,7 +30,7 @@ from weights.recipes.face_photos import MIRRORED, Photo, photos
 #: How often a photo of each kind is drawn, where there are any.
 SHARES: Mapping[str, float] = {"faces": 0.66, "masks": 0.08, "occluded": 0.09, "empty": 0.17}
 #: (side, crops) of a batch and how often it is drawn; each has about two million pixels.
-BATCHES = (((256, 32), 0.72), ((384, 14), 0.16), ((512, 8), 0.12))
+BATCHES = (((256, 32), 0.5), ((384, 14), 0.25), ((512, 8), 0.25))
 #: Share of the crops without faces that are drawn textures, such as a microscope or a wall shows.
 TEXTURES = 0.25
 #: Share of the crops that are four smaller ones.
@@ -39,9 +39,11 @@ MOSAICS = 0.35
 OWN_SIZE = 0.45
 #: How much of the damage, turning and covering is left in calm crops.
 CALM = 0.35
+#: Share of the crops that are seen through a reflection.
+VEILED = 0.3
 #: Faces with a smaller longer side are ignored: at the sizes at which photos are searched, those that are looked for have
 #: 20 pixels and more, and smaller ones are hard to learn.
-SMALLEST = 14
+SMALLEST = 16
 #: A face of which the crop shows a smaller share is ignored; points need more of it.
 SEEN, SEEN_FOR_POINTS = 0.4, 0.7
 #: No photo is enlarged more, and a face is preferred that need not be enlarged more than the second.
@@ -180,8 +182,11 @@ class Crops:
         ignored = photo.ignored | (seen < SEEN) | small
         here = seen > 0.02
         boxes, ignored = boxes[here].astype(np.float32), ignored[here]
+        image = self._covered(rng, image, boxes[~ignored])
+        if self.empty and rng.random() < VEILED * strength:
+            image = self._veiled(rng, image)
         if rng.random() < strength:
-            image = damaged(rng, self._covered(rng, image, boxes[~ignored]))
+            image = damaged(rng, image)
         return Crop(image, boxes, ignored, points[here].astype(np.float32))
 
     def _sampled(
@@ -225,6 +230,15 @@ class Crops:
             target = image[y1:y2, x1:x2]
             target[shape > 0] = patch[shape > 0]
         return image
+
+    def _veiled(self, rng: np.random.Generator, image: Array) -> Array:
+        """As through a pane of glass, in which a photo without faces is mirrored."""
+        side, share = image.shape[0], rng.uniform(0.05, 0.35)
+        source = self.empty[int(rng.integers(len(self.empty)))].image
+        size = int(rng.integers(60, max(61, min(source.shape[:2]))))
+        y, x = (int(rng.integers(max(1, length - size))) for length in source.shape[:2])
+        pane = cv2.resize(source[y : y + size, x : x + size], (side, side))
+        return np.asarray(cv2.addWeighted(image, 1 - share, pane, share, 0))
 
     def _patch(self, rng: np.random.Generator, width: int, height: int) -> Array:
         if rng.random() < 0.35 or not self.empty:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 import refnet
-from refnet.detection.boxes import area, intersection
+from refnet.detection.boxes import area, intersection, iou
 from refnet.model import Model
 from refnet.ops import Array
 
@@ -46,6 +46,11 @@ MARGIN = 1.15
 #: Kinds of photos whose boxes by hand leave out faces; what a published detector finds there beside them, with at
 #: least this score, is ignored: neither a face to learn nor background.
 INCOMPLETE, FOUND = ("masks", "occluded"), 0.3
+#: A face by hand of which that detector finds less, at the size of the photo and at twice that, is ignored: a small
+#: network learns nothing from it but its place.
+HIDDEN = 0.1
+#: Two boxes show one face from this IoU on; faces with a longer side need not be looked for in an enlarged photo.
+SAME, CLEAR = 0.4, 60
 #: A face whose teachers differ by more, as a mean distance in shares of the crop, gets no points.
 AGREED = 0.028
 
@@ -91,10 +96,11 @@ def store(
     Args:
         teachers: ONNX files of landmark networks for 98 points (BGR in -1 to 1, 112×112). Five points of
             every clear face are the mean of all of them on the face and on its mirror image.
-        detector: ONNX file of a face detector, which shows the faces that nobody has labelled.
+        detector: ONNX file of a face detector, which shows the faces that nobody has labelled, and those that
+            nobody can see.
     """
     models = [refnet.load(path) for path in teachers]
-    finder = refnet.FaceDetector(detector, threshold=FOUND, scales=(1.0,)) if detector else None
+    finder = refnet.FaceDetector(detector, threshold=HIDDEN, scales=(1.0,)) if detector else None
     folder.mkdir(parents=True, exist_ok=True)
     sizes, kinds, counts = [], [], []
     boxes, ignored, points = [], [], []
@@ -111,15 +117,18 @@ def store(
             for i in np.flatnonzero(listed.clear):
                 if (own[i, 2:] - own[i, :2]).min() >= LABELLED and models:
                     five[i] = five_points(models, image, own[i])
-            more = np.zeros((0, 4), np.float32)
-            if finder is not None and listed.kind in INCOMPLETE:
-                more = unlabelled(finder(image).boxes, own)
+            more, hidden = np.zeros((0, 4), np.float32), np.zeros(len(own), bool)
+            if finder is not None and len(own):
+                seen = finder(image)
+                hidden = scores_of(finder, image, seen, own) < HIDDEN
+                if listed.kind in INCOMPLETE:
+                    more = unlabelled(seen.boxes[seen.scores >= FOUND], own)
             file.write(image.tobytes())
             sizes.append(image.shape[:2])
             kinds.append(listed.kind)
             counts.append(len(own) + len(more))
             boxes += [own, more]
-            ignored += [listed.ignored, np.ones(len(more), bool)]
+            ignored += [listed.ignored | hidden, np.ones(len(more), bool)]
             points += [five, np.full((len(more), 5, 2), np.nan, np.float32)]
     np.savez(
         folder / "photos.npz",
@@ -175,6 +184,21 @@ def five_points(teachers: Sequence[Model], image: Array, box: Array) -> Array:
     if np.linalg.norm(np.array(guesses) - mean, axis=2).mean() > AGREED:
         return np.full((5, 2), np.nan, np.float32)
     return np.asarray((mean - 0.5) * side + centre, np.float32)
+
+
+def scores_of(
+    finder: refnet.FaceDetector, image: Array, seen: refnet.Detections, boxes: Array
+) -> Array:
+    """(B,) the best score of what shows the face of each box (B, 4), among `seen` and in the image at twice its size."""
+    found = [(seen.boxes, seen.scores)]
+    if len(boxes) and (boxes[:, 2:] - boxes[:, :2]).max(axis=1).min() < CLEAR:
+        larger = finder(cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR))
+        found.append((larger.boxes / 2, larger.scores))
+    scores = np.zeros(len(boxes), np.float32)
+    for others, own in found:
+        same = iou(boxes, others) >= SAME
+        scores = np.maximum(scores, np.where(same, own, 0).max(axis=1, initial=0))
+    return scores
 
 
 def unlabelled(found: Array, boxes: Array) -> Array:
