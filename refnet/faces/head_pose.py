@@ -96,8 +96,9 @@ def head_pose(
 
     Expect errors of several degrees all the same. Of 18 faces that by eye are level and look into the lens, chosen
     before they were measured, 17 read less than 6 degrees of pitch, 17 of yaw and 16 of both, half of them less
-    than 1.3 and 1.6; with the points of the networks that taught this one, all 18. Of 14 more, chosen with less care,
-    12, 7 and 6, and 13, 9 and 9; four of these are turned by 7 to 10 degrees, as a network has it that finds depth.
+    than 1.5 and 1.6; with the points of the networks that taught this one, all 18. Of 14 more, chosen with less care,
+    half did, with the points of an earlier network; four of these are turned by 7 to 10 degrees, as a network has it
+    that finds depth.
     Turns beyond 50 degrees read too small, since networks guess the far side.
 
     Args:
