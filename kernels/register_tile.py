@@ -269,7 +269,7 @@ def multiply_pair(instruction: Integers, x: Pointer, plane: int, w: Pointer, y: 
     """Two rows of outputs, as `multiply_planar` makes each, bit for bit; channels of x are `plane` floats apart.
 
     There each multiplication loads and broadcasts a number of its own, one a cycle, and a core could do two
-    multiplications. Here a number is broadcast once for all windows that it is under, 2.25 of them on average.
+    multiplications. Here a number is broadcast once for all windows of the tile that it is under, 1.7 on average.
     """
     pitch, first = 2 * instruction[PHASE], 0
     # The last tile overlaps the one before it, as in `_planar_panel`.

@@ -81,8 +81,8 @@ class Preprocessing:
     def apply(self, images: Array | Sequence[Array]) -> Array:
         """The network's input, float32 (N, 3, H, W), for `images`: uint8 (H, W, 3) in BGR order, of one size."""
         # An array may be of no images at all.
-        one = images[0].shape if not isinstance(images, np.ndarray) else images.shape[1:]
-        rows, columns = one[:2]
+        shape = images.shape[1:] if isinstance(images, np.ndarray) else images[0].shape
+        rows, columns = shape[:2]
         size = self.input_size((rows, columns))
         made = np.empty if size == (rows, columns) else np.zeros
         x: Array = made((len(images), 3, *size), np.float32)
