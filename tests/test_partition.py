@@ -31,6 +31,8 @@ def plan() -> checks.Plan:
         x = net.conv(x, "window", 24, 5, padding=2, groups=24)
         x = net.add("upsample", "larger", x, factor=(2, 2))
         x = net.add("depth_to_space", "largest", x, block=2, depth_first=True)
+        between: Any = {"factor": (2, 1), "coordinates": "half_pixel"}
+        x = net.add("upsample_linear", "between", x, **between)
         window: Any = {"kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
         x = net.add("max_pool", "pool", x, **window)
         z = net.conv(net.conv(x, "tree", 20, 1), "leaf", 18, 1)
