@@ -5,6 +5,9 @@ shut, and their gradients differ by a whole unit's share: no tolerance describes
 loosened for it. With hundreds of thousands of rectifiers per image it happens in most float32 runs.
 So the biases are moved a little, about a thousandth of the activations' spread, until no rectifier's
 input is near a kink for the image at hand.
+
+A maximum over a window has a kink where its two largest values meet. They come from one channel, so no
+bias parts them: such an image is left for another.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +36,8 @@ def settle(module: nn.Module, x: Tensor) -> int:
     Returns:
         The number of rectifier inputs that are still within a tenth of the margin, about twice the
         error there: no bias feeds them alone (they follow another rectifier, or a conv without
-        bias), or none could be moved far enough. Another `x` may have none.
+        bias), or none could be moved far enough; and of windows whose two largest values are within a
+        fortieth. Another `x` may have none.
     """
     with torch.no_grad(), _KinkAvoidance() as avoidance:
         module(x)
@@ -60,6 +64,8 @@ class _KinkAvoidance(TorchFunctionMode):
             self.rectify(args[0], 0.0)
         elif function is F.hardtanh:
             self.rectify(args[0], kwargs["min_val"], kwargs["max_val"])
+        elif function is F.max_pool2d:
+            self.compete(args[0], *args[1:], **kwargs)
         result = function(*args, **kwargs)
         if function is F.conv2d:
             self.bias = args[2]
@@ -81,6 +87,20 @@ class _KinkAvoidance(TorchFunctionMode):
         for kink in kinks[1:] if summed else kinks:
             distance = (z - kink).abs()
             self.near += int(((distance < margin / 10) & (distance > 0)).sum())
+
+    def compete(
+        self, z: Tensor, kernel_size: int, stride: int | None = None, **others: Any
+    ) -> None:
+        """Counts the windows in which another value is as large as the largest, but for rounding."""
+        assert others.get("padding", 0) == 0 and others.get("dilation", 1) == 1, others
+        step = kernel_size if stride is None else stride
+        windows = z.unfold(2, kernel_size, step).unfold(3, kernel_size, step).flatten(-2)
+        first, second = windows.topk(2).values.unbind(-1)
+        # Of equal values, such as zeros behind a rectifier, both programs take the first.
+        distance = first - second
+        margin = MARGIN * z.abs().max().item()
+        # Of the thousands of windows of an image several would be within a tenth of the margin, for any image.
+        self.near += int(((distance < margin / 40) & (distance > 0)).sum())
 
 
 def kink_shift(z: Tensor, kinks: tuple[float, ...], margin: float) -> Tensor:
