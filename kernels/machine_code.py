@@ -229,7 +229,9 @@ def _load_by_llvm(code: MachineCode) -> int:
     """The address of the entry."""
     import llvmlite.binding as llvm
 
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+    # LLVM's own memory manager may put code and its constants further apart than 32 bits reach, and then aborts;
+    # llvmlite's asks for all of it at once.
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(), use_lmm=True)
     stub = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0)
     # Never called, but LLVM does not link a module with a symbol that is nowhere.
     for symbol in code.undefined:

@@ -382,9 +382,10 @@ class Batches(IterableDataset[Batch]):
     ) -> None:
         self.folder, self.seed, self.first, self.calm_from = folder, seed, first, calm_from
         self.teacher = teacher
+        # Here rather than in the forked process that draws, where OpenCV would wait for threads that it has not.
+        cv2.setNumThreads(1)
 
     def __iter__(self) -> Iterator[Batch]:
-        cv2.setNumThreads(1)
         teacher = None if self.teacher is None else Teacher(self.teacher)
         crops, step = Crops(photos(self.folder)), self.first
         while True:
